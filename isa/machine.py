@@ -1,0 +1,257 @@
+"""The hardware description: `Machine`, its presets, digests and derived figures.
+
+A machine is a frozen tree of sections (`isa.machine_sections`), read from TOML and written back, checked as a whole when
+it is made. Programs hold the whole machine; `code_digest` says which machines a program is valid for, `timing_digest`
+which give the same cycles and joules. Compiler and simulator ask fields, never names of machines.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
+from isa.machine_sections import (
+    Accumulator,
+    Control,
+    Dma,
+    Dram,
+    Energy,
+    Grid,
+    Layout,
+    Matrix,
+    Noc,
+    PerDtype,
+    ProcessingElement,
+    Section,
+    Shapes,
+    Simd,
+    Sram,
+    described,
+)
+
+_PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
+_BYTES_PER_ELEMENT = {"int8": 1, "fp8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class MachineField:
+    """One number of the description: dotted path, Python type name, unit, meaning, and what it shapes."""
+
+    path: str
+    type_name: str
+    unit: str
+    description: str
+    shapes: Shapes
+
+
+class Machine(Section):
+    """A chip: grid of processing elements, shared SRAM, DRAM, network, control core, and its energy figures."""
+
+    name: str = described("name of the machine", shapes="label", min_length=1)
+    projected: bool = described("figures are a projection, not a published chip", shapes="label")
+    process_nm: float = described("silicon process", unit="nm", shapes="label", gt=0)
+    frequency_mhz: float = described("clock of the PEs", unit="MHz", shapes="time", gt=0)
+    voltage_volts: float = described("supply voltage of the logic", unit="V", shapes="time", gt=0)
+    tdp_watts: float = described("thermal design power", unit="W", shapes="label", gt=0)
+    typical_watts: float = described("power of a typical sustained load", unit="W", shapes="label", gt=0)
+    grid: Grid
+    pe: ProcessingElement
+    matrix: Matrix
+    accumulator: Accumulator
+    simd: Simd
+    layout: Layout
+    dma: Dma
+    noc: Noc
+    sram: Sram
+    dram: Dram
+    control: Control
+    energy: Energy
+
+    @staticmethod
+    def from_toml(source: str | Path) -> Machine:
+        """Read a TOML file (a path) or TOML text (a str with a newline); MachineError lists every problem."""
+        from isa import machine_file
+
+        return machine_file.read(source)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], where: str = "machine") -> Machine:
+        """Check plain nested values, e.g. from a program file; MachineError lists every problem."""
+        from isa import machine_file
+
+        return machine_file.check(values, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested values of str, int, float and bool, as `from_dict` takes them."""
+        return self.model_dump(mode="python")
+
+    def to_toml(self) -> str:
+        """Return TOML text that `from_toml` reads back to an equal machine."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Machine:
+        """Return a machine with the fields at dotted paths replaced, e.g. `{"pe.local_memory_bytes": 524288}`."""
+        from isa import machine_file
+
+        return machine_file.check(machine_file.changed(self.to_dict(), changes), "changes")
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (dotted path, sentence) for every rule that does not hold, in the sections too."""
+        for section_name in type(self).model_fields:
+            section = getattr(self, section_name)
+            if isinstance(section, Section):
+                for field_name, sentence in section.consistency_problems():
+                    yield f"{section_name}.{field_name}", sentence
+        if self.typical_watts > self.tdp_watts:
+            yield "typical_watts", f"{self.typical_watts} is more than tdp_watts = {self.tdp_watts}"
+        if self.matrix.block_rows > min(self.accumulator.rows, self.accumulator.columns):
+            bank = f"{self.accumulator.rows} x {self.accumulator.columns}"
+            yield "matrix.block_rows", f"a result of {self.matrix.block_rows} rows does not fit a bank of {bank}"
+        double_buffered = 4 * self.matrix.block_rows * self.matrix.block_k_bytes
+        if self.pe.local_memory_bytes < double_buffered:
+            yield (
+                "pe.local_memory_bytes",
+                f"{self.pe.local_memory_bytes} does not hold two double-buffered operand blocks ({double_buffered} bytes)",
+            )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Machine:
+        problems = tuple(self.consistency_problems())
+        if problems:
+            text = "; ".join(f"{path}: {sentence}" for path, sentence in problems)
+            raise PydanticCustomError("inconsistent", "{text}", {"text": text, "problems": problems})
+        return self
+
+    @property
+    def code_digest(self) -> str:
+        """Sha256 over the fields that shape code: a program runs on every machine with an equal code digest."""
+        return self._digest("code")
+
+    @property
+    def timing_digest(self) -> str:
+        """Sha256 over the fields that shape only cycles and joules."""
+        return self._digest("time")
+
+    def _digest(self, shapes: Shapes) -> str:
+        values = {field.path: self.value(field.path) for field in machine_fields() if field.shapes == shapes}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def value(self, path: str) -> Any:
+        """Return the value at a dotted path of `machine_fields()`."""
+        return functools.reduce(getattr, path.split("."), self)
+
+    @property
+    def pe_count(self) -> int:
+        """Processing elements: grid.rows x grid.columns."""
+        return self.grid.rows * self.grid.columns
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Clock in Hz: frequency_mhz x 1e6."""
+        return self.frequency_mhz * 1e6
+
+    @property
+    def cycle_ns(self) -> float:
+        """Length of a cycle in ns: 1000 / frequency_mhz."""
+        return 1000.0 / self.frequency_mhz
+
+    def peak_macs_per_cycle(self, dtype: str) -> float:
+        """Multiply-accumulates of one PE per cycle: tiles x block_rows x (block_k_bytes / bytes of dtype) x rate.
+
+        KeyError if the matrix engine does not know the dtype.
+        """
+        matrix = self.matrix
+        elements = matrix.block_k_bytes // _BYTES_PER_ELEMENT[dtype.partition("_")[0]]
+        return matrix.tiles * matrix.block_rows * elements * matrix.rate_by_dtype[dtype]
+
+    def peak_macs_per_second(self, dtype: str) -> float:
+        """Multiply-accumulates of the chip per second: pe_count x peak_macs_per_cycle x cycles_per_second."""
+        return self.pe_count * self.peak_macs_per_cycle(dtype) * self.cycles_per_second
+
+    @property
+    def peak_simd_elements_per_second(self) -> float:
+        """Element operations of the chip: pe_count x simd.elements_per_cycle x cycles_per_second."""
+        return self.pe_count * self.simd.elements_per_cycle * self.cycles_per_second
+
+    @property
+    def total_local_memory_bytes(self) -> int:
+        """Local memory of all PEs: pe_count x pe.local_memory_bytes."""
+        return self.pe_count * self.pe.local_memory_bytes
+
+    @property
+    def local_memory_bytes_per_second(self) -> float:
+        """Local-memory bandwidth of one PE: pe.local_memory_bytes_per_cycle x cycles_per_second."""
+        return self.pe.local_memory_bytes_per_cycle * self.cycles_per_second
+
+    @property
+    def sram_bytes_per_cycle(self) -> float:
+        """Shared-SRAM bandwidth of the chip: sram.bytes_per_second / cycles_per_second."""
+        return self.sram.bytes_per_second / self.cycles_per_second
+
+    @property
+    def dram_deliverable_bytes_per_second(self) -> float:
+        """DRAM bandwidth that a stream can reach: dram.bytes_per_second x refresh_efficiency x ecc_efficiency."""
+        return self.dram.bytes_per_second * self.dram.refresh_efficiency * self.dram.ecc_efficiency
+
+    @property
+    def dram_bytes_per_cycle(self) -> float:
+        """Deliverable DRAM bandwidth per PE cycle: dram_deliverable_bytes_per_second / cycles_per_second."""
+        return self.dram_deliverable_bytes_per_second / self.cycles_per_second
+
+
+@functools.cache
+def machine_fields() -> tuple[MachineField, ...]:
+    """Every number of a machine in the order of the classes."""
+    return tuple(_fields_of(Machine, "", None))
+
+
+def _fields_of(section: type[Section], prefix: str, around: MachineField | None) -> Iterator[MachineField]:
+    for name, info in section.model_fields.items():
+        path = f"{prefix}{name}"
+        annotation = info.annotation
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        unit, shapes = str(extra.get("unit", "")), extra.get("shapes", "label")
+        type_name = annotation.__name__ if isinstance(annotation, type) else "str"
+        field = MachineField(path, type_name, unit, info.description or "", shapes)  # type: ignore[arg-type]
+        if annotation is PerDtype:
+            yield from _fields_of(PerDtype, f"{path}.", field)
+        elif isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _fields_of(annotation, f"{path}.", None)
+        elif around is not None:
+            yield MachineField(path, type_name, around.unit, f"{around.description}, {name}", around.shapes)
+        else:
+            yield field
+
+
+@functools.cache
+def preset(name: str) -> Machine:
+    """Return the machine of a preset; an unknown name is a MachineError that lists `PRESETS`."""
+    from isa import machine_file
+
+    if name not in PRESETS:
+        raise machine_file.unknown_preset(name, PRESETS)
+    return Machine.from_toml(preset_path(name))
+
+
+def preset_path(name: str) -> Path:
+    """Return the TOML file of a preset."""
+    return _PRESET_FOLDER / f"{name}.toml"
+
+
+def load_machine(name_or_path: str | Path) -> Machine:
+    """Return the preset of that name, or read the TOML file if the argument ends in `.toml` or names a folder part."""
+    text = str(name_or_path)
+    is_file = text.endswith(".toml") or "/" in text or Path(text).is_file()
+    return Machine.from_toml(Path(text)) if is_file else preset(text)

@@ -1,0 +1,245 @@
+"""The sections of a machine description: one frozen pydantic class per part of the chip.
+
+Each field says its unit, its meaning and what it shapes: `code` fields decide which programs are valid (a program runs
+only on machines that agree in them), `time` fields decide only cycles and joules, `label` fields are for people.
+Nothing here reads files or knows a preset; consistency between fields is checked by `consistency_problems` methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Shapes = Literal["code", "time", "label"]
+
+
+def described(description: str, *, shapes: Shapes, unit: str = "", **bounds: Any) -> Any:
+    """Return a required pydantic field with its meaning, unit, what it shapes, and its bounds (`gt`, `ge`, `le`...)."""
+    return Field(description=description, json_schema_extra={"unit": unit, "shapes": shapes}, **bounds)
+
+
+class Section(BaseModel):
+    """A frozen group of fields; no unknown keys, no silent conversion between types, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field name, sentence) for every rule between fields that does not hold."""
+        return iter(())
+
+
+class PerDtype(Section):
+    """One number per dtype of the matrix engine; `fp8_e4m3` and `fp8_e5m2` share `fp8`."""
+
+    int8: float = Field(ge=0)
+    fp8: float = Field(ge=0)
+    fp16: float = Field(ge=0)
+    bf16: float = Field(ge=0)
+    fp32: float = Field(ge=0)
+
+    def __getitem__(self, dtype: str) -> float:
+        """Return the number for a dtype name; KeyError if the matrix engine does not know the dtype."""
+        key = dtype.partition("_")[0]
+        if key not in type(self).model_fields:
+            raise KeyError(dtype)
+        return float(getattr(self, key))
+
+    def get(self, dtype: str, default: float = 0.0) -> float:
+        """Return the number for a dtype name, or `default` if the matrix engine does not know it."""
+        return self[dtype] if dtype.partition("_")[0] in type(self).model_fields else default
+
+
+class Grid(Section):
+    """The array of processing elements."""
+
+    rows: int = described("rows of processing elements", shapes="code", gt=0, le=256)
+    columns: int = described("columns of processing elements", shapes="code", gt=0, le=256)
+
+
+class ProcessingElement(Section):
+    """What a processing element has besides its units: local memory, circular buffers, two scalar cores."""
+
+    local_memory_bytes: int = described("local memory of one PE", unit="bytes", shapes="code", gt=0)
+    local_memory_bytes_per_cycle: int = described(
+        "local-memory bandwidth of one PE, reads and writes together", unit="bytes/cycle", shapes="time", gt=0
+    )
+    circular_buffers: int = described("circular buffers per PE", shapes="code", gt=0, le=64)
+    registers: int = described("integer registers per scalar core", shapes="code", ge=16, le=32)
+    command_queue_depth: int = described("commands a unit can hold before its issuer stalls", shapes="time", gt=0)
+    scalar_cycles_per_instruction: int = described(
+        "cycles of one scalar instruction", unit="cycles", shapes="time", gt=0
+    )
+    command_issue_cycles: int = described(
+        "cycles a scalar core needs to issue one command", unit="cycles", shapes="time", gt=0
+    )
+    branch_cycles: int = described("extra cycles of a taken branch", unit="cycles", shapes="time", ge=0)
+
+
+class Matrix(Section):
+    """The matrix engine (DPE): one tile makes `block_rows` dot products of `block_k_bytes` per cycle."""
+
+    tiles: int = described("tiles that work on one block side by side", shapes="time", gt=0)
+    block_rows: int = described("rows of an operand block", unit="rows", shapes="code", gt=0, le=256)
+    block_k_bytes: int = described("bytes of K in an operand block", unit="bytes", shapes="code", ge=4, le=1024)
+    rate_by_dtype: PerDtype = described(
+        "multiply rate relative to the one the operand width allows; 0 means the dtype is not supported", shapes="code"
+    )
+    operand_fill_bytes_per_cycle: int = described(
+        "rate at which an operand is read from local memory", unit="bytes/cycle", shapes="time", gt=0
+    )
+    fill_cycles: int = described("pipeline fill before the first result", unit="cycles", shapes="time", ge=0)
+    max_repeat_blocks: int = described(
+        "blocks that one command walks with auto-increment", unit="blocks", shapes="code", gt=0
+    )
+    sparsity_2_4: bool = described("2:4 weight sparsity doubles the rate", shapes="code")
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.block_k_bytes & (self.block_k_bytes - 1):
+            yield "block_k_bytes", f"must be a power of two to hold whole elements of every dtype, not {self.block_k_bytes}"
+        if not any(self.rate_by_dtype[name] for name in PerDtype.model_fields):
+            yield "rate_by_dtype", "at least one dtype needs a rate above 0"
+
+
+class Accumulator(Section):
+    """The reduction engine (RE): accumulator banks and the neighbour network that adds them up."""
+
+    banks: int = described("independent accumulator banks", shapes="code", gt=0, le=64)
+    rows: int = described("rows of a bank", unit="rows", shapes="code", gt=0, le=256)
+    columns: int = described("columns of a bank", unit="elements", shapes="code", gt=0, le=256)
+    drain_elements_per_cycle: int = described(
+        "accumulators read or written per cycle", unit="elements/cycle", shapes="time", gt=0
+    )
+    latency_cycles: int = described("latency of a drain or preload", unit="cycles", shapes="time", ge=0)
+    link_latency_cycles: int = described(
+        "latency of one neighbour link of the reduction network", unit="cycles", shapes="time", ge=0
+    )
+    reduction_network: bool = described("neighbours can add their banks", shapes="code")
+
+
+class Simd(Section):
+    """The SIMD engine (SE): element-wise arithmetic and functions by lookup table."""
+
+    elements_per_cycle: int = described("element operations per cycle", unit="elements/cycle", shapes="time", gt=0)
+    lut_elements_per_cycle: int = described("table functions per cycle", unit="elements/cycle", shapes="time", gt=0)
+    latency_cycles: int = described("pipeline latency of a command", unit="cycles", shapes="time", ge=0)
+    max_accumulate_rows: int = described("rows one row-accumulate command can sum", unit="rows", shapes="code", gt=0)
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.lut_elements_per_cycle > self.elements_per_cycle:
+            yield (
+                "lut_elements_per_cycle",
+                f"{self.lut_elements_per_cycle} is more than elements_per_cycle = {self.elements_per_cycle}",
+            )
+
+
+class Layout(Section):
+    """The memory layout unit (MLU): copies, transposes, concatenation."""
+
+    bytes_per_cycle: int = described("bytes moved per cycle", unit="bytes/cycle", shapes="time", gt=0)
+    latency_cycles: int = described("pipeline latency of a command", unit="cycles", shapes="time", ge=0)
+
+
+class Dma(Section):
+    """The fabric interface (FI) of one PE: transfers between shared memories and local memory."""
+
+    bytes_per_cycle: int = described("port width of one PE to the network", unit="bytes/cycle", shapes="time", gt=0)
+    outstanding: int = described("transfers in flight per PE", shapes="time", gt=0)
+    issue_cycles: int = described("cycles between starts of two transfers", unit="cycles", shapes="time", ge=0)
+    alignment_bytes: int = described("addresses and strides are multiples of this", unit="bytes", shapes="code", gt=0)
+    broadcast_reads: bool = described("one read can be delivered to a row or column of PEs", shapes="code")
+    indexed: bool = described("gather and scatter by row index in hardware", shapes="code")
+    memory_to_memory: bool = described("prefetch from DRAM to shared SRAM", shapes="code")
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.alignment_bytes & (self.alignment_bytes - 1):
+            yield "alignment_bytes", f"must be a power of two, not {self.alignment_bytes}"
+
+
+class Noc(Section):
+    """The network between PEs and the shared memories."""
+
+    topology: Literal["crossbar", "mesh"] = described("crossbars on the sides, or 2D mesh with X-Y routes", shapes="time")
+    row_link_bytes_per_cycle: int = described(
+        "link of one grid row towards the memories", unit="bytes/cycle", shapes="time", gt=0
+    )
+    request_latency_ns: float = described("fixed part of a request's way", unit="ns", shapes="time", ge=0)
+    hop_latency_cycles: int = described("latency of one hop", unit="cycles", shapes="time", ge=0)
+    mean_hops: float = described("mean hops between a PE and a shared memory", unit="hops", shapes="time", ge=0)
+
+
+class Sram(Section):
+    """The shared on-chip memory, in slices at the edges of the grid."""
+
+    bytes: int = described("capacity of all slices", unit="bytes", shapes="code", gt=0)
+    slices: int = described("independent slices", shapes="time", gt=0)
+    interleave_bytes: int = described("addresses change slice after this many bytes", unit="bytes", shapes="time", gt=0)
+    bytes_per_second: float = described("bandwidth of all slices together", unit="bytes/s", shapes="time", gt=0)
+    latency_ns: float = described("access latency without the network", unit="ns", shapes="time", ge=0)
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.bytes % (self.slices * self.interleave_bytes):
+            unit = self.slices * self.interleave_bytes
+            yield "bytes", f"{self.bytes} is not a multiple of slices x interleave_bytes = {unit}"
+
+
+class Dram(Section):
+    """The off-chip memory."""
+
+    kind: str = described("type and data rate", shapes="label")
+    bytes: int = described("capacity", unit="bytes", shapes="code", gt=0)
+    channels: int = described("independent channels", shapes="time", gt=0)
+    interleave_bytes: int = described("addresses change channel after this many bytes", unit="bytes", shapes="time", gt=0)
+    bytes_per_second: float = described("peak bandwidth of all channels", unit="bytes/s", shapes="time", gt=0)
+    refresh_efficiency: float = described(
+        "share of the peak that streaming reads reach beside refresh", shapes="time", gt=0, le=1
+    )
+    ecc_efficiency: float = described("share left by error correction in the controller", shapes="time", gt=0, le=1)
+    access_bytes: int = described("smallest transfer that uses whole bursts", unit="bytes", shapes="time", gt=0)
+    latency_ns: float = described("idle read latency at the controller", unit="ns", shapes="time", ge=0)
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.bytes % (self.channels * self.interleave_bytes):
+            unit = self.channels * self.interleave_bytes
+            yield "bytes", f"{self.bytes} is not a multiple of channels x interleave_bytes = {unit}"
+        if self.interleave_bytes % self.access_bytes:
+            yield (
+                "interleave_bytes",
+                f"{self.interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}",
+            )
+
+
+class Control(Section):
+    """The control core that launches jobs, and the host link."""
+
+    launch_ns: float = described("launch of a job on idle PEs", unit="ns", shapes="time", ge=0)
+    launch_replace_ns: float = described("launch that replaces the job before it", unit="ns", shapes="time", ge=0)
+    host_bytes_per_second: float = described("host link, one direction", unit="bytes/s", shapes="time", gt=0)
+
+
+class Energy(Section):
+    """Energy per counted event at the machine's own voltage, and constant power."""
+
+    mac_by_dtype: PerDtype = described("multiply-accumulate in the matrix engine", unit="pJ", shapes="time")
+    fp32_add: float = described("fp32 add in the SIMD engine or an accumulator", unit="pJ", shapes="time", ge=0)
+    fp32_multiply: float = described("fp32 multiply in the SIMD engine", unit="pJ", shapes="time", ge=0)
+    sfu_lut: float = described("table function of one element", unit="pJ", shapes="time", ge=0)
+    simd_overhead_per_64_bytes: float = described("issue and registers per 64-byte vector", unit="pJ", shapes="time", ge=0)
+    scalar_instruction: float = described("scalar instruction with its fetch", unit="pJ", shapes="time", ge=0)
+    command: float = described("dispatch of a command", unit="pJ", shapes="time", ge=0)
+    local_memory_read_per_byte: float = described("local-memory read", unit="pJ/byte", shapes="time", ge=0)
+    local_memory_write_per_byte: float = described("local-memory write", unit="pJ/byte", shapes="time", ge=0)
+    sram_read_per_byte: float = described("shared-SRAM read", unit="pJ/byte", shapes="time", ge=0)
+    sram_write_per_byte: float = described("shared-SRAM write", unit="pJ/byte", shapes="time", ge=0)
+    noc_per_byte_hop: float = described("router and wire of one hop", unit="pJ/byte/hop", shapes="time", ge=0)
+    dram_device_per_bit: float = described("DRAM column access and I/O", unit="pJ/bit", shapes="time", ge=0)
+    dram_activate_per_row: float = described("activation and precharge of a row", unit="pJ/row", shapes="time", ge=0)
+    dram_phy_per_bit: float = described("PHY and controller on the chip", unit="pJ/bit", shapes="time", ge=0)
+    host_per_bit: float = described("host link", unit="pJ/bit", shapes="time", ge=0)
+    leakage_watts: float = described("leakage of logic and SRAM, hot", unit="W", shapes="time", ge=0)
+    uncore_watts: float = described("clock tree, uncore and control core", unit="W", shapes="time", ge=0)
+    dram_background_milliwatts_per_gigabyte: float = described(
+        "DRAM background power with refresh", unit="mW/GB", shapes="time", ge=0
+    )
+    confidence: str = described("what the energy figures are worth", shapes="label")
