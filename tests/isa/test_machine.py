@@ -1,0 +1,226 @@
+"""The machine description: presets and their sources, derived figures, digests, files, and errors that tell all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from isa.errors import MachineError
+from isa.machine import PRESETS, Machine, load_machine, machine_fields, preset, preset_path
+from isa.machine_document import machine_document, preset_sources
+from isa.machine_file import key_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_presets() -> None:
+    """The three chips exist under their names."""
+    assert PRESETS == ("hbm-concept", "mtia-2i", "mtia-v1")
+    assert all(preset(name).name == name for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_value_of_a_preset_has_its_source(name: str) -> None:
+    """No number without a source comment on its line."""
+    text = preset_path(name).read_text()
+    keys = [path for path, line in key_lines(text).items() if "=" in text.splitlines()[line - 1]]
+    assert sorted(keys) == sorted(field.path for field in machine_fields())
+    assert [path for path in keys if len(preset_sources(name).get(path, "")) < 7] == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_machine_survives_toml_and_plain_values(name: str) -> None:
+    """Writing and reading gives an equal machine with equal digests."""
+    machine = preset(name)
+    assert Machine.from_toml(machine.to_toml()) == machine
+    assert Machine.from_dict(machine.to_dict()) == machine
+    assert Machine.from_toml(machine.to_toml()).code_digest == machine.code_digest
+
+
+def test_the_document_is_current() -> None:
+    """docs/machine.md is what the classes and presets say; renew with `python -m isa.machine_document`."""
+    assert (ROOT / "docs" / "machine.md").read_text() == machine_document()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera_operations"),
+    [
+        ("mtia-v1", "int8", 104.86),
+        ("mtia-v1", "fp16", 52.43),
+        ("mtia-2i", "int8", 353.9),
+        ("mtia-2i", "bf16", 176.9),
+        ("mtia-2i", "fp32", 0.0),
+        ("hbm-concept", "int8", 707.8),
+    ],
+)
+def test_peak_rates_are_the_published_ones(name: str, dtype: str, tera_operations: float) -> None:
+    """The geometry reproduces the published peaks (v1: its geometric peak, 2.4 % above the rounded published one)."""
+    assert 2 * preset(name).peak_macs_per_second(dtype) / 1e12 == pytest.approx(tera_operations, rel=1e-3, abs=0)
+
+
+def test_derived_figures_of_the_2i() -> None:
+    """Bandwidths, clock and sizes follow from the fields."""
+    machine = preset("mtia-2i")
+    assert machine.pe_count == 64
+    assert machine.dram_deliverable_bytes_per_second == pytest.approx(204.8e9 * 0.92 * 0.87)
+    assert machine.dram_bytes_per_cycle == pytest.approx(121.4, rel=1e-3)
+    assert machine.sram_bytes_per_cycle == pytest.approx(2000)
+    assert machine.local_memory_bytes_per_second == pytest.approx(1.0e12, rel=1e-3)
+    assert machine.peak_simd_elements_per_second * 2 == pytest.approx(5.5e12, rel=0.01)
+    assert machine.total_local_memory_bytes == 24 << 20
+    assert machine.cycle_ns * machine.cycles_per_second == pytest.approx(1e9)
+
+
+def test_rates_per_dtype_answer_by_name() -> None:
+    """Both fp8 formats share one rate; a dtype the engine does not know is a KeyError or the default."""
+    rates = preset("mtia-2i").matrix.rate_by_dtype
+    assert rates["fp8_e4m3"] == rates["fp8_e5m2"] == rates.fp8
+    assert rates.get("int64") == 0.0
+    with pytest.raises(KeyError):
+        rates["int64"]
+
+
+def test_every_field_is_documented() -> None:
+    """Every number has a meaning and says what it shapes."""
+    for field in machine_fields():
+        assert field.description, field.path
+        assert field.shapes in ("code", "time", "label")
+
+
+@pytest.mark.parametrize("field", machine_fields(), ids=lambda field: field.path)
+def test_each_field_moves_exactly_its_digest(field) -> None:
+    """A changed field changes the digest of what it shapes, and no other."""
+    machine = preset("mtia-2i")
+    other = machine.with_changes({field.path: _another_value(machine.value(field.path), field.path)})
+    assert (other.code_digest != machine.code_digest) == (field.shapes == "code")
+    assert (other.timing_digest != machine.timing_digest) == (field.shapes == "time")
+
+
+def _another_value(value: object, path: str) -> object:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "mesh" if path == "noc.topology" else f"{value} changed"
+    if path in ("pe.registers", "matrix.block_rows", "simd.lut_elements_per_cycle", "dram.refresh_efficiency"):
+        return value // 2 if isinstance(value, int) else value / 2
+    if path in ("dram.ecc_efficiency", "typical_watts"):
+        return value / 2
+    return value * 2 if value else 1.0
+
+
+def test_machines_are_values() -> None:
+    """Frozen, hashable and equal by content; a change makes a new one."""
+    machine = preset("mtia-2i")
+    changed = machine.with_changes({"pe.local_memory_bytes": 524288})
+    assert changed.pe.local_memory_bytes == 524288
+    assert machine.pe.local_memory_bytes == 393216
+    assert hash(changed) != hash(machine)
+    assert changed.with_changes({"pe.local_memory_bytes": 393216}) == machine
+    with pytest.raises(ValidationError):
+        machine.grid.rows = 4  # type: ignore[misc]
+
+
+def test_whole_numbers_and_floats_are_the_same_machine() -> None:
+    """A float field written as an integer gives the same digests."""
+    machine = preset("mtia-2i")
+    assert machine.with_changes({"frequency_mhz": 1350}) == machine.with_changes({"frequency_mhz": 1350.0})
+
+
+def test_load_machine_takes_names_and_files(tmp_path: Path) -> None:
+    """What the command line accepts."""
+    path = tmp_path / "mine.toml"
+    path.write_text(preset("mtia-v1").with_changes({"name": "mine"}).to_toml())
+    assert load_machine(str(path)).name == "mine"
+    assert load_machine("mtia-v1") is preset("mtia-v1")
+
+
+def _edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = preset_path("mtia-2i").read_text()
+    assert old in text
+    path = tmp_path / "machine.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def _message(source: Path | str) -> str:
+    with pytest.raises(MachineError) as caught:
+        load_machine(source)
+    return str(caught.value)
+
+
+def _line(path: Path, start: str) -> int:
+    return next(n for n, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(start))
+
+
+def test_a_misspelt_key_is_told_with_its_line_and_the_right_name(tmp_path: Path) -> None:
+    """An extra, misspelt key names file, line, path, the nearest key and all allowed ones."""
+    path = _edited(tmp_path, "[grid]\n", "[grid]\ncolumms = 4\n")
+    message = _message(path)
+    assert message.startswith(f"{path}:{_line(path, 'columms')}: grid.columms: unknown key\n")
+    assert "did you mean 'columns'? allowed here: rows, columns" in message
+
+
+def test_a_renamed_key_is_both_unknown_and_missing(tmp_path: Path) -> None:
+    """Both halves of the mistake are told."""
+    message = _message(_edited(tmp_path, "circular_buffers =", "circular_bufers ="))
+    assert "2 problems" in message
+    assert "pe.circular_buffers: missing" in message
+    assert "pe.circular_bufers: unknown key (did you mean 'circular_buffers'?" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("rows = 8", 'rows = "8"', "grid.rows: must be a valid integer, not '8'"),
+        ("rows = 8", "rows = 8.5", "grid.rows: must be a valid integer, not 8.5"),
+        ("rows = 8", "rows = 0", "grid.rows: must be greater than 0, not 0"),
+        ("projected = false", "projected = 0", "projected: must be a valid boolean, not 0"),
+        ('topology = "crossbar"', 'topology = "ring"', "noc.topology: must be 'crossbar' or 'mesh', not 'ring'"),
+        ("refresh_efficiency = 0.92", "refresh_efficiency = 1.2", "dram.refresh_efficiency: must be less than or equal to 1"),
+        ("bytes_per_second = 2.7e12", "bytes_per_second = inf", "sram.bytes_per_second: must be a finite number"),
+        ("slices = 8", "slices = 7", "sram.bytes: 268435456 is not a multiple of slices x interleave_bytes = 1792"),
+        ("typical_watts = 65", "typical_watts = 99", "typical_watts: 99.0 is more than tdp_watts = 85.0"),
+        ("alignment_bytes = 1", "alignment_bytes = 3", "dma.alignment_bytes: must be a power of two, not 3"),
+        ("channels = 16", "channels = 12", "dram.bytes: 137438953472 is not a multiple of channels"),
+        ("lut_elements_per_cycle = 16", "lut_elements_per_cycle = 64", "64 is more than elements_per_cycle = 32"),
+        ("block_rows = 32", "block_rows = 64", "a result of 64 rows does not fit a bank of 32 x 32"),
+        ("local_memory_bytes = 393_216", "local_memory_bytes = 1", "1 does not hold two double-buffered operand blocks"),
+    ],
+)
+def test_wrong_values_are_told_as_sentences(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    """Type, range and consistency: file, line and key path, then what is wrong."""
+    message = _message(_edited(tmp_path, old, new))
+    assert expected in message
+    assert re.match(rf"{re.escape(str(tmp_path))}/machine.toml:\d+: ", message)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Problems in several sections come in one error, each with its path."""
+    with pytest.raises(MachineError) as caught:
+        preset("mtia-2i").with_changes({"sram.slices": 0, "grid.rows": "x", "matrix.rate_by_dtype.fp17": 1.0, "gird.rows": 1})
+    message = str(caught.value)
+    assert "4 problems" in message
+    for part in ("sram.slices: must", "grid.rows: must", "did you mean 'fp16'?", "did you mean 'grid'?"):
+        assert part in message
+
+
+def test_several_inconsistencies_are_told_at_once() -> None:
+    """Rules between fields are all checked, too."""
+    with pytest.raises(MachineError, match="2 problems"):
+        preset("mtia-2i").with_changes({"dma.alignment_bytes": 3, "matrix.block_k_bytes": 24})
+
+
+def test_other_wrong_inputs_are_machine_errors(tmp_path: Path) -> None:
+    """A missing file, a folder, broken TOML, an unknown preset, a change below a number."""
+    broken = tmp_path / "broken.toml"
+    broken.write_text('name = "x"\nrows = = 3\n')
+    assert _message(tmp_path / "absent.toml").startswith(f"{tmp_path}/absent.toml: no such machine file")
+    assert _message(broken).startswith(f"{broken}:2: this is not TOML")
+    (tmp_path / "folder.toml").mkdir()
+    assert "cannot read the machine file" in _message(tmp_path / "folder.toml")
+    assert "did you mean 'mtia-2i'?" in _message("mtia2i")
+    with pytest.raises(MachineError, match="'frequency_mhz' is a number, not a table"):
+        preset("mtia-2i").with_changes({"frequency_mhz.x": 1})
