@@ -1,0 +1,35 @@
+"""Machine code as a table of integers: one row per instruction, one column per slot.
+
+This is the form in which executors, verifiers and the decoder read code; `isa.table.SLOTS` gives the bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.table import SLOTS
+
+NAMES = (
+    "opcode", "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7",
+    "c0", "c1", "c2", "mode", "bank", "d0", "d1", "d2", "immediate",
+)  # fmt: skip
+"""The slot of each column."""
+
+OPCODE, R0, R1, R2, R3, R4, R5, R6, R7, C0, C1, C2, MODE, BANK, D0, D1, D2, IMMEDIATE = range(len(NAMES))
+INDEX = {name: index for index, name in enumerate(NAMES)}
+_WORD_BITS = 64
+
+
+def decode_columns(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return int64[n, 18] for uint64[n, 2] (low, high) words.
+
+    The immediate is the sign-extended 32-bit pattern, also where an operand is a float. Nothing is checked.
+    """
+    columns = np.empty((len(words), len(NAMES)), dtype=np.int64)
+    for index, name in enumerate(NAMES):
+        lowest, width = SLOTS[name]
+        word, shift = divmod(lowest, _WORD_BITS)
+        columns[:, index] = (words[:, word] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+    columns[:, IMMEDIATE] = columns[:, IMMEDIATE].astype(np.uint32).view(np.int32)
+    return columns

@@ -1,0 +1,73 @@
+"""A kernel: the code that both scalar cores of a PE run in one launch, and the buffers it carves from local memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BASE_ALIGNMENT_BYTES = 64
+"""Every buffer starts at a multiple of this in local memory."""
+SLOT_ALIGNMENT_BYTES = 32
+"""The bytes of a slot are a multiple of this."""
+
+Words = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A circular buffer in local memory: `slots` slots of `slot_bytes` bytes."""
+
+    name: str
+    slot_bytes: int
+    slots: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of local memory it takes."""
+        return self.slot_bytes * self.slots
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Code for one PE; code arrays are uint64[n, 2] (low, high), read-only; buffer operands index `buffers`."""
+
+    name: str
+    arguments: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    core_a: Words
+    core_b: Words
+
+    def __post_init__(self) -> None:
+        for field in ("core_a", "core_b"):
+            words = np.ascontiguousarray(getattr(self, field), dtype=np.uint64).reshape(-1, 2)
+            if words.flags.writeable:
+                words = words.copy()
+                words.flags.writeable = False
+            object.__setattr__(self, field, words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kernel) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return self.name, self.arguments, self.buffers, self.core_a.tobytes(), self.core_b.tobytes()
+
+
+def buffer_bases(kernel: Kernel) -> tuple[int, ...]:
+    """Return the byte offset of each buffer in local memory, in order, aligned to BASE_ALIGNMENT_BYTES."""
+    bases = []
+    end = 0
+    for buffer in kernel.buffers:
+        base = -(-end // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES
+        bases.append(base)
+        end = base + buffer.bytes
+    return tuple(bases)
+
+
+def local_bytes(kernel: Kernel) -> int:
+    """Return the bytes of local memory the buffers take, gaps included."""
+    return buffer_bases(kernel)[-1] + kernel.buffers[-1].bytes if kernel.buffers else 0
