@@ -17,7 +17,6 @@ _MODULE_OF = {
         ("AssemblyError", "MachineError", "ModelError", "ProgramError", "SimulationError", "ToolError",
          "UnsupportedError"), "errors"),
     **dict.fromkeys(("Buffer", "Kernel", "buffer_bases", "local_bytes"), "kernel"),
-    **dict.fromkeys(("verify_kernel",), "kernel_verify"),
     **dict.fromkeys(("PRESETS", "Machine", "load_machine", "preset"), "machine"),
     **dict.fromkeys(("DRAM_BASE", "SRAM_BASE"), "memory_map"),
     **dict.fromkeys(("device_bytes",), "packing"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from isa.machine import Machine
 
 BASE_ALIGNMENT_BYTES = 64
 """Every buffer starts at a multiple of this in local memory."""
@@ -71,3 +75,11 @@ def buffer_bases(kernel: Kernel) -> tuple[int, ...]:
 def local_bytes(kernel: Kernel) -> int:
     """Return the bytes of local memory the buffers take, gaps included."""
     return buffer_bases(kernel)[-1] + kernel.buffers[-1].bytes if kernel.buffers else 0
+
+
+def verify(kernel: Kernel, machine: Machine) -> None:
+    """Raise one ProgramError with every problem: buffers, registers, banks, targets, loops, machine features used."""
+    from isa.kernel_checks import problems_of
+    from isa.problems import raise_problems
+
+    raise_problems(tuple(problems_of(kernel, machine)), f"kernel '{kernel.name}'")

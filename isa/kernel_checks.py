@@ -1,0 +1,177 @@
+"""Checks of a kernel against a machine; `isa.kernel.verify` is the entrance.
+
+Every check yields sentences. What only a run can tell (register values, which unit binds a buffer) is left to executors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from isa import columns, dtypes
+from isa.encoding import check_words
+from isa.errors import AssemblyError
+from isa.kernel import SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.problems import duplicates
+from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand
+
+if TYPE_CHECKING:
+    from isa.machine import Machine
+
+SEMAPHORES = 16
+MAX_LOOP_DEPTH = 8
+
+_FEATURES = {
+    "dma_gather": ("dma.indexed", "indexed transfers"),
+    "dma_scatter": ("dma.indexed", "indexed transfers"),
+    "dma_copy": ("dma.memory_to_memory", "transfers between memories"),
+    "acc_send": ("accumulator.reduction_network", "a reduction network"),
+    "acc_add": ("accumulator.reduction_network", "a reduction network"),
+}
+_REGISTERS = (Kind.REGISTER, Kind.RESULT)
+_BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
+_BANKS = (Kind.BANK_READ, Kind.BANK_WRITE)
+_LOOP = BY_NAME["loop"].opcode
+_HALT, _JUMP = BY_NAME["halt"].opcode, BY_NAME["jump"].opcode
+
+
+def problems_of(kernel: Kernel, machine: Machine) -> Iterator[str]:
+    """Yield a sentence for every rule the kernel breaks on the machine."""
+    yield from _buffer_problems(kernel, machine)
+    yield from duplicates("argument", kernel.arguments)
+    for core, words in (("core A", kernel.core_a), ("core B", kernel.core_b)):
+        for problem in _code_problems(kernel, machine, words):
+            yield f"{core}, {problem}"
+
+
+def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
+    yield from duplicates("buffer", (buffer.name for buffer in kernel.buffers))
+    if len(kernel.buffers) > machine.pe.circular_buffers:
+        yield f"{len(kernel.buffers)} buffers, the machine has {machine.pe.circular_buffers}"
+    for buffer in kernel.buffers:
+        if buffer.slot_bytes <= 0 or buffer.slot_bytes % SLOT_ALIGNMENT_BYTES:
+            yield (
+                f"buffer '{buffer.name}': a slot of {buffer.slot_bytes} bytes is not a multiple of {SLOT_ALIGNMENT_BYTES}"
+            )
+        if buffer.slots < 1:
+            yield f"buffer '{buffer.name}' has {buffer.slots} slots"
+    if local_bytes(kernel) > machine.pe.local_memory_bytes:
+        yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
+
+
+def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[str]:
+    if not len(words):
+        yield "there is no code, not even a halt"
+        return
+    try:
+        check_words(words)
+    except AssemblyError as error:
+        yield f"{error.where}: {error.what}"
+        return
+    rows = columns.decode_columns(words)
+    for pc, row in enumerate(rows):
+        instruction = BY_OPCODE[int(row[columns.OPCODE])]
+        for problem in _instruction_problems(kernel, machine, instruction, row):
+            yield f"instruction {pc} ({instruction.name}): {problem}"
+    yield from _flow_problems(rows)
+
+
+def _instruction_problems(
+    kernel: Kernel, machine: Machine, instruction: Instruction, row: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    for operand in instruction.operands:
+        yield from _operand_problems(kernel, machine, operand, int(row[columns.INDEX[operand.slot]]))
+    path, feature = _FEATURES.get(instruction.name, ("", ""))
+    if path and not machine.value(path):
+        yield f"the machine has no {feature} ({path})"
+    if instruction.name == "dma_in" and row[columns.MODE] and not machine.dma.broadcast_reads:
+        yield "the machine has no broadcast reads (dma.broadcast_reads)"
+    if instruction.name == "arg" and not 0 <= row[columns.IMMEDIATE] < len(kernel.arguments):
+        yield f"argument {row[columns.IMMEDIATE]} of {len(kernel.arguments)}"
+    if instruction.name in ("push", "pop") and row[columns.IMMEDIATE] < 0:
+        yield f"{row[columns.IMMEDIATE]} slots"
+    if instruction.name in ("signal", "wait") and not 0 <= row[columns.IMMEDIATE] < SEMAPHORES:
+        yield f"semaphore {row[columns.IMMEDIATE]} is outside 0..{SEMAPHORES - 1}"
+    if instruction.name == "mml" and not _matrix_rate(machine, int(row[columns.D1])):
+        yield f"the matrix engine has no rate for {dtypes.BY_CODE[int(row[columns.D1])].name} (matrix.rate_by_dtype)"
+
+
+def _operand_problems(kernel: Kernel, machine: Machine, operand: Operand, number: int) -> Iterator[str]:
+    if operand.kind in _REGISTERS and number >= machine.pe.registers:
+        yield f"{operand.name} is r{number}, the machine has {machine.pe.registers} registers"
+    if operand.kind in _BUFFERS and number >= len(kernel.buffers):
+        yield f"{operand.name} is buffer {number}, the kernel has {len(kernel.buffers)}"
+    if operand.kind in _BANKS and number >= machine.accumulator.banks:
+        yield f"{operand.name} is bank {number}, the machine has {machine.accumulator.banks}"
+
+
+def _matrix_rate(machine: Machine, code: int) -> float:
+    name = dtypes.BY_CODE[code].name
+    return machine.matrix.rate_by_dtype.get("fp8" if name.startswith("fp8") else name)
+
+
+def _flow_problems(rows: npt.NDArray[np.int64]) -> Iterator[str]:
+    """Yield what is wrong with targets, loops and the end of the code, given int64[n, 18] columns."""
+    opcodes = [int(opcode) for opcode in rows[:, columns.OPCODE]]
+    has_label = {row.opcode for row in BY_OPCODE.values() if "target" in row.by_name}
+    targets = {
+        pc: pc + 1 + int(rows[pc, columns.IMMEDIATE]) for pc, opcode in enumerate(opcodes) if opcode in has_label
+    }
+    outside = {pc: target for pc, target in targets.items() if not 0 <= target < len(opcodes)}
+    for pc, target in outside.items():
+        yield f"instruction {pc}: the target {target} is outside the code 0..{len(opcodes) - 1}"
+    if outside:
+        return
+    loops = {pc: target for pc, target in targets.items() if opcodes[pc] == _LOOP}
+    yield from _loop_problems(loops, {pc: t for pc, t in targets.items() if pc not in loops}, len(opcodes))
+    if opcodes[-1] != _HALT:
+        yield f"instruction {len(opcodes) - 1}: the code does not end with halt"
+    elif not _reaches_halt(opcodes, targets):
+        yield "no way through the code ends at a halt"
+
+
+def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int) -> Iterator[str]:
+    """Bodies are not empty and nest; a branch stays within its innermost body, or goes to its end (the next trip)."""
+    bodies: list[tuple[int, ...]] = []
+    open_ends: list[int] = []
+    for pc in range(length):
+        while open_ends and open_ends[-1] == pc:
+            open_ends.pop()
+        bodies.append(tuple(open_ends))
+        if pc not in loops:
+            continue
+        end = loops[pc]
+        if end <= pc + 1:
+            yield f"instruction {pc}: the loop has no body"
+            continue
+        if open_ends and end > open_ends[-1]:
+            yield f"instruction {pc}: the loop body ends at {end}, after the body around it at {open_ends[-1]}"
+            return
+        open_ends.append(end)
+        if len(open_ends) > MAX_LOOP_DEPTH:
+            yield f"instruction {pc}: more than {MAX_LOOP_DEPTH} loops nest"
+    for pc, target in branches.items():
+        is_next_trip = bool(bodies[pc]) and target == bodies[pc][-1]
+        if bodies[target] != bodies[pc] and not is_next_trip:
+            yield f"instruction {pc}: the branch to {target} enters or leaves a loop body"
+
+
+def _reaches_halt(opcodes: list[int], targets: dict[int, int]) -> bool:
+    reached: set[int] = set()
+    pending = [0]
+    while pending:
+        pc = pending.pop()
+        if pc in reached:
+            continue
+        if opcodes[pc] == _HALT:
+            return True
+        reached.add(pc)
+        pending.extend(
+            place
+            for place in (targets.get(pc), None if opcodes[pc] == _JUMP else pc + 1)
+            if place is not None and place < len(opcodes)
+        )
+    return False
