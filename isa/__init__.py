@@ -23,7 +23,7 @@ _MODULE_OF = {
     **dict.fromkeys(
         ("Absent", "Argument", "Constant", "Entry", "Inline", "Launch", "PackStep", "Port", "Program", "Reference",
          "Storage"), "program"),
-    **dict.fromkeys(("verify_program",), "program_verify"),
+    **dict.fromkeys(("verify_program",), "program_checks"),
 }  # fmt: skip
 
 __all__ = sorted(_MODULE_OF)

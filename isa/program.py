@@ -1,0 +1,190 @@
+"""A program: everything a chip needs to run a model, as frozen values.
+
+Addresses are absolute device addresses (`isa.memory_map`), sizes and strides are bytes, storages are named.
+`isa.container` puts a program into one file, `isa.program_checks` verifies it, `isa.packing` makes constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.affine import Dim
+from isa.errors import ProgramError, did_you_mean
+from isa.kernel import Kernel
+from isa.machine import Machine
+from isa.memory_map import Space
+from isa.packing_steps import Cast, PackStep, Pad, Reshape, Take, Transpose
+
+__all__ = [
+    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "Inline", "Launch", "PackStep", "Pad", "Port",
+    "Program", "Reference", "Requirement", "Reshape", "Role", "Source", "Storage", "Take", "Transpose",
+]  # fmt: skip
+
+Role = Literal["input", "output", "state", "constant", "scratch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A named range of device memory; `address` is absolute. Scratch may share memory with other scratch."""
+
+    name: str
+    space: Space
+    address: int
+    bytes: int
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Inline:
+    """Source bytes that travel with the program: any array; it is kept as a flat read-only uint8 view."""
+
+    array: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        flat = np.ascontiguousarray(self.array).reshape(-1).view(np.uint8)
+        flat.flags.writeable = False
+        object.__setattr__(self, "array", flat)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Inline) and np.array_equal(self.array, other.array)
+
+    def __hash__(self) -> int:
+        return hash(self.array.tobytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Source bytes `offset .. offset + length` of another file; the file is opened when the data is needed."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """No data: the program can be timed, not executed."""
+
+
+Source = Inline | Reference | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """How the bytes at a storage's address are made: source elements in C order, then the steps.
+
+    `source_dtype` is a NumPy or ml_dtypes name; 4-bit sources are packed two per byte, low nibble first.
+    """
+
+    storage: str
+    source: Source
+    source_shape: tuple[int, ...]
+    source_dtype: str
+    steps: tuple[PackStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: a host array of `shape` and `host_dtype`, and its strided place in a storage."""
+
+    name: str
+    storage: str
+    offset_bytes: int
+    shape: tuple[Dim, ...]
+    strides_bytes: tuple[int, ...]
+    device_dtype: str
+    host_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A launch argument: `expression` evaluated, plus the address of a storage if one is given."""
+
+    expression: Dim
+    storage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
+
+    It starts when all events in `waits` have happened; when it ends, the event `signals` has. MACs are for reports.
+    """
+
+    name: str
+    operation: str
+    kernel: int
+    row: int
+    column: int
+    rows: int
+    columns: int
+    arguments: tuple[Argument, ...]
+    waits: tuple[int, ...]
+    signals: int
+    useful_macs: Dim = 0
+    padding_macs: Dim = 0
+
+
+class Equality(NamedTuple):
+    """Two sizes that must be equal at run time, and what says so."""
+
+    left: Dim
+    right: Dim
+    origin: str
+
+
+class Requirement(NamedTuple):
+    """An input that must satisfy what the compiler assumed, in words."""
+
+    input: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One way to run the model: its ports, the ranges (low, high) of its symbols, and its launches."""
+
+    name: str
+    symbols: Mapping[str, tuple[int, int]]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    launches: tuple[Launch, ...]
+    equalities: tuple[Equality, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """The machine it was compiled for, kernels, storages, constants and entries."""
+
+    machine: Machine
+    kernels: tuple[Kernel, ...]
+    storages: tuple[Storage, ...]
+    constants: tuple[Constant, ...]
+    entries: tuple[Entry, ...]
+    capacity_ignored: bool = False
+
+    @cached_property
+    def storage_by_name(self) -> dict[str, Storage]:
+        """The storages by name."""
+        return {storage.name: storage for storage in self.storages}
+
+    @cached_property
+    def constant_by_storage(self) -> dict[str, Constant]:
+        """The constants by the name of the storage they fill."""
+        return {constant.storage: constant for constant in self.constants}
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry of that name; ProgramError with the known names if there is none."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        names = [entry.name for entry in self.entries]
+        hint = did_you_mean(name, names)
+        raise ProgramError(f"no entry '{name}'", help=f"{hint} entries: {', '.join(names)}".strip())
