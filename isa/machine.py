@@ -1,7 +1,7 @@
 """The hardware description: `Machine`, its presets, digests and derived figures.
 
-A machine is a frozen tree of sections (`isa.machine_sections`), read from TOML and written back, checked as a whole when
-it is made. Programs hold the whole machine; `code_digest` says which machines a program is valid for, `timing_digest`
+A machine is a frozen tree of sections (`isa.machine_sections`), read from TOML and written back, checked as a whole
+when it is made. Programs hold the whole machine; `code_digest` says which machines a program is valid for, `timing_digest`
 which give the same cycles and joules. Compiler and simulator ask fields, never names of machines.
 """
 
@@ -122,7 +122,7 @@ class Machine(Section):
         if self.pe.local_memory_bytes < double_buffered:
             yield (
                 "pe.local_memory_bytes",
-                f"{self.pe.local_memory_bytes} does not hold two double-buffered operand blocks ({double_buffered} bytes)",
+                f"{self.pe.local_memory_bytes} does not hold two double-buffered operand blocks of {double_buffered}",
             )
 
     @model_validator(mode="after")

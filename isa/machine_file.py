@@ -57,7 +57,7 @@ def _read_text(path: Path) -> str:
 
 
 def check(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None) -> Machine:
-    """Return the machine with these nested values; raise one MachineError with all problems, at their lines if known."""
+    """Return the machine with these nested values; raise one MachineError with all problems, with lines if known."""
     try:
         return Machine.model_validate(dict(values))
     except ValidationError as error:

@@ -97,7 +97,10 @@ class Matrix(Section):
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         if self.block_k_bytes & (self.block_k_bytes - 1):
-            yield "block_k_bytes", f"must be a power of two to hold whole elements of every dtype, not {self.block_k_bytes}"
+            yield (
+                "block_k_bytes",
+                f"must be a power of two to hold whole elements of every dtype, not {self.block_k_bytes}",
+            )
         if not any(self.rate_by_dtype[name] for name in PerDtype.model_fields):
             yield "rate_by_dtype", "at least one dtype needs a rate above 0"
 
@@ -160,7 +163,9 @@ class Dma(Section):
 class Noc(Section):
     """The network between PEs and the shared memories."""
 
-    topology: Literal["crossbar", "mesh"] = described("crossbars on the sides, or 2D mesh with X-Y routes", shapes="time")
+    topology: Literal["crossbar", "mesh"] = described(
+        "crossbars on the sides, or 2D mesh with X-Y routes", shapes="time"
+    )
     row_link_bytes_per_cycle: int = described(
         "link of one grid row towards the memories", unit="bytes/cycle", shapes="time", gt=0
     )
@@ -190,7 +195,9 @@ class Dram(Section):
     kind: str = described("type and data rate", shapes="label")
     bytes: int = described("capacity", unit="bytes", shapes="code", gt=0)
     channels: int = described("independent channels", shapes="time", gt=0)
-    interleave_bytes: int = described("addresses change channel after this many bytes", unit="bytes", shapes="time", gt=0)
+    interleave_bytes: int = described(
+        "addresses change channel after this many bytes", unit="bytes", shapes="time", gt=0
+    )
     bytes_per_second: float = described("peak bandwidth of all channels", unit="bytes/s", shapes="time", gt=0)
     refresh_efficiency: float = described(
         "share of the peak that streaming reads reach beside refresh", shapes="time", gt=0, le=1
@@ -225,7 +232,9 @@ class Energy(Section):
     fp32_add: float = described("fp32 add in the SIMD engine or an accumulator", unit="pJ", shapes="time", ge=0)
     fp32_multiply: float = described("fp32 multiply in the SIMD engine", unit="pJ", shapes="time", ge=0)
     sfu_lut: float = described("table function of one element", unit="pJ", shapes="time", ge=0)
-    simd_overhead_per_64_bytes: float = described("issue and registers per 64-byte vector", unit="pJ", shapes="time", ge=0)
+    simd_overhead_per_64_bytes: float = described(
+        "issue and registers per 64-byte vector", unit="pJ", shapes="time", ge=0
+    )
     scalar_instruction: float = described("scalar instruction with its fetch", unit="pJ", shapes="time", ge=0)
     command: float = described("dispatch of a command", unit="pJ", shapes="time", ge=0)
     local_memory_read_per_byte: float = described("local-memory read", unit="pJ/byte", shapes="time", ge=0)

@@ -185,7 +185,7 @@ def _head(writer: GraphWriter, config: LlamaConfig, table: str, stream: str) -> 
 
 
 def _cache(config: LlamaConfig, dtype: ElementType, prefix: str, length: str) -> list[ValueInfoProto]:
-    shape = ["batch", config.kv_heads, length, config.head_dim]
+    shape: list[str | int | None] = ["batch", config.kv_heads, length, config.head_dim]
     return [
         helper.make_tensor_value_info(f"{prefix}.{layer}.{part}", ONNX_TYPES[dtype], shape)
         for layer in range(config.layers)
@@ -199,6 +199,6 @@ def _inputs(config: LlamaConfig, dtype: ElementType) -> list[ValueInfoProto]:
 
 
 def _outputs(config: LlamaConfig, dtype: ElementType) -> list[ValueInfoProto]:
-    shape = ["batch", "sequence", config.vocabulary]
+    shape: list[str | int | None] = ["batch", "sequence", config.vocabulary]
     logits = helper.make_tensor_value_info("logits", ONNX_TYPES[dtype], shape)
     return [logits, *_cache(config, dtype, "present", _TOTAL)]

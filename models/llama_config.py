@@ -87,9 +87,8 @@ _LLAMA_2_13B = LlamaConfig("llama-2-13b", 5120, 40, 40, 40, 128, 13824, 32000, c
 _LLAMA_2_70B = LlamaConfig("llama-2-70b", 8192, 80, 64, 8, 128, 28672, 32000, context=4096)
 _LLAMA_3_8B = LlamaConfig("llama-3-8b", 4096, 32, 32, 8, 128, 14336, 128256, context=8192, rope_theta=5e5)
 _LLAMA_3_70B = LlamaConfig("llama-3-70b", 8192, 80, 64, 8, 128, 28672, 128256, context=8192, rope_theta=5e5)
-_LONG = {"context": 131072, "rope_scaling": RopeScaling(8.0)}
-_LLAMA_3_1_8B = replace(_LLAMA_3_8B, name="llama-3.1-8b", **_LONG)
-_LLAMA_3_1_70B = replace(_LLAMA_3_70B, name="llama-3.1-70b", **_LONG)
+_LLAMA_3_1_8B = replace(_LLAMA_3_8B, name="llama-3.1-8b", context=131072, rope_scaling=RopeScaling(8.0))
+_LLAMA_3_1_70B = replace(_LLAMA_3_70B, name="llama-3.1-70b", context=131072, rope_scaling=RopeScaling(8.0))
 _LLAMA_3_1_405B = replace(
     _LLAMA_3_1_70B, name="llama-3.1-405b", hidden=16384, layers=126, heads=128, feed_forward=53248
 )

@@ -179,7 +179,11 @@ def test_a_renamed_key_is_both_unknown_and_missing(tmp_path: Path) -> None:
         ("rows = 8", "rows = 0", "grid.rows: must be greater than 0, not 0"),
         ("projected = false", "projected = 0", "projected: must be a valid boolean, not 0"),
         ('topology = "crossbar"', 'topology = "ring"', "noc.topology: must be 'crossbar' or 'mesh', not 'ring'"),
-        ("refresh_efficiency = 0.92", "refresh_efficiency = 1.2", "dram.refresh_efficiency: must be less than or equal to 1"),
+        (
+            "refresh_efficiency = 0.92",
+            "refresh_efficiency = 1.2",
+            "dram.refresh_efficiency: must be less than or equal to 1",
+        ),
         ("bytes_per_second = 2.7e12", "bytes_per_second = inf", "sram.bytes_per_second: must be a finite number"),
         ("slices = 8", "slices = 7", "sram.bytes: 268435456 is not a multiple of slices x interleave_bytes = 1792"),
         ("typical_watts = 65", "typical_watts = 99", "typical_watts: 99.0 is more than tdp_watts = 85.0"),
@@ -187,7 +191,11 @@ def test_a_renamed_key_is_both_unknown_and_missing(tmp_path: Path) -> None:
         ("channels = 16", "channels = 12", "dram.bytes: 137438953472 is not a multiple of channels"),
         ("lut_elements_per_cycle = 16", "lut_elements_per_cycle = 64", "64 is more than elements_per_cycle = 32"),
         ("block_rows = 32", "block_rows = 64", "a result of 64 rows does not fit a bank of 32 x 32"),
-        ("local_memory_bytes = 393_216", "local_memory_bytes = 1", "1 does not hold two double-buffered operand blocks"),
+        (
+            "local_memory_bytes = 393_216",
+            "local_memory_bytes = 1",
+            "1 does not hold two double-buffered operand blocks",
+        ),
     ],
 )
 def test_wrong_values_are_told_as_sentences(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -200,7 +208,9 @@ def test_wrong_values_are_told_as_sentences(tmp_path: Path, old: str, new: str, 
 def test_all_problems_are_told_at_once() -> None:
     """Problems in several sections come in one error, each with its path."""
     with pytest.raises(MachineError) as caught:
-        preset("mtia-2i").with_changes({"sram.slices": 0, "grid.rows": "x", "matrix.rate_by_dtype.fp17": 1.0, "gird.rows": 1})
+        preset("mtia-2i").with_changes(
+            {"sram.slices": 0, "grid.rows": "x", "matrix.rate_by_dtype.fp17": 1.0, "gird.rows": 1}
+        )
     message = str(caught.value)
     assert "4 problems" in message
     for part in ("sram.slices: must", "grid.rows: must", "did you mean 'fp16'?", "did you mean 'grid'?"):

@@ -210,6 +210,8 @@ def test_wrong_arguments_are_refused_with_a_reason() -> None:
     with pytest.raises(ValueError, match="do not fit into an ONNX file"):
         build("llama-3-8b", weights=0)
     for field, value in (("kv_heads", 3), ("head_dim", 15), ("layers", 0)):
-        values = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "feed_forward": 8} | {field: value}
+        values = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "feed_forward": 8} | {
+            field: value
+        }
         with pytest.raises(ValueError, match="mine: "):
             build_llama(LlamaConfig("mine", **values, vocabulary=9, context=9))
