@@ -1,8 +1,8 @@
 """The hardware description: `Machine`, its presets, digests and derived figures.
 
 A machine is a frozen tree of sections (`isa.machine_sections`), read from TOML and written back, checked as a whole
-when it is made. Programs hold the whole machine; `code_digest` says which machines a program is valid for, `timing_digest`
-which give the same cycles and joules. Compiler and simulator ask fields, never names of machines.
+when it is made. Programs hold the whole machine; `code_digest` says which machines a program is valid for,
+`timing_digest` which give the same cycles and joules. Compiler and simulator ask fields, never names of machines.
 """
 
 from __future__ import annotations
