@@ -1,0 +1,257 @@
+"""Writes kernels in Python: one method call per instruction, registers by name, constants on demand.
+
+    builder = KernelBuilder("double", machine, arguments=("source", "target", "rows"))
+    tile = builder.buffer("tile", slot_bytes=1024, slots=2)
+    a, b = builder.core_a, builder.core_b
+    with a.loop(a.argument("rows")):
+        a.emit("dma_in", out=tile, out_offset=0, ...)
+        a.push(tile)
+    kernel = builder.build()
+
+An operand that the instruction table calls a register takes a `Register` or an int; an int becomes a constant that is
+loaded once, before the code. Arguments and coordinates are loaded there too. Names, operands and ranges are checked by
+`isa.encoding`; `isa.kernel.verify` checks the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Union
+
+import numpy as np
+
+from isa.encoding import Value, encode, instruction_named
+from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel, verify
+from isa.machine import Machine
+from isa.table import Kind
+
+_INTEGER_LIMIT = 1 << 31
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """An integer register of one core."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferHandle:
+    """A declared circular buffer; `index` is what instructions name."""
+
+    index: int
+    slot_bytes: int
+    slots: int
+
+
+Scalar = Union[Register, int]
+OperandValue = Union[Register, BufferHandle, int, float, str]
+Coordinate = Literal["row", "column", "rows", "columns"]
+ZERO = Register(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One instruction; `target` is the index of a place in the core's list of places, for branches."""
+
+    name: str
+    operands: dict[str, Value]
+    target: int | None = None
+
+
+class CoreBuilder:
+    """The code of one core: instructions in order, after a prologue of constants, arguments and coordinates."""
+
+    def __init__(self, arguments: tuple[str, ...], registers: int) -> None:
+        self._arguments = arguments
+        self._free = list(range(registers - 1, 0, -1))
+        self._prologue: list[_Line] = []
+        self._cached: dict[tuple[str, object], Register] = {}
+        self._lines: list[_Line] = []
+        self._places: list[int] = []
+
+    # --- registers ---------------------------------------------------------------------------------------------
+
+    def register(self) -> Register:
+        """Take a free register, for good; raises RuntimeError when none is left."""
+        if not self._free:
+            raise RuntimeError("the kernel needs more registers than the machine has")
+        return Register(self._free.pop())
+
+    @contextmanager
+    def scratch(self) -> Iterator[Register]:
+        """Lend a register for the block."""
+        register = self.register()
+        yield register
+        self._free.append(register.number)
+
+    def constant(self, value: int) -> Register:
+        """Return a register that holds `value` (32-bit signed) throughout."""
+        if value == 0:
+            return ZERO
+        if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+            raise ValueError(f"constant {value} does not fit 32 bits")
+        return self._once("li", "value", value)
+
+    def argument(self, name: str) -> Register:
+        """Return a register that holds a launch argument throughout; do not write it."""
+        return self._once("arg", "value", self._arguments.index(name))
+
+    def coordinate(self, which: Coordinate) -> Register:
+        """Return a register that holds this PE's row or column, or the launch's rows or columns."""
+        return self._once("coord", "which", which)
+
+    def _once(self, instruction: str, operand: str, value: int | str) -> Register:
+        key = (instruction, value)
+        if key not in self._cached:
+            register = self.register()
+            self._prologue.append(_Line(instruction, {"destination": register.number, operand: value}))
+            self._cached[key] = register
+        return self._cached[key]
+
+    # --- arithmetic --------------------------------------------------------------------------------------------
+
+    def compute(self, operation: str, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = left operation right` (a scalar instruction's name); takes a new register without `into`."""
+        result = self.register() if into is None else into
+        if operation in ("add", "mul") and isinstance(right, int) and -_INTEGER_LIMIT <= right < _INTEGER_LIMIT:
+            name = "addi" if operation == "add" else "muli"
+            self.emit(name, destination=result, left=left, value=right)
+        elif operation == "sub" and isinstance(right, int):
+            self.emit("addi", destination=result, left=left, value=-right)
+        else:
+            self.emit(operation, destination=result, left=left, right=right)
+        return result
+
+    def copy(self, source: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = source`."""
+        if isinstance(source, int):
+            result = self.register() if into is None else into
+            self.emit("li", destination=result, value=source)
+            return result
+        return self.compute("add", source, 0, into)
+
+    def add(self, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = left + right`."""
+        return self.compute("add", left, right, into)
+
+    def subtract(self, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = left - right`."""
+        return self.compute("sub", left, right, into)
+
+    def multiply(self, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = left * right`."""
+        return self.compute("mul", left, right, into)
+
+    def minimum(self, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = min(left, right)`."""
+        return self.compute("min", left, right, into)
+
+    def maximum(self, left: Scalar, right: Scalar, into: Register | None = None) -> Register:
+        """Emit `into = max(left, right)`."""
+        return self.compute("max", left, right, into)
+
+    def increase(self, register: Register, step: Scalar) -> None:
+        """Emit `register += step`."""
+        self.compute("add", register, step, register)
+
+    # --- control -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(self, count: Scalar) -> Iterator[None]:
+        """Repeat the block `count` times, not at all if it is not positive."""
+        yield from self._until_end("loop", {"left": self._read(count)})
+
+    @contextmanager
+    def when_less(self, left: Scalar, right: Scalar) -> Iterator[None]:
+        """Run the block only if `left < right`."""
+        yield from self._until_end("bge", {"left": self._read(left), "right": self._read(right)})
+
+    def _until_end(self, name: str, operands: dict[str, Value]) -> Iterator[None]:
+        place = len(self._places)
+        self._places.append(-1)
+        self._lines.append(_Line(name, operands, place))
+        yield
+        self._places[place] = len(self._lines)
+
+    # --- instructions ------------------------------------------------------------------------------------------
+
+    def emit(self, name: str, **operands: OperandValue) -> None:
+        """Emit an instruction with the operands of its row in `isa.table`; offsets, pitches and choices left out are 0."""
+        instruction = instruction_named(name)
+        values: dict[str, Value] = {}
+        for operand in instruction.operands:
+            value = operands.pop(operand.name, None)
+            if value is None and operand.kind is Kind.REGISTER:
+                value = 0
+            if value is None and operand.kind is Kind.CHOICE:
+                value = operand.choices[0]
+            if value is None:
+                raise ValueError(f"{name} needs the operand '{operand.name}'")
+            values[operand.name] = self._read(value) if operand.kind is Kind.REGISTER else _plain(value)
+        if operands:
+            raise ValueError(f"{name} has no operand {', '.join(sorted(operands))}")
+        self._lines.append(_Line(name, values))
+
+    def push(self, buffer: BufferHandle, slots: int = 1) -> None:
+        """Emit `push`: make written slots visible."""
+        self.emit("push", buffer=buffer, value=slots)
+
+    def pop(self, buffer: BufferHandle, slots: int = 1) -> None:
+        """Emit `pop`: give read slots back."""
+        self.emit("pop", buffer=buffer, value=slots)
+
+    def _read(self, value: OperandValue) -> int:
+        if isinstance(value, Register):
+            return value.number
+        if isinstance(value, int):
+            return self.constant(value).number
+        raise TypeError(f"{value!r} is no register and no integer")
+
+    def words(self) -> np.ndarray:
+        """Return the code as uint64[n, 2], ending with halt."""
+        start = len(self._prologue)
+        rows = [encode(line.name, line.operands) for line in self._prologue]
+        for index, line in enumerate(self._lines):
+            operands = line.operands
+            if line.target is not None:
+                operands = {**operands, "target": self._places[line.target] - index - 1}
+            rows.append(encode(line.name, operands))
+        assert start + len(self._lines) == len(rows)
+        rows.append(encode("halt", {}))
+        return np.array(rows, dtype=np.uint64)
+
+
+def _plain(value: OperandValue) -> Value:
+    if isinstance(value, Register):
+        return value.number
+    return value.index if isinstance(value, BufferHandle) else value
+
+
+class KernelBuilder:
+    """Declares arguments and buffers and holds the code of both cores."""
+
+    def __init__(self, name: str, machine: Machine, arguments: tuple[str, ...]) -> None:
+        self.name, self.machine, self.arguments = name, machine, arguments
+        self._buffers: list[Buffer] = []
+        self.core_a = CoreBuilder(arguments, machine.pe.registers)
+        self.core_b = CoreBuilder(arguments, machine.pe.registers)
+
+    def buffer(self, name: str, slot_bytes: int, slots: int) -> BufferHandle:
+        """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows."""
+        buffer = Buffer(name, round_up(slot_bytes, SLOT_ALIGNMENT_BYTES), slots)
+        self._buffers.append(buffer)
+        return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
+
+    def build(self) -> Kernel:
+        """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
+        kernel = Kernel(self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words())
+        verify(kernel, self.machine)
+        return kernel
