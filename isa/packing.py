@@ -103,7 +103,8 @@ def _map_reference(reference: Reference, where: str) -> npt.NDArray[np.uint8]:
         raise ProgramError(f"{reference.path} has {size} bytes, the program needs {end}", where=where)
     if reference.length == 0:
         return np.zeros(0, dtype=np.uint8)
-    return np.memmap(reference.path, dtype=np.uint8, mode="r", offset=reference.offset, shape=(reference.length,))
+    mapped = np.memmap(reference.path, dtype=np.uint8, mode="r", offset=reference.offset, shape=(reference.length,))
+    return np.asarray(mapped)
 
 
 def _pack(source: npt.NDArray[np.uint8], constant: Constant, final_dtype: str) -> npt.NDArray[np.uint8]:
