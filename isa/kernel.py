@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ BASE_ALIGNMENT_BYTES = 64
 """Every buffer starts at a multiple of this in local memory."""
 SLOT_ALIGNMENT_BYTES = 32
 """The bytes of a slot are a multiple of this."""
+
+NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+"""What names of kernels, arguments and buffers look like."""
 
 Words = npt.NDArray[np.uint64]
 

@@ -1,6 +1,6 @@
 """Checks of a kernel against a machine; `isa.kernel.verify` is the entrance.
 
-Every check yields sentences. What only a run can tell (register values, which unit binds a buffer) is left to executors.
+Every check yields sentences. What only a run can tell (values in registers, which unit binds a buffer) is left to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from isa import columns, dtypes
 from isa.encoding import check_words
 from isa.errors import AssemblyError
-from isa.kernel import SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.kernel import NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
 from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand
 
@@ -40,6 +40,9 @@ _HALT, _JUMP = BY_NAME["halt"].opcode, BY_NAME["jump"].opcode
 
 def problems_of(kernel: Kernel, machine: Machine) -> Iterator[str]:
     """Yield a sentence for every rule the kernel breaks on the machine."""
+    for name in (kernel.name, *kernel.arguments, *(buffer.name for buffer in kernel.buffers)):
+        if not NAME_PATTERN.fullmatch(name):
+            yield f"'{name}' is no name: letters, digits, '_' and '.'"
     yield from _buffer_problems(kernel, machine)
     yield from duplicates("argument", kernel.arguments)
     for core, words in (("core A", kernel.core_a), ("core B", kernel.core_b)):
@@ -53,9 +56,8 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
         yield f"{len(kernel.buffers)} buffers, the machine has {machine.pe.circular_buffers}"
     for buffer in kernel.buffers:
         if buffer.slot_bytes <= 0 or buffer.slot_bytes % SLOT_ALIGNMENT_BYTES:
-            yield (
-                f"buffer '{buffer.name}': a slot of {buffer.slot_bytes} bytes is not a multiple of {SLOT_ALIGNMENT_BYTES}"
-            )
+            size = f"a slot of {buffer.slot_bytes} bytes"
+            yield f"buffer '{buffer.name}': {size} is not a positive multiple of {SLOT_ALIGNMENT_BYTES}"
         if buffer.slots < 1:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots"
     if local_bytes(kernel) > machine.pe.local_memory_bytes:
