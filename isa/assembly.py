@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from isa.kernel import NAME_PATTERN, Buffer, Kernel, Words
 from isa.table import SLOTS, Instruction, Kind, Operand
 
 if TYPE_CHECKING:
-    from lark import Lark, Token
+    from lark import Lark, Token, Tree
 
 Value = int | float | str
 MAX_ERRORS = 20
@@ -138,14 +138,14 @@ class _Reader:
 
         self.lines.append(text)
         try:
-            parts = _grammar().parse(text).children
+            parts = cast("list[Tree[Token]]", _grammar().parse(text).children)
         except UnexpectedInput as error:
             column = error.column if error.column > 0 else len(text.rstrip()) + 1
             help = "operands are separated by commas: NAME a, b, c"
             self.mistakes.append(_Mistake(number, column, 1, "this line cannot be read", help))
             return
         for part in parts:
-            tokens = list(part.children)
+            tokens = cast("list[Token]", part.children)
             if part.data == "label":
                 self._label(number, tokens[0])
             elif part.data == "directive":

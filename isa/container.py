@@ -48,7 +48,7 @@ def save_program(program: Program, path: str | Path) -> None:
     for part in sections.parts:
         offset = _aligned(data_bytes)
         data_bytes = offset + len(part)
-        rows.append({"offset": offset, "length": len(part), "crc32": zlib.crc32(part)})
+        rows.append({"offset": offset, "length": len(part), "crc32": zlib.crc32(part.data)})
     header["sections"] = rows
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     try:
@@ -57,7 +57,7 @@ def save_program(program: Program, path: str | Path) -> None:
             file.write(text)
             _fill_up(file)
             for part in sections.parts:
-                file.write(memoryview(part))
+                file.write(part.data)
                 _fill_up(file)
             file.truncate(_data_start(len(text)) + data_bytes)
     except OSError as error:
@@ -119,7 +119,7 @@ def _load(path: Path, where: str, check_constants: bool) -> Program:
         state = "truncated" if len(data) < start + data_bytes else "followed by other bytes"
         raise ProgramError(f"the file is {state}: {len(data)} bytes instead of {start + data_bytes}")
     text = data[ALIGNMENT_BYTES : ALIGNMENT_BYTES + header_bytes]
-    if zlib.crc32(text) != header_crc:
+    if zlib.crc32(text.data) != header_crc:
         raise ProgramError("the header is damaged: its checksum does not match")
     header = _parse(text.tobytes())
     _require_zeros(data[ALIGNMENT_BYTES + header_bytes : start], "after the header")
@@ -177,7 +177,7 @@ def _sections_of(rows: Any, data: Bytes, check_contents: bool) -> list[Bytes]:
         _require_zeros(data[end:offset], f"before {name}")
         parts.append(data[offset : offset + length])
         end = offset + length
-        if check_contents and zlib.crc32(parts[-1]) != row["crc32"]:
+        if check_contents and zlib.crc32(parts[-1].data) != row["crc32"]:
             raise ProgramError(f"{name} is damaged: its checksum does not match")
     if end != len(data):
         raise ProgramError(f"{len(data) - end} bytes after the last section")

@@ -33,7 +33,8 @@ def host_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, name))
+    kind: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return kind
 
 
 def byte_length(shape: tuple[int, ...], dtype: str) -> int:
@@ -127,7 +128,7 @@ def _elements(source: npt.NDArray[np.uint8], shape: tuple[int, ...], dtype: str)
 def _pack_nibbles(elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     pairs = np.zeros((len(elements) + 1) // 2 * 2, dtype=np.uint8)
     pairs[: len(elements)] = elements & 15
-    return pairs[0::2] | (pairs[1::2] << 4)
+    return (pairs[0::2] | (pairs[1::2] << 4)).astype(np.uint8, copy=False)
 
 
 def _apply(step: PackStep, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
