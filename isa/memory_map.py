@@ -27,3 +27,20 @@ def byte_index(address: int) -> int:
     if space is None:
         raise ValueError(f"address {address:#x} lies in no memory")
     return address - BASES[space]
+
+
+MINIMUM_PERIOD_BYTES = 65536
+"""Interleaving folds address bits until its pattern is at least this long, so that power-of-two pitches spread."""
+
+
+def fold_count(units: int, interleave_bytes: int) -> int:
+    """Return how many digits (base `units`) of the interleave index are added up to choose a slice or channel."""
+    folds = 1
+    while units > 1 and units**folds * interleave_bytes < MINIMUM_PERIOD_BYTES:
+        folds += 1
+    return folds
+
+
+def interleave_period_bytes(units: int, interleave_bytes: int) -> int:
+    """Return the distance after which addresses meet the same slices or channels again."""
+    return max(units ** fold_count(units, interleave_bytes) * interleave_bytes, interleave_bytes)

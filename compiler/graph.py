@@ -1,0 +1,241 @@
+"""Level 1 and 2: the graph of operations, before and after fusion.
+
+A `Graph` is a frozen value: operations in topological order, each value named and produced once (SSA by
+construction). Sizes are ints or `Affine` expressions over runtime symbols. Constants are described, not loaded: a
+weight of 16 GB is a name, a shape and a place to read it from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+
+from isa.affine import Affine, Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor's name, shape and element type (a NumPy dtype name, or `bfloat16`)."""
+
+    name: str
+    shape: tuple[Dim, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReference:
+    """Bytes of a constant in a side file: little-endian, C order, `length` bytes from `offset`."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+ConstantSource = Union[np.ndarray, FileReference, None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A constant tensor; `source` is an array, a place in a file, or None (its bytes are absent: timing only)."""
+
+    value: Value
+    source: ConstantSource
+
+    def load(self) -> np.ndarray:
+        """Return the array (memory-mapped if it is in a file); raises ValueError when its bytes are absent."""
+        if self.source is None:
+            raise ValueError(f"constant {self.value.name} has no data")
+        if isinstance(self.source, FileReference):
+            shape = tuple(int(dim) for dim in self.value.shape)  # type: ignore[arg-type]
+            return np.memmap(self.source.path, dtype_of(self.value.dtype), "r", self.source.offset, shape)
+        return self.source
+
+
+def dtype_of(name: str) -> np.dtype:
+    """Return the NumPy dtype of a name, `bfloat16` and the fp8 names included."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+# --- attributes, one frozen class per kind of operation that needs any --------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NoAttributes:
+    """For kinds that need none."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxAttributes:
+    """An operation as it stood in the ONNX file; only before fusion."""
+
+    domain: str
+    op_type: str
+    attributes: tuple[tuple[str, object], ...] = ()
+
+    def get(self, name: str, default: object = None) -> object:
+        """Return one ONNX attribute."""
+        return dict(self.attributes).get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNormAttributes:
+    """`x / sqrt(mean(x^2) + epsilon) * weight` over the last axis."""
+
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAttributes:
+    """`x @ W + bias + residual`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`."""
+
+    weight_rows_are_outputs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RopeAttributes:
+    """Rotary embedding of [batch, sequence, heads * head_dim].
+
+    Row `p` of the tables holds cos and sin of position `p`. Without a positions input, token `i` of each sequence
+    has position `start + i`. `interleaved` pairs elements (2j, 2j+1), else (j, j + head_dim/2).
+    """
+
+    head_count: int
+    head_dim: int
+    interleaved: bool
+    start: Dim | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionAttributes:
+    """Grouped-query attention: softmax(scale * q k^T + mask) v, query head h reads kv head h // (heads/kv_heads).
+
+    `causal`: query i sees keys j <= past + i. A `keep` input [batch, past + sequence] hides keys where it is 0.
+    """
+
+    head_count: int
+    kv_head_count: int
+    head_dim: int
+    scale: float
+    causal: bool
+    past: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAttributes:
+    """`x[..., start : start + size, ...]` along one axis."""
+
+    axis: int
+    start: Dim
+    size: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class SizesAttributes:
+    """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
+
+    elements: tuple[Dim, ...]
+
+
+Attributes = Union[
+    NoAttributes, OnnxAttributes, RmsNormAttributes, LinearAttributes, RopeAttributes, AttentionAttributes,
+    SliceAttributes, SizesAttributes,
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation; an absent optional input is None, an unused optional output is None."""
+
+    kind: str
+    name: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str | None, ...]
+    attributes: Attributes = NoAttributes()
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """Two sizes that must be equal when the program runs; `origin` names where it comes from."""
+
+    left: Dim
+    right: Dim
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAllOnes:
+    """A graph input that must hold only ones when the program runs, and why."""
+
+    input_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operations in order, over values, constants and symbols (name -> lowest and highest size)."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Mapping[str, Value]
+    constants: Mapping[str, Constant]
+    operations: tuple[Operation, ...]
+    symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    equalities: tuple[Equality, ...] = ()
+    requirements: tuple[KeepAllOnes, ...] = ()
+
+    def value(self, name: str) -> Value:
+        """Return a value or the value of a constant."""
+        return self.constants[name].value if name in self.constants else self.values[name]
+
+    def producers(self) -> dict[str, Operation]:
+        """Map each value to the operation that makes it."""
+        return {name: op for op in self.operations for name in op.outputs if name}
+
+    def consumers(self) -> dict[str, list[Operation]]:
+        """Map each value to the operations that read it, in order."""
+        result: dict[str, list[Operation]] = {}
+        for op in self.operations:
+            for name in op.inputs:
+                if name:
+                    result.setdefault(name, []).append(op)
+        return result
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(graph: Graph) -> Iterator[str]:
+    def typed(name: str) -> str:
+        value = graph.value(name)
+        return f"%{name}: {value.dtype}[{', '.join(str(dim) for dim in value.shape)}]"
+
+    yield f"graph {graph.name}({', '.join(typed(name) for name in graph.inputs)})"
+    for symbol, (low, high) in sorted(graph.symbols.items()):
+        yield f"  symbol {symbol} = {low}..{high}"
+    for op in graph.operations:
+        inputs = ", ".join(f"%{name}" if name else "none" for name in op.inputs)
+        outputs = ", ".join(typed(name) if name else "none" for name in op.outputs)
+        attributes = "" if isinstance(op.attributes, NoAttributes) else f" {_attribute_text(op.attributes)}"
+        yield f"  {outputs} = {op.kind}({inputs}){attributes}"
+    yield f"  return {', '.join(f'%{name}' for name in graph.outputs)}"
+
+
+def _attribute_text(attributes: Attributes) -> str:
+    if isinstance(attributes, OnnxAttributes):
+        return "{" + ", ".join(f"{key}={value!r}"[:60] for key, value in attributes.attributes) + "}"
+    names = attributes.__dataclass_fields__
+    return "{" + ", ".join(f"{name}={_plain(getattr(attributes, name))}" for name in names) + "}"
+
+
+def _plain(value: object) -> str:
+    return str(value) if isinstance(value, Affine) else repr(value)
