@@ -1,0 +1,18 @@
+"""The simulator: program + machine (+ inputs) -> outputs, cycles, joules, utilization.
+
+Public names are loaded on first use, so that importing the package does not import numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_MODULE_OF = {"Simulator": "simulator", "Result": "simulator", "Report": "report", "OperationReport": "report"}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'simulator' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"simulator.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,53 @@
+"""The event queue: a binary heap of (time, id), ties in order of id, so that a run is the same in every process."""
+
+from __future__ import annotations
+
+from simulator.jit import kernel
+
+
+@kernel
+def _before(heap, i, j):
+    return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
+
+
+@kernel
+def _swap(heap, i, j):
+    time, identity = heap[i, 0], heap[i, 1]
+    heap[i, 0], heap[i, 1] = heap[j, 0], heap[j, 1]
+    heap[j, 0], heap[j, 1] = time, identity
+
+
+@kernel
+def schedule(state, time, identity):
+    """Add an event; each id has at most one at a time."""
+    heap, child = state.heap, state.heap_size[0]
+    heap[child, 0], heap[child, 1] = time, identity
+    state.heap_size[0] += 1
+    while child > 0:
+        parent = (child - 1) >> 1
+        if not _before(heap, child, parent):
+            break
+        _swap(heap, child, parent)
+        child = parent
+
+
+@kernel
+def next_event(state):
+    """Remove and return the earliest (time, id)."""
+    heap = state.heap
+    time, identity = heap[0, 0], heap[0, 1]
+    state.heap_size[0] -= 1
+    size = state.heap_size[0]
+    heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
+    parent = 0
+    while True:
+        child = 2 * parent + 1
+        if child >= size:
+            break
+        if child + 1 < size and _before(heap, child + 1, child):
+            child += 1
+        if not _before(heap, child, parent):
+            break
+        _swap(heap, child, parent)
+        parent = child
+    return time, identity

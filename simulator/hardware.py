@@ -1,0 +1,113 @@
+"""A machine as arrays for the kernels: the only bridge between `isa.Machine` and compiled code.
+
+Time is counted in ticks of 1/1024 cycle, so that rates which are no whole number of cycles stay exact enough
+(a 256-byte DRAM burst on `mtia-2i` is 33.7 cycles) while all sums are integers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.dtypes import DTYPES
+from isa.table import Timing
+
+if TYPE_CHECKING:
+    from isa.machine import Machine
+
+TICKS_PER_CYCLE = 1024
+Integers = npt.NDArray[np.int64]
+
+(
+    ROWS, COLUMNS, LOCAL_BYTES, QUEUE_DEPTH, SCALAR_TICKS, ISSUE_TICKS, BRANCH_TICKS, LOCAL_BYTES_PER_CYCLE, BANKS,
+    BLOCK_ROWS, BLOCK_K_BYTES, FILL_BYTES_PER_CYCLE, OUTSTANDING, PORT_BYTES_PER_CYCLE, LINK_BYTES_PER_CYCLE,
+    REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
+    DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
+) = range(30)  # fmt: skip
+NUMBER_COUNT = 30
+
+FIXED, LANES, LATENCY = range(3)
+SRAM_ACCESS = 32
+"""Bytes a slice delivers at least per access: one local-memory word (assumed)."""
+DEFAULT_INSTRUCTION_LIMIT = 1 << 33
+"""Scalar instructions a launch may execute before it is reported as endless."""
+
+
+class Hardware(NamedTuple):
+    """`numbers` by the constants above; `cost[timing class]` = (fixed ticks, lanes per cycle, latency ticks);
+    `matrix_ticks[dtype code]` per streamed row of one block, 0 if unsupported; `memory_ticks` = ticks per interleave
+    unit of (SRAM slice, DRAM channel); `element_bytes[dtype code]`."""
+
+    numbers: Integers
+    cost: Integers
+    matrix_ticks: Integers
+    memory_ticks: Integers
+    element_bytes: Integers
+
+
+def _cost_table(machine: Machine) -> Integers:
+    cost = np.ones((len(Timing), 3), dtype=np.int64)
+    cycle = TICKS_PER_CYCLE
+    accumulator, simd, layout = machine.accumulator, machine.simd, machine.layout
+    cost[Timing.TRANSFER] = machine.dma.issue_cycles * cycle, machine.dma.bytes_per_cycle, 0
+    cost[Timing.LAYOUT] = 0, layout.bytes_per_cycle, layout.latency_cycles * cycle
+    cost[Timing.MATRIX] = 0, 1, machine.matrix.fill_cycles * cycle
+    cost[Timing.ACCUMULATOR] = 0, accumulator.drain_elements_per_cycle, accumulator.latency_cycles * cycle
+    cost[Timing.LINK] = 0, accumulator.drain_elements_per_cycle, accumulator.link_latency_cycles * cycle
+    cost[Timing.SIMD] = 0, simd.elements_per_cycle, simd.latency_cycles * cycle
+    cost[Timing.LUT] = 0, simd.lut_elements_per_cycle, simd.latency_cycles * cycle
+    cost[Timing.REDUCTION] = 0, simd.elements_per_cycle, simd.latency_cycles * cycle
+    return cost
+
+
+def _matrix_ticks(machine: Machine) -> Integers:
+    ticks = np.zeros(16, dtype=np.int64)
+    for dtype in DTYPES:
+        family = "fp8" if dtype.name.startswith("fp8") else dtype.name
+        rate = getattr(machine.matrix.rate_by_dtype, family, 0.0) if family != "int4" else 0.0
+        if rate:
+            ticks[dtype.code] = round(TICKS_PER_CYCLE / (rate * machine.matrix.tiles))
+    return ticks
+
+
+def _ticks(machine: Machine, nanoseconds: float) -> int:
+    return round(nanoseconds / machine.cycle_ns * TICKS_PER_CYCLE)
+
+
+def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) -> Hardware:
+    """Return the arrays of a machine; `jitter_cycles` adds a pseudo-random delay below it to every command (tests)."""
+    cycle, pe, dma, noc, sram, dram = TICKS_PER_CYCLE, machine.pe, machine.dma, machine.noc, machine.sram, machine.dram
+    hops = round(noc.mean_hops * noc.hop_latency_cycles * cycle)
+    numbers = np.zeros(NUMBER_COUNT, dtype=np.int64)
+    for index, value in {
+        ROWS: machine.grid.rows, COLUMNS: machine.grid.columns, LOCAL_BYTES: pe.local_memory_bytes,
+        QUEUE_DEPTH: pe.command_queue_depth, SCALAR_TICKS: pe.scalar_cycles_per_instruction * cycle,
+        ISSUE_TICKS: pe.command_issue_cycles * cycle, BRANCH_TICKS: pe.branch_cycles * cycle,
+        LOCAL_BYTES_PER_CYCLE: pe.local_memory_bytes_per_cycle, BANKS: machine.accumulator.banks,
+        BLOCK_ROWS: machine.matrix.block_rows, BLOCK_K_BYTES: machine.matrix.block_k_bytes,
+        FILL_BYTES_PER_CYCLE: machine.matrix.operand_fill_bytes_per_cycle, OUTSTANDING: dma.outstanding,
+        PORT_BYTES_PER_CYCLE: dma.bytes_per_cycle, LINK_BYTES_PER_CYCLE: noc.row_link_bytes_per_cycle,
+        REQUEST_TICKS: _ticks(machine, noc.request_latency_ns) + hops, SRAM_BYTES: sram.bytes,
+        SRAM_SLICES: sram.slices, SRAM_INTERLEAVE: sram.interleave_bytes, SRAM_TICKS: _ticks(machine, sram.latency_ns),
+        DRAM_BYTES: dram.bytes, DRAM_CHANNELS: dram.channels, DRAM_INTERLEAVE: dram.interleave_bytes,
+        DRAM_TICKS: _ticks(machine, dram.latency_ns), DRAM_ACCESS_BYTES: dram.access_bytes, BARRIER_TICKS: hops,
+        JITTER_TICKS: jitter_cycles * cycle, JITTER_SEED: jitter_seed, INSTRUCTION_LIMIT: DEFAULT_INSTRUCTION_LIMIT,
+        SRAM_ACCESS_BYTES: SRAM_ACCESS,
+    }.items():  # fmt: skip
+        numbers[index] = value
+    element_bytes = np.zeros(16, dtype=np.int64)
+    for dtype in DTYPES:
+        element_bytes[dtype.code] = dtype.bits // 8
+    return Hardware(numbers, _cost_table(machine), _matrix_ticks(machine), _memory_ticks(machine), element_bytes)
+
+
+def _memory_ticks(machine: Machine) -> Integers:
+    """Ticks that one interleave unit keeps a slice or channel busy, at deliverable bandwidth, rounded up."""
+    per_second = TICKS_PER_CYCLE * machine.cycles_per_second
+    slice_rate = machine.sram.bytes_per_second / machine.sram.slices
+    channel_rate = machine.dram_deliverable_bytes_per_second / machine.dram.channels
+    sram = -(-machine.sram.interleave_bytes * per_second // slice_rate)
+    dram = -(-machine.dram.interleave_bytes * per_second // channel_rate)
+    return np.array([sram, dram], dtype=np.int64)

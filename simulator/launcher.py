@@ -1,0 +1,160 @@
+"""Runs the launches of an entry one by one on the sequencer, and recognises launches that must take equal time.
+
+Launch boundaries are canonical (nothing is in flight, `state.reset`), so a launch's time depends on its kernel, its
+rectangle, its argument values, and, for addresses, on what the memory interleave sees of them. When nothing is
+executed, launches that agree in all of these are simulated once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.affine import evaluate
+from isa.columns import decode_columns
+from isa.encoding import decode_text
+from isa.errors import SimulationError
+from isa.kernel import Kernel, buffer_bases
+from isa.machine import Machine
+from isa.memory_map import BASES, Space, interleave_period_bytes
+from isa.program import Argument, Launch, Program
+from simulator import codes, deadlock, sequencer
+from simulator import hardware as hw
+from simulator import state as st
+from simulator.device import Device
+from simulator.meaning.codes import SENTENCES as MEANING_SENTENCES
+from simulator.meaning.tables import make_tables
+from simulator.traits import traits_table
+
+_LINKS = 4
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one launch took: duration in ticks and its counters; `reused` if an equal launch was simulated before."""
+
+    ticks: int
+    stats: st.Stats
+    reused: bool
+
+
+class Launcher:
+    """The sequencer bound to a program, a machine and, for execution, a device's memory."""
+
+    def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
+                 jitter_cycles: int = 0, jitter_seed: int = 0) -> None:  # fmt: skip
+        self._program = program
+        self._hardware = hw.hardware_of(machine, jitter_cycles, jitter_seed)
+        self._state = st.new_state(self._hardware)
+        self._traits = traits_table()
+        matrix, accumulator = machine.matrix, machine.accumulator
+        self._tables = make_tables(matrix.block_k_bytes, accumulator.rows, accumulator.columns)
+        self._memory = _memory(machine, device)
+        self._functional = device is not None
+        if device is not None:
+            self._hardware.numbers[hw.SRAM_BYTES] = len(device.sram)
+            self._hardware.numbers[hw.DRAM_BYTES] = len(device.dram)
+        elif program.capacity_ignored:
+            self._hardware.numbers[hw.DRAM_BYTES] = 1 << 40
+        self._periods: dict[Space, int] = {
+            "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
+            "dram": interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes),
+        }
+        self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
+        self._known: dict[tuple[object, ...], Timed] = {}
+        self._reuse = reuse and device is None
+
+    def run(self, launch: Launch, bindings: Mapping[str, int]) -> Timed:
+        """Run a launch; SimulationError says what went wrong, with PE, core and instruction."""
+        key = self._key(launch, bindings)
+        if self._reuse and key in self._known:
+            known = self._known[key]
+            return Timed(known.ticks, known.stats, reused=True)
+        stats = st.new_stats(self._hardware)
+        st.reset(self._state, int(self._hardware.numbers[hw.JITTER_SEED]))
+        code = self._code(launch, bindings)
+        ticks = int(
+            sequencer.run_launch(
+                code, self._hardware, self._state, stats, self._memory, self._tables, self._functional
+            )
+        )
+        if ticks < 0:
+            raise self._error(launch, code)
+        timed = Timed(ticks, stats, reused=False)
+        self._known[key] = timed
+        return timed
+
+    def _value(self, argument: Argument, bindings: Mapping[str, int]) -> int:
+        value = evaluate(argument.expression, bindings)
+        return value + self._program.storage_by_name[argument.storage].address if argument.storage else value
+
+    def _key(self, launch: Launch, bindings: Mapping[str, int]) -> tuple[object, ...]:
+        arguments: list[object] = []
+        for argument in launch.arguments:
+            value = self._value(argument, bindings)
+            if argument.storage:
+                space = self._program.storage_by_name[argument.storage].space
+                arguments.append((space, (value - BASES[space]) % self._periods[space]))
+            else:
+                arguments.append(value)
+        return launch.kernel, launch.row, launch.column, launch.rows, launch.columns, tuple(arguments)
+
+    def _code(self, launch: Launch, bindings: Mapping[str, int]) -> st.Code:
+        if launch.kernel not in self._codes:
+            self._codes[launch.kernel] = _decoded(self._program.kernels[launch.kernel])
+        instructions, lengths, buffers = self._codes[launch.kernel]
+        values = [self._value(argument, bindings) for argument in launch.arguments]
+        rectangle = np.array([launch.rows, launch.columns, launch.row, launch.column], dtype=np.int64)
+        return st.Code(
+            instructions, lengths, buffers, np.array(values, dtype=np.int64).reshape(-1), rectangle, self._traits
+        )
+
+    def _error(self, launch: Launch, code: st.Code) -> SimulationError:
+        error = self._state.error
+        kernel = self._program.kernels[launch.kernel]
+        if error[st.ERROR_CODE] == codes.DEADLOCK:
+            report = deadlock.describe(kernel, code, self._state)
+            return SimulationError(f"deadlock: nobody can go on\n{report}", where=f"launch {launch.name}")
+        core, pc = int(error[st.ERROR_CORE]), int(error[st.ERROR_PC])
+        pe, columns = int(error[st.ERROR_PE]), launch.columns
+        sentence = codes.SENTENCES[int(error[st.ERROR_CODE])]
+        if error[st.ERROR_CODE] == codes.MEANING:
+            sentence = MEANING_SENTENCES[int(error[st.ERROR_DETAIL])]
+        words = kernel.core_b if core else kernel.core_a
+        text = decode_text(words[pc], kernel) if 0 <= pc < len(words) else "end of code"
+        detail: int | str = int(error[st.ERROR_DETAIL])
+        if "buffer {detail}" in sentence and int(detail) < len(kernel.buffers):
+            detail = f"'{kernel.buffers[int(detail)].name}'"
+        what = sentence.format(detail=detail, extra=int(error[st.ERROR_EXTRA]))
+        place = f"PE ({pe // columns}, {pe % columns}) core {'AB'[core]} instruction {pc}: {text}"
+        return SimulationError(what, where=f"launch {launch.name}, kernel {kernel.name}, {place}")
+
+
+def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
+    parts = (decode_columns(kernel.core_a), decode_columns(kernel.core_b))
+    instructions = np.zeros((2, max(len(part) for part in parts), parts[0].shape[1]), dtype=np.int64)
+    for number, part in enumerate(parts):
+        instructions[number, : len(part)] = part
+    buffers = np.zeros((len(kernel.buffers), 3), dtype=np.int64)
+    for index, (base, buffer) in enumerate(zip(buffer_bases(kernel), kernel.buffers, strict=True)):
+        buffers[index] = base, buffer.slot_bytes, buffer.slots
+    return instructions, np.array([len(part) for part in parts], dtype=np.int64), buffers
+
+
+def _memory(machine: Machine, device: Device | None) -> st.Memory:
+    accumulator, pes = machine.accumulator, machine.pe_count
+    if device is None:
+        nothing, tile = np.zeros(1, dtype=np.uint8), (1, 1)
+        return st.Memory(
+            np.zeros((1, 1), dtype=np.uint8), nothing, nothing, np.zeros((1, 1, *tile), dtype=np.float32),
+            np.zeros((1, _LINKS, *tile), dtype=np.float32),
+        )  # fmt: skip
+    tile = (accumulator.rows, accumulator.columns)
+    return st.Memory(
+        np.zeros((pes, machine.pe.local_memory_bytes), dtype=np.uint8), device.sram, device.dram,
+        np.zeros((pes, accumulator.banks, *tile), dtype=np.float32),
+        np.zeros((pes, _LINKS, *tile), dtype=np.float32),
+    )  # fmt: skip

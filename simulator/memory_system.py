@@ -1,0 +1,106 @@
+"""Bandwidth of the shared memories and the network: each slice, channel and link is a server that serves in order.
+
+A transfer asks all servers on its way at its start; it is complete when the slowest has passed its last byte, plus the
+latencies of the way. DRAM and SRAM serve whole interleave units at deliverable bandwidth; see `docs/timing.md`.
+"""
+
+from __future__ import annotations
+
+from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
+from simulator import codes
+from simulator import hardware as hw
+from simulator import state as st
+from simulator.jit import kernel
+
+_DRAM_ROW_BYTES = 2048
+_fold_count = kernel(fold_count)
+
+
+@kernel
+def check_range(hardware, address, rows, row_bytes, pitch, error):
+    """Return OK if rows at `address` lie inside one memory, else an error code with its details in `error`."""
+    extent = (rows - 1) * pitch + row_bytes
+    error[st.ERROR_DETAIL] = address
+    error[st.ERROR_EXTRA] = extent
+    if address >= DRAM_BASE:
+        if address - DRAM_BASE + extent > hardware.numbers[hw.DRAM_BYTES]:
+            return codes.OUTSIDE_DRAM
+    elif address >= SRAM_BASE:
+        if address - SRAM_BASE + extent > hardware.numbers[hw.SRAM_BYTES]:
+            return codes.OUTSIDE_SRAM
+    else:
+        return codes.NO_ADDRESS
+    return codes.OK
+
+
+@kernel
+def _serve_row(first, size, interleave, access, folds, ticks, start, free, busy):
+    """Serve one contiguous run; return when its last byte passes."""
+    units = free.shape[0]
+    done = start
+    position = first // access * access
+    end = (first + size + access - 1) // access * access
+    while position < end:
+        index = position // interleave
+        stop = min(end, (index + 1) * interleave)
+        digit, rest = index, index
+        for _ in range(1, folds):
+            rest //= units
+            digit += rest
+        unit = digit % units
+        duration = ((stop - position) * ticks + interleave - 1) // interleave
+        free[unit] = max(free[unit], start) + duration
+        busy[unit] += duration
+        done = max(done, free[unit])
+        position = stop
+    return done
+
+
+@kernel
+def serve_memory(hardware, state, stats, address, rows, row_bytes, pitch, start, is_write):
+    """Serve rows from one memory; return when the last byte passes, latency included."""
+    numbers = hardware.numbers
+    total = rows * row_bytes
+    done = start
+    if address >= DRAM_BASE:
+        stats.counters[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += total
+        folds = _fold_count(numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE])
+        for row in range(rows):
+            first = address - DRAM_BASE + row * pitch
+            stats.counters[st.DRAM_ROWS] += (first + row_bytes - 1) // _DRAM_ROW_BYTES - first // _DRAM_ROW_BYTES + 1
+            served = _serve_row(
+                first, row_bytes, numbers[hw.DRAM_INTERLEAVE], numbers[hw.DRAM_ACCESS_BYTES], folds,
+                hardware.memory_ticks[1], start, state.channel_free, stats.channel_busy,
+            )  # fmt: skip
+            done = max(done, served)
+        return done + numbers[hw.DRAM_TICKS]
+    stats.counters[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
+    folds = _fold_count(numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE])
+    for row in range(rows):
+        served = _serve_row(
+            address - SRAM_BASE + row * pitch, row_bytes, numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES],
+            folds, hardware.memory_ticks[0], start, state.slice_free, stats.slice_busy,
+        )  # fmt: skip
+        done = max(done, served)
+    return done + numbers[hw.SRAM_TICKS]
+
+
+@kernel
+def serve_link(hardware, state, stats, row, direction, size, start):
+    """Serve `size` bytes on the network link of a PE row (0 = towards the PEs, 1 = towards memory)."""
+    ticks = size * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LINK_BYTES_PER_CYCLE]
+    state.link_free[row, direction] = max(state.link_free[row, direction], start) + ticks
+    stats.link_busy[row, direction] += ticks
+    stats.counters[st.NOC_BYTES] += size
+    return state.link_free[row, direction]
+
+
+@kernel
+def serve_local(hardware, state, stats, pe, read_bytes, written_bytes, start):
+    """Serve bytes at a PE's local memory; return when the last passes."""
+    ticks = (read_bytes + written_bytes) * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
+    state.local_free[pe] = max(state.local_free[pe], start) + ticks
+    stats.local_busy[pe] += ticks
+    stats.counters[st.LOCAL_READ] += read_bytes
+    stats.counters[st.LOCAL_WRITTEN] += written_bytes
+    return state.local_free[pe]

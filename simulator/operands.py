@@ -1,0 +1,86 @@
+"""Operands of a queued command: how many bytes they touch, where they lie, and when they may be touched."""
+
+from __future__ import annotations
+
+from isa import columns as col
+from simulator import codes
+from simulator import hardware as hw
+from simulator import state as st
+from simulator import traits as tr
+from simulator.jit import kernel
+
+OUT, A, B = range(3)
+
+
+@kernel
+def _row_bytes(code, values, element, block_k_bytes):
+    """Return the bytes per row that a bytes code means."""
+    if code == tr.R7_ELEMENTS:
+        return values[7] * element
+    if code == tr.FROM_R7:
+        return values[7]
+    if code == tr.ONE_ELEMENT:
+        return element
+    if code == tr.K_BLOCKS:
+        return values[0] * block_k_bytes
+    if code == tr.R6_ELEMENTS:
+        return values[6] * element
+    if code == tr.INDICES:
+        return 4 * values[6]
+    if code == tr.PAIR:
+        return 8
+    return 4
+
+
+@kernel
+def measure(hardware, traits, fields, values, extents):
+    """Fill extents[operand] = (rows, bytes per row) for out, a, b; rows are 0 for an absent operand."""
+    row = traits[fields[col.OPCODE]]
+    for operand in range(3):
+        base = tr.OUT_ROWS + 3 * operand
+        rows_code = row[base]
+        if rows_code == tr.NONE:
+            extents[operand, 0] = 0
+            extents[operand, 1] = 0
+            continue
+        element = hardware.element_bytes[fields[col.D0 + row[base + 2]]]
+        size = _row_bytes(row[base + 1], values, element, hardware.numbers[hw.BLOCK_K_BYTES])
+        rows = 1
+        if rows_code == tr.FROM_R6:
+            rows = values[6]
+        elif rows_code == tr.FROM_R7:
+            rows = values[7]
+        if operand > 0 and row[tr.SPREAD_OPERAND] == operand:
+            if fields[col.MODE] == 1:
+                rows = 1
+            elif fields[col.MODE] == 2:
+                size = element
+        extents[operand, 0] = rows
+        extents[operand, 1] = size
+
+
+@kernel
+def place(code, state, pe, fields, values, extents, operand):
+    """Return (error, local address, ready time or -1 if it must wait) of a buffer operand."""
+    rows, size = extents[operand, 0], extents[operand, 1]
+    buffer = fields[col.C0 + operand]
+    offset = values[2 * operand]
+    pitch = values[2 * operand + 1] if rows > 1 else 0
+    base, slot_bytes, slots = code.buffers[buffer, 0], code.buffers[buffer, 1], code.buffers[buffer, 2]
+    state.error[st.ERROR_DETAIL] = buffer
+    state.error[st.ERROR_EXTRA] = offset
+    if pitch < 0 or offset < 0 or offset >= slot_bytes * slots:
+        return codes.OUTSIDE_BUFFER, 0, 0
+    slot = offset // slot_bytes
+    inner = offset - slot * slot_bytes
+    if inner + (rows - 1) * pitch + size > slot_bytes:
+        return codes.LEAVES_SLOT, 0, 0
+    if operand == OUT:
+        index = state.buffer[pe, buffer, st.PUSHED] + slot
+        ready = 0
+        if index >= slots:
+            ready = state.pop_time[pe, buffer, index % slots] if state.buffer[pe, buffer, st.POPPED] > index - slots else -1
+    else:
+        index = state.buffer[pe, buffer, st.POPPED] + slot
+        ready = state.push_time[pe, buffer, index % slots] if state.buffer[pe, buffer, st.PUSHED] > index else -1
+    return codes.OK, base + (index % slots) * slot_bytes + inner, ready

@@ -1,0 +1,153 @@
+"""The result of a run or profile: latency, energy, utilization and traffic, in all and per launch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from isa.machine import Machine
+from isa.table import BY_OPCODE, Unit
+from simulator import hardware as hw
+from simulator import state as st
+from simulator.energy import background_joules, event_joules
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class OperationReport:
+    """One launch: `cycles` from its start to its last completion, without the job launch before it."""
+
+    name: str
+    operation: str
+    kernel: str
+    start_cycles: int
+    cycles: int
+    reused: bool
+    useful_macs: int
+    issued_macs: int
+    stated_padding_macs: int
+    dram_bytes: int
+    sram_bytes: int
+    commands: int
+    energy_joules: float
+    bound_by: str
+    utilization: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run tells about time and energy. Utilization = busy / interval of that unit, never above 1."""
+
+    machine: str
+    entry: str
+    dims: Mapping[str, int]
+    latency_seconds: float
+    cycles: int
+    launch_cycles: int
+    energy_joules: float
+    average_power_watts: float
+    energy_parts_joules: Mapping[str, float]
+    utilization: Mapping[str, float]
+    busy_cycles: Mapping[str, float]
+    idle_cycles: Mapping[str, float]
+    dram_read_bytes: int
+    dram_written_bytes: int
+    sram_bytes: int
+    noc_bytes: int
+    dram_bound_seconds: float
+    dram_peak_bytes_per_second: float
+    dram_deliverable_bytes_per_second: float
+    useful_macs: int
+    issued_macs: int
+    model_utilization: float
+    instructions: int
+    commands_by_name: Mapping[str, int]
+    host_link_seconds: float
+    simulated_launches: int
+    notes: tuple[str, ...]
+    operations: tuple[OperationReport, ...] = field(repr=False)
+
+    @property
+    def dram_bytes(self) -> int:
+        """Bytes read and written at the DRAM."""
+        return self.dram_read_bytes + self.dram_written_bytes
+
+    @property
+    def commands(self) -> int:
+        """Commands started by units (pushes and pops not counted)."""
+        return sum(self.commands_by_name.values())
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values; `ops` has one row per launch."""
+        values: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            values[name] = dict(value) if isinstance(value, Mapping) else value
+        values["dram_bytes"], values["commands"], values["macs"] = self.dram_bytes, self.commands, self.useful_macs
+        values["notes"] = list(self.notes)
+        values["ops"] = [_plain(operation) for operation in self.operations]
+        del values["operations"]
+        return values
+
+    def to_json(self) -> str:
+        """Return the report as JSON text; keys in a fixed order."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def __str__(self) -> str:
+        from simulator.report_text import render
+
+        return render(self)
+
+
+def _plain(operation: OperationReport) -> dict[str, object]:
+    values = {name: getattr(operation, name) for name in operation.__dataclass_fields__}
+    return {**values, "utilization": dict(operation.utilization)}
+
+
+def busy_ticks(stats: st.Stats) -> dict[str, tuple[int, int]]:
+    """Return (busy ticks summed over all instances, number of instances) per kind of resource."""
+    units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
+    busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
+    for name, array in (
+        ("local_memory", stats.local_busy), ("sram", stats.slice_busy),
+        ("noc", stats.link_busy), ("dram", stats.channel_busy),
+    ):  # fmt: skip
+        busy[name] = int(array.sum()), array.size
+    return busy
+
+
+def utilization_of(stats: st.Stats, ticks: int) -> dict[str, float]:
+    """Return busy / interval of each kind of resource, averaged over its instances."""
+    return {name: busy / (ticks * count) if ticks else 0.0 for name, (busy, count) in busy_ticks(stats).items()}
+
+
+def add_stats(total: st.Stats, part: st.Stats) -> None:
+    """Add one launch's counters to a total."""
+    for into, array in zip(total, part, strict=True):
+        np.add(into, array, out=into)
+
+
+def command_counts(stats: st.Stats) -> dict[str, int]:
+    """Return how often each command was started, by name, in order of opcode."""
+    return {BY_OPCODE[opcode].name: int(count) for opcode, count in enumerate(stats.opcode_count) if count}
+
+
+def bound_of(stats: st.Stats, ticks: int) -> str:
+    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it."""
+    utilization = utilization_of(stats, ticks)
+    name = max(utilization, key=lambda key: utilization[key])
+    return name if utilization[name] > 1 / 3 else "latency"
+
+
+def energy_parts(machine: Machine, stats: st.Stats, seconds: float) -> dict[str, float]:
+    """Return all parts of the energy; their sum is the energy."""
+    return {**event_joules(machine, stats), **background_joules(machine, seconds)}
+
+
+def cycles_of(ticks: int) -> int:
+    """Return whole cycles, rounded up."""
+    return -(-ticks // hw.TICKS_PER_CYCLE)

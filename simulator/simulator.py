@@ -1,0 +1,192 @@
+"""`Simulator(program)`: run a program on inputs, or time it without any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.affine import evaluate
+from isa.container import load_program
+from isa.errors import ProgramError, SimulationError
+from isa.machine import Machine, load_machine
+from isa.program import Absent, Entry, Launch, Program
+from simulator import hardware as hw
+from simulator import report as rp
+from simulator import state as st
+from simulator.binding import bind_dims, dims_of_inputs
+from simulator.device import Device
+from simulator.launcher import Launcher, Timed
+
+Array = npt.NDArray[np.generic]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outputs by name as host arrays, and the report of the run."""
+
+    outputs: Mapping[str, Array]
+    report: rp.Report
+
+
+class Simulator:
+    """A program on a machine: the program's own, or another one with an equal code digest."""
+
+    def __init__(self, program: Program | str | Path, machine: Machine | str | Path | None = None) -> None:
+        self.program = program if isinstance(program, Program) else load_program(program)
+        chosen = self.program.machine if machine is None else machine
+        self.machine = chosen if isinstance(chosen, Machine) else load_machine(chosen)
+        if self.machine.code_digest != self.program.machine.code_digest:
+            raise ProgramError(
+                f"the program was compiled for {self.program.machine.name}, and machine {self.machine.name} differs in "
+                "fields that shape code",
+                help="compile again with --machine; only rates, latencies and energies may differ",
+            )
+        self._device: Device | None = None
+        self._timer: Launcher | None = None
+
+    def entry(self, name: str | None = None) -> Entry:
+        """Return an entry by name; without a name, the only or first one."""
+        return self.program.entries[0] if name is None else self.program.entry(name)
+
+    def run(self, inputs: Mapping[str, Array], entry: str | None = None, *, progress: Progress | None = None,
+            jitter_cycles: int = 0, jitter_seed: int = 0) -> Result:  # fmt: skip
+        """Execute an entry on host arrays and return its outputs and report.
+
+        Sizes of symbolic dims come from the inputs. Raises SimulationError for inputs that do not fit, and for what
+        the program does wrong (deadlock, access out of range); ProgramError if constants are absent. `jitter_cycles`
+        delays every command at random, for tests that values do not depend on time.
+        """
+        chosen = self.entry(entry)
+        absent = [item.storage for item in self.program.constants if isinstance(item.source, Absent)]
+        if absent:
+            raise ProgramError(
+                f"{len(absent)} constants have no data (the first is '{absent[0]}')",
+                help="this program can only be timed: use profile, or compile a model with weights",
+            )
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        bindings = dims_of_inputs(chosen, arrays)
+        _check_requirements(chosen, arrays)
+        if self._device is None:
+            self._device = Device(self.program)
+        self._device.clear()
+        moved = self._device.write_inputs(chosen, arrays, bindings)
+        launcher = Launcher(
+            self.program, self.machine, self._device, jitter_cycles=jitter_cycles, jitter_seed=jitter_seed
+        )
+        timed = _run_all(launcher, chosen, bindings, progress)
+        outputs, returned = self._device.read_outputs(chosen, bindings)
+        return Result(outputs, self._report(chosen, bindings, timed, moved + returned))
+
+    def profile(self, entry: str | None = None, *, progress: Progress | None = None, reuse: bool = True,
+                **dims: int) -> rp.Report:  # fmt: skip
+        """Time an entry for given sizes of its symbolic dims; no weights or inputs are needed.
+
+        `reuse=False` simulates every launch, also those that must take the same time as one before.
+        """
+        chosen = self.entry(entry)
+        bindings = bind_dims(chosen, dims)
+        if self._timer is None or not reuse:
+            self._timer = Launcher(self.program, self.machine, None, reuse=reuse)
+        timed = _run_all(self._timer, chosen, bindings, progress)
+        moved = sum(_port_bytes(port.shape, port.device_dtype, bindings) for port in (*chosen.inputs, *chosen.outputs))
+        return self._report(chosen, bindings, timed, moved)
+
+    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int) -> rp.Report:
+        machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
+        operations, clock = [], 0
+        first, later = (machine.control.launch_ns, machine.control.launch_replace_ns)
+        for index, (launch, result) in enumerate(zip(entry.launches, timed, strict=True)):
+            clock += round((first if index == 0 else later) / machine.cycle_ns * hw.TICKS_PER_CYCLE)
+            operations.append(self._operation(launch, result, bindings, clock))
+            clock += result.ticks
+            rp.add_stats(total, result.stats)
+        launched = clock - sum(result.ticks for result in timed)
+        seconds = clock / hw.TICKS_PER_CYCLE / machine.cycles_per_second
+        parts = rp.energy_parts(machine, total, seconds)
+        joules = sum(parts.values())
+        busy = rp.busy_ticks(total)
+        counters = total.counters
+        dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
+        useful = sum(operation.useful_macs for operation in operations)
+        return rp.Report(
+            machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
+            cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched), energy_joules=joules,
+            average_power_watts=joules / seconds if seconds else 0.0, energy_parts_joules=parts,
+            utilization=rp.utilization_of(total, clock),
+            busy_cycles={name: value / hw.TICKS_PER_CYCLE for name, (value, _) in busy.items()},
+            idle_cycles={name: (clock * count - value) / hw.TICKS_PER_CYCLE for name, (value, count) in busy.items()},
+            dram_read_bytes=dram[0], dram_written_bytes=dram[1],
+            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), noc_bytes=int(counters[st.NOC_BYTES]),
+            dram_bound_seconds=sum(dram) / machine.dram_deliverable_bytes_per_second,
+            dram_peak_bytes_per_second=machine.dram.bytes_per_second,
+            dram_deliverable_bytes_per_second=machine.dram_deliverable_bytes_per_second,
+            useful_macs=useful, issued_macs=int(total.macs[st.ISSUED_MACS].sum()),
+            model_utilization=_model_utilization(machine, total, useful, seconds),
+            instructions=int(counters[st.SCALAR_INSTRUCTIONS]), commands_by_name=rp.command_counts(total),
+            host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
+            simulated_launches=sum(not result.reused for result in timed), notes=_notes(self.program, machine),
+            operations=tuple(operations),
+        )  # fmt: skip
+
+    def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
+        stats, counters = result.stats, result.stats.counters
+        seconds = result.ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
+        return rp.OperationReport(
+            name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
+            start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
+            useful_macs=evaluate(launch.useful_macs, bindings),
+            issued_macs=int(stats.macs[st.ISSUED_MACS].sum()),
+            stated_padding_macs=evaluate(launch.padding_macs, bindings),
+            dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
+            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]),
+            commands=int(stats.opcode_count.sum()),
+            energy_joules=sum(rp.energy_parts(self.machine, stats, seconds).values()),
+            bound_by=rp.bound_of(stats, result.ticks), utilization=rp.utilization_of(stats, result.ticks),
+        )  # fmt: skip
+
+
+def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], progress: Progress | None) -> list[Timed]:
+    timed = []
+    for index, launch in enumerate(entry.launches):
+        timed.append(launcher.run(launch, bindings))
+        if progress is not None:
+            progress(index + 1, len(entry.launches))
+    return timed
+
+
+def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
+    for name, reason in entry.requirements:
+        if not np.all(inputs[name] == 1):
+            raise SimulationError(f"input '{name}' must hold only ones: {reason}")
+
+
+def _port_bytes(shape: tuple[object, ...], dtype: str, bindings: Mapping[str, int]) -> int:
+    from isa.dtypes import BY_NAME
+
+    sizes = [evaluate(dim, bindings) for dim in shape]  # type: ignore[arg-type]
+    return int(np.prod(sizes, dtype=np.int64)) * BY_NAME[dtype].bytes
+
+
+def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seconds: float) -> float:
+    """Useful MACs over the peak of the element types that were used, weighted by what each issued."""
+    from isa.dtypes import BY_CODE
+
+    issued = {BY_CODE[code].name: int(count) for code, count in enumerate(total.macs[st.ISSUED_MACS]) if count}
+    if not issued or not seconds:
+        return 0.0
+    fastest = sum(count / machine.peak_macs_per_second(name) for name, count in issued.items()) / sum(issued.values())
+    return useful_macs * fastest / seconds
+
+
+def _notes(program: Program, machine: Machine) -> tuple[str, ...]:
+    notes = []
+    if program.capacity_ignored:
+        notes.append("capacity was ignored: this program does not fit the memories of the machine")
+    if machine.projected:
+        notes.append(f"{machine.name} is a projection, not a published chip")
+    return tuple(notes)
