@@ -1,0 +1,114 @@
+"""Functions of one fp32 number, defined by fp32 operations alone, so that their bits depend on no library.
+
+exp: clamp to [-104, 89] (beyond it the result is 0 or infinite), n = round(x * log2 e), r = x - n * ln 2 in two parts,
+1 + r + r^2 * (degree-4 polynomial in r) by Horner's rule, times 2^n in two steps. Largest error over all inputs:
+`EXP_ERROR_ULPS`; subnormal results too, rounded once more. The others follow from it as the table says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.table import BY_NAME
+from simulator.jit import kernel
+
+Floats = npt.NDArray[np.float32]
+EXP_ERROR_ULPS = 1.1
+
+_RECIP, _SQRT, _RSQRT, _EXP, _SIGMOID, _TANH, _SILU = (
+    BY_NAME[name].opcode for name in ("vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu")
+)
+_ONE, _TWO = np.float32(1.0), np.float32(2.0)
+_LEAST, _GREATEST = np.float32(-104.0), np.float32(89.0)
+_LOG2_E = np.float32(1.442695040888963407)
+_ROUND = np.float32(1.5 * 2**23)
+"""Adding it leaves the nearest integer in the low bits of the sum."""
+_ROUND_BITS = np.int32(_ROUND.view(np.int32))
+_LN2_HIGH = np.float32(0.693359375)
+"""ln 2 with 9 bits, so that its product with n is exact."""
+_LN2_LOW = np.float32(-2.12194440e-4)
+_C2, _C3, _C4 = np.float32(0.5), np.float32(0.166665763), np.float32(0.0416665561)
+_C5, _C6 = np.float32(0.008363178), np.float32(0.00139261817)
+"""Interpolates (exp(r) - 1 - r) / r^2 at the Chebyshev points of |r| <= 0.3466."""
+
+
+@kernel
+def exponential(x):
+    """Return exp(x) of an fp32 number."""
+    x = _LEAST if x < _LEAST else x
+    x = _GREATEST if x > _GREATEST else x
+    shifted = np.float32(x * _LOG2_E + _ROUND)
+    n = shifted - _ROUND
+    r = np.float32(np.float32(x - n * _LN2_HIGH) - n * _LN2_LOW)
+    series = np.float32(_C5 + r * _C6)
+    series = _C4 + r * series
+    series = _C3 + r * series
+    series = _C2 + r * series
+    result = _ONE + (r + (r * r) * series)
+    exponent = np.int32(shifted.view(np.int32) - _ROUND_BITS)
+    half = np.int32(exponent >> 1)
+    return result * _power_of_two(half) * _power_of_two(np.int32(exponent - half))
+
+
+@kernel
+def _power_of_two(exponent):
+    return np.int32(np.int32(exponent + 127) << 23).view(np.float32)
+
+
+@kernel
+def apply(opcode, a, out, count):
+    """out[0:count] = function(a[0:count]); return False for an opcode that is not here."""
+    if opcode == _RECIP:
+        for index in range(count):
+            out[index] = _ONE / a[index]
+    elif opcode == _SQRT:
+        for index in range(count):
+            out[index] = math.sqrt(a[index])
+    elif opcode == _RSQRT:
+        for index in range(count):
+            out[index] = _ONE / np.float32(math.sqrt(a[index]))
+    elif opcode == _EXP:
+        for index in range(count):
+            out[index] = exponential(a[index])
+    elif opcode == _SIGMOID:
+        for index in range(count):
+            out[index] = _ONE / (_ONE + exponential(-a[index]))
+    elif opcode == _TANH:
+        for index in range(count):
+            out[index] = _ONE - _TWO / (exponential(_TWO * a[index]) + _ONE)
+    elif opcode == _SILU:
+        for index in range(count):
+            out[index] = a[index] / (_ONE + exponential(-a[index]))
+    else:
+        return False
+    return True
+
+
+def exponential_plain(x: Floats) -> Floats:
+    """As `exponential`, for arrays."""
+    x = np.where(x < _LEAST, _LEAST, x)
+    x = np.where(x > _GREATEST, _GREATEST, x)
+    shifted = x * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    series = _C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))
+    result = _ONE + (r + (r * r) * series)
+    exponent = shifted.view(np.int32) - _ROUND_BITS
+    half = exponent >> 1
+    first, second = ((part + np.int32(127)) << np.int32(23) for part in (half, exponent - half))
+    return result * first.view(np.float32) * second.view(np.float32)
+
+
+PLAIN: dict[str, Callable[[Floats], Floats]] = {
+    "vrecip": lambda a: _ONE / a,
+    "vsqrt": np.sqrt,
+    "vrsqrt": lambda a: _ONE / np.sqrt(a),
+    "vexp": exponential_plain,
+    "vsigmoid": lambda a: _ONE / (_ONE + exponential_plain(-a)),
+    "vtanh": lambda a: _ONE - _TWO / (exponential_plain(_TWO * a) + _ONE),
+    "vsilu": lambda a: a / (_ONE + exponential_plain(-a)),
+}

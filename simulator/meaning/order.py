@@ -1,0 +1,32 @@
+"""Maximum and minimum as the chip orders numbers: a NaN wins; of two zeros the right one is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.jit import kernel
+
+Floats = npt.NDArray[np.float32]
+
+
+@kernel
+def larger(left, right):
+    """Return the larger of two fp32 numbers."""
+    return left if left > right or left != left else right
+
+
+@kernel
+def smaller(left, right):
+    """Return the smaller of two fp32 numbers."""
+    return left if left < right or left != left else right
+
+
+def larger_plain(left: Floats, right: Floats) -> Floats:
+    """As `larger`, for arrays."""
+    return np.where((left > right) | np.isnan(left), left, right)
+
+
+def smaller_plain(left: Floats, right: Floats) -> Floats:
+    """As `smaller`, for arrays."""
+    return np.where((left < right) | np.isnan(left), left, right)

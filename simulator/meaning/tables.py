@@ -1,0 +1,78 @@
+"""Constant tables and scratch space that the fast forms work with; they allocate nothing themselves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.columns import INDEX
+from isa.dtypes import DTYPES
+from isa.table import INSTRUCTIONS, SLOTS, Instruction, Kind
+
+CHUNK = 512
+"""Elements of a row that are worked on at a time."""
+K_CHUNK = 128
+"""Elements of K that are widened at a time."""
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+class Tables(NamedTuple):
+    """See `make_tables`; never more than one set of array types, so kernels are compiled once."""
+
+    timing_of_opcode: Integers
+    dtype_column: Integers
+    element_bytes: Integers
+    bytes_as_float: Floats
+    row: Floats
+    block_a: Floats
+    block_b: Floats
+    block_out: Floats
+    block_k_bytes: Integers
+
+
+def make_tables(block_k_bytes: int, bank_rows: int, bank_columns: int) -> Tables:
+    """Return tables for a machine's matrix block (bytes of K) and accumulator banks (rows, columns).
+
+    timing_of_opcode: int64[256], -1 for unknown opcodes; dtype_column: int64[256, 3], see there; element_bytes: int64[16] by dtype code, 0 if not addressable;
+    bytes_as_float: float32[16, 256], the values of all codes of the one-byte types. The rest is scratch.
+    """
+    timing = np.full(1 << SLOTS["opcode"][1], -1, dtype=np.int64)
+    columns = np.full((len(timing), 3), -1, dtype=np.int64)
+    for instruction in INSTRUCTIONS:
+        timing[instruction.opcode] = instruction.timing
+        columns[instruction.opcode] = [dtype_column(instruction, operand) for operand in range(3)]
+    codes = 1 << SLOTS["d0"][1]
+    element_bytes = np.zeros(codes, dtype=np.int64)
+    bytes_as_float = np.zeros((codes, 256), dtype=np.float32)
+    for dtype in DTYPES:
+        element_bytes[dtype.code] = dtype.bits // 8
+        if dtype.bits == 8:
+            bytes_as_float[dtype.code] = np.arange(256, dtype=np.uint8).view(dtype.numpy).astype(np.float32)
+    return Tables(
+        timing_of_opcode=timing,
+        dtype_column=columns,
+        element_bytes=element_bytes,
+        bytes_as_float=bytes_as_float,
+        row=np.zeros((3, CHUNK), dtype=np.float32),
+        block_a=np.zeros(K_CHUNK * bank_rows, dtype=np.float32),
+        block_b=np.zeros(K_CHUNK * bank_columns, dtype=np.float32),
+        block_out=np.zeros(bank_rows * bank_columns, dtype=np.float32),
+        block_k_bytes=np.array([block_k_bytes], dtype=np.int64),
+    )
+
+
+def dtype_column(instruction: Instruction, operand: int) -> int:
+    """Return the column of `isa.columns` with the element type of out (0), a (1) or b (2).
+
+    An operand without a type of its own has that of a; -1 if it is absent or no rows of elements.
+    """
+    slots = [each.slot for each in instruction.operands if each.kind is Kind.DTYPE]
+    name = ("out", "a", "b")[operand]
+    if not slots or name not in instruction.by_name or f"{name}_pitch" not in instruction.by_name:
+        return -1
+    own = f"d{operand}"
+    return INDEX[own if own in slots else "d1"]
