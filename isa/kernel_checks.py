@@ -136,7 +136,7 @@ def _flow_problems(rows: npt.NDArray[np.int64]) -> Iterator[str]:
 
 
 def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int) -> Iterator[str]:
-    """Bodies are not empty and nest; a branch stays within its innermost body, or goes to its end (the next trip)."""
+    """Bodies are not empty and nest; a branch may leave bodies (their own end: the next trip) but not enter one."""
     bodies: list[tuple[int, ...]] = []
     open_ends: list[int] = []
     for pc in range(length):
@@ -156,9 +156,8 @@ def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int)
         if len(open_ends) > MAX_LOOP_DEPTH:
             yield f"instruction {pc}: more than {MAX_LOOP_DEPTH} loops nest"
     for pc, target in branches.items():
-        is_next_trip = bool(bodies[pc]) and target == bodies[pc][-1]
-        if bodies[target] != bodies[pc] and not is_next_trip:
-            yield f"instruction {pc}: the branch to {target} enters or leaves a loop body"
+        if bodies[target] != bodies[pc][: len(bodies[target])]:
+            yield f"instruction {pc}: the branch to {target} enters a loop body"
 
 
 def _reaches_halt(opcodes: list[int], targets: dict[int, int]) -> bool:
