@@ -190,7 +190,8 @@ def _summary() -> Iterator[str]:
 def _section(instruction: Instruction) -> Iterator[str]:
     unit, timing = instruction.unit.name, instruction.timing.name.lower()
     yield f"### `{instruction.name}`\n"
-    yield f"Opcode `{instruction.opcode:#04x}`, unit {unit}, timing class {timing}. {instruction.doc}\n"
+    facts = f"Opcode `{instruction.opcode:#04x}`, unit {unit}, timing class {timing}. {instruction.doc}"
+    yield textwrap.fill(facts, 120) + "\n"
     yield f"```\n{operand_list(instruction)}\n{instruction.formula}\n```\n"
     if instruction.operands:
         yield textwrap.fill("; ".join(_operand_text(one) for one in instruction.operands) + ".", 120) + "\n"
