@@ -1,0 +1,1 @@
+"""How each exporter spells the composite operations, one topic per file, and the tools to recognise them."""

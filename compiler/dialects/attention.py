@@ -1,0 +1,288 @@
+"""Softmax attention, decomposed or as the opset-23 operator, with its key/value cache -> `attention`.
+
+From each softmax the scores are followed up to their product, past scales and masks, and down past the guard against NaN to
+the product with the values. Heads, their repetition and their transposes are read off the forms (see `layout`) of the three
+operands; a cache is a Concat of a [batch, kv_heads, past, head_dim] value with the new keys or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.dialects import layout
+from compiler.dialects.forms import Forms
+from compiler.dialects.layout import BROADCAST, Atom, Dims, Form
+from compiler.dialects.mask import Grid, MaskClassifier, MaskPart, Meaning
+from compiler.dialects.rewrite import Rewriter, integer, is_onnx, number, operands
+from compiler.dialects.rotary import Heads, split_heads
+from compiler.dialects.subgraph import Subgraph
+from compiler.graph import AttentionAttributes, Graph, Operation
+from isa.affine import Affine, Dim
+from isa.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An attention as it stands in the graph: four-dimensional operands, mask parts and where it ends."""
+
+    name: str
+    query: str
+    key: str
+    key_is_transposed: bool
+    value: str
+    scale: float
+    masks: tuple[MaskPart, ...]
+    causal: bool
+    end: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Keys or values: the projection [B, S, KV*D], the cache before, and the name of the cache after (if asked for)."""
+
+    projection: str
+    past: str | None
+    present: str | None
+    concat: Operation | None
+    kv_head_count: int
+    scale: float
+
+
+def fuse_attention(graph: Graph) -> Graph:
+    """Turn all attentions into `attention`; raises UnsupportedError if a mask is not understood."""
+    rewriter, subgraph = Rewriter(graph), Subgraph(graph)
+    fuser = _Fuser(rewriter, Forms(rewriter, subgraph), MaskClassifier(graph, subgraph), subgraph)
+    for operation in graph.operations:
+        match = None
+        if is_onnx(operation, "Softmax"):
+            match = fuser.decomposed(operation)
+        elif is_onnx(operation, "Attention"):
+            match = fuser.direct(operation)
+        if match is not None:
+            fuser.emit(match)
+    return rewriter.build()
+
+
+class _Fuser:
+    def __init__(self, rewriter: Rewriter, forms: Forms, masks: MaskClassifier, subgraph: Subgraph) -> None:
+        self.rewriter, self.forms, self.masks, self.subgraph = rewriter, forms, masks, subgraph
+        self.graph = rewriter.graph
+
+    # --- matching ---------------------------------------------------------------------------------------------------
+
+    def direct(self, operation: Operation) -> Match | None:
+        """Match the opset-23 Attention operator on four-dimensional operands without its own cache."""
+        inputs = (*operation.inputs, None, None, None, None)
+        plain = number(operation, "softcap", 0.0) == 0 and integer(operation, "qk_matmul_output_mode", 0) == 0
+        if not plain or any(inputs[4:]) or len(self._shape(inputs[0])) != 4 or len(operation.outputs) != 1:
+            return None
+        masks: tuple[MaskPart, ...] = ()
+        if inputs[3] is not None:
+            mode = "keep" if self.graph.value(inputs[3]).dtype == "bool" else "additive"
+            masks = (MaskPart(inputs[3], mode),)
+            if not self.subgraph.is_evaluable(inputs[3]):
+                return None
+        head_dim = int(self._shape(inputs[0])[3])  # type: ignore[arg-type]
+        scale = number(operation, "scale", head_dim**-0.5)
+        causal = bool(integer(operation, "is_causal", 0))
+        query, key, value = (name or "" for name in inputs[:3])
+        return Match(operation.name, query, key, False, value, scale, masks, causal, operation)
+
+    def decomposed(self, softmax: Operation) -> Match | None:
+        """Match Softmax(scale * Q K^T + mask) V around a softmax over the last axis."""
+        shape = self._shape(softmax.inputs[0])
+        if len(shape) != 4 or integer(softmax, "axis", -1) % 4 != 3:
+            return None
+        found = self._scores(softmax.inputs[0] or "")
+        product = self._value_product(softmax.outputs[0] or "")
+        if found is None or product is None:
+            return None
+        scores, scale, masks = found
+        query, key = (name or "" for name in scores.inputs)
+        return Match(softmax.name, query, key, True, product.inputs[1] or "", scale, masks, False, product)
+
+    def _scores(self, name: str) -> tuple[Operation, float, tuple[MaskPart, ...]] | None:
+        """Return the product Q K^T under a value, and the scale and masks on the way."""
+        scale, masks = 1.0, []
+        while True:
+            operation = self.rewriter.producers.get(name)
+            if operation is None or operation.kind != "onnx":
+                return None
+            if is_onnx(operation, "MatMul"):
+                return operation, scale, tuple(masks)
+            step = self._step(operation)
+            if step is None:
+                return None
+            name, factor, part = step
+            scale *= factor
+            masks.extend([part] if part else [])
+
+    def _step(self, operation: Operation) -> tuple[str, float, MaskPart | None] | None:
+        """Return (the scores below, the factor, the mask) of one operation between product and softmax."""
+        if is_onnx(operation, "Add"):
+            for scores, mask in operands(operation):
+                if self.subgraph.is_evaluable(mask) and not self.subgraph.is_evaluable(scores):
+                    return scores, 1.0, MaskPart(mask, "additive")
+        if is_onnx(operation, "Mul", "Div"):
+            factor = self.rewriter.scalar(operation.inputs[1])
+            name = operation.inputs[0] or ""
+            if factor is None and is_onnx(operation, "Mul"):
+                factor, name = self.rewriter.scalar(operation.inputs[0]), operation.inputs[1] or ""
+            if factor:
+                return name, factor if is_onnx(operation, "Mul") else 1.0 / factor, None
+        if is_onnx(operation, "Where") and self.subgraph.is_evaluable(operation.inputs[0] or ""):
+            condition, kept, other = (name or "" for name in operation.inputs)
+            for scores, hidden, mode in ((kept, other, "keep"), (other, kept, "hide")):
+                number_added = self.rewriter.scalar(hidden)
+                if number_added is not None and number_added <= -1e4:
+                    return scores, 1.0, MaskPart(condition, mode)
+        return None
+
+    def _value_product(self, weights: str) -> Operation | None:
+        """Return the product of the softmax with the values, past a guard that turns NaN into 0."""
+        readers = self.rewriter.consumers.get(weights, [])
+        guards = [reader for reader in readers if is_onnx(reader, "Where") and reader.inputs[2] == weights]
+        if len(guards) == 1:
+            is_nan = self.rewriter.producer(guards[0].inputs[0], "IsNaN")
+            if is_nan is None or is_nan.inputs[0] != weights or self.rewriter.scalar(guards[0].inputs[1]) != 0.0:
+                return None
+            others = [reader for reader in readers if reader is not guards[0] and reader is not is_nan]
+            weights = guards[0].outputs[0] or ""
+            readers = [*others, *self.rewriter.consumers.get(weights, [])]
+        if len(readers) == 1 and is_onnx(readers[0], "MatMul") and readers[0].inputs[0] == weights:
+            return readers[0]
+        return None
+
+    # --- operands ---------------------------------------------------------------------------------------------------
+
+    def _shape(self, name: str | None) -> tuple[Dim, ...]:
+        return self.graph.value(name or "").shape
+
+    def _query(self, match: Match) -> tuple[Form, tuple[int, int, int, int]] | None:
+        """Return the form of the queries and (batch, heads, sequence, head_dim)."""
+        form, shape = self.forms[match.query], self._shape(match.query)
+        if any(isinstance(dim, Affine) for dim in shape) or form.scale is None:
+            return None
+        batch, heads, sequence, head_dim = (int(dim) for dim in shape)  # type: ignore[arg-type]
+        source = self._shape(form.source)
+        if source != (batch, sequence, heads * head_dim) or form.dims != _heads_first(source, heads, head_dim):
+            return None
+        return form, (batch, heads, sequence, head_dim)
+
+    def _operand(self, name: str, transposed: bool, sizes: tuple[int, int, int, int]) -> Operand | None:
+        """Return the keys or values, given the form of a value [B, H, T, D] (or [B, H, D, T])."""
+        batch, heads, sequence, head_dim = sizes
+        form, scale = self.forms[name], self.forms[name].scale
+        source = self._shape(form.source)
+        if scale is None:
+            return None
+        if len(source) == 4:
+            kv_heads = int(source[1]) if not isinstance(source[1], Affine) else 0
+            expected = _repeated(layout.source_dims(source), kv_heads, heads, transposed)
+            new = self._appended(form.source) if form.dims in expected else None
+            return None if new is None else self._new(new, form.source, sizes, kv_heads, scale)
+        if len(source) != 3 or source[:2] != (batch, sequence) or isinstance(source[2], Affine) or source[2] % head_dim:
+            return None
+        kv_heads = source[2] // head_dim
+        arranged = _heads_first(source, kv_heads, head_dim)
+        if form.dims not in _repeated(arranged, kv_heads, heads, transposed):
+            return None
+        return Operand(form.source, None, self._exposed(form.source, arranged, sizes, kv_heads), None, kv_heads, scale)
+
+    def _appended(self, present: str) -> Operation | None:
+        """Return the Concat along the sequence that makes a cache."""
+        concat = self.rewriter.producer(present, "Concat")
+        if concat is None or len(concat.inputs) != 2 or integer(concat, "axis", 0) % 4 != 2:
+            return None
+        return concat
+
+    def _new(
+        self, concat: Operation, present: str, sizes: tuple[int, int, int, int], kv_heads: int, scale: float
+    ) -> Operand | None:
+        batch, _, sequence, head_dim = sizes
+        past, new = (name or "" for name in concat.inputs)
+        form = self.forms[new]
+        source = self._shape(form.source)
+        if source != (batch, sequence, kv_heads * head_dim) or form.scale != 1.0:
+            return None
+        if form.dims != _heads_first(source, kv_heads, head_dim) or self._shape(past)[3] != head_dim:
+            return None
+        exposed = present if present in self.graph.outputs else None
+        return Operand(form.source, past, exposed, concat, kv_heads, scale)
+
+    def _exposed(self, source: str, arranged: Dims, sizes: tuple[int, int, int, int], kv_heads: int) -> str | None:
+        """Return the graph output that holds a projection arranged as a cache."""
+        batch, _, sequence, head_dim = sizes
+        for output in self.graph.outputs:
+            form = self.forms[output]
+            is_cache = self._shape(output) == (batch, kv_heads, sequence, head_dim)
+            if is_cache and form.source == source and form.dims == arranged and form.scale == 1.0:
+                if not self.rewriter.is_replaced(self.rewriter.producers[output]):
+                    return output
+        return None
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def emit(self, match: Match) -> None:
+        """Replace a match; leaves the graph as it is if an operand has another arrangement."""
+        found = self._query(match)
+        if found is None:
+            return
+        form, sizes = found
+        key = self._operand(match.key, match.key_is_transposed, sizes)
+        value = self._operand(match.value, False, sizes)
+        if key is None or value is None or key.kv_head_count != value.kv_head_count or value.scale != 1.0:
+            return
+        past = self._past(key, value, match)
+        if past is None:
+            return
+        batch, heads, sequence, head_dim = sizes
+        meaning = self.masks.classify(match.masks, Grid(batch, sequence, past), match.name)
+        causal = meaning.causal or self._own_causal(match, past)
+        scale = match.scale * key.scale * (form.scale or 0.0)
+        attributes = AttentionAttributes(heads, key.kv_head_count, head_dim, scale, causal, past)
+        self._replace(match, form.source, key, value, meaning, attributes, sizes)
+
+    def _past(self, key: Operand, value: Operand, match: Match) -> Dim | None:
+        """Return the length of the cache; None if keys and values differ in it."""
+        lengths = [self._shape(operand.past)[2] if operand.past else 0 for operand in (key, value)]
+        return lengths[0] if lengths[0] == lengths[1] and (key.past is None) == (value.past is None) else None
+
+    def _own_causal(self, match: Match, past: Dim) -> bool:
+        if match.causal and past != 0:
+            what = "is_causal with keys from a cache aligns queries with the first keys"
+            raise UnsupportedError(what, where=f"node {match.name!r}", help="give the mask as an input")
+        return match.causal
+
+    def _replace(
+        self, match: Match, query: str, key: Operand, value: Operand, meaning: Meaning,
+        attributes: AttentionAttributes, sizes: tuple[int, int, int, int],
+    ) -> None:  # fmt: skip
+        batch, heads, sequence, head_dim = sizes
+        end = match.end.outputs[0] or ""
+        dtype = self.graph.value(end).dtype
+        merged = self.rewriter.fresh(f"{end}/attention", (batch, sequence, heads * head_dim), dtype)
+        inputs = (query, key.projection, value.projection, key.past, value.past, meaning.keep)
+        attention = Operation("attention", match.name, inputs, (merged, key.present, value.present), attributes)
+        arrangement = Heads(batch, sequence, heads, head_dim, (0, 2, 1, 3))
+        self.rewriter.replace(match.end, [attention, *split_heads(self.rewriter, merged, end, arrangement, match.name)])
+        for operand in (key, value):
+            if operand.present is not None:
+                self.rewriter.replace(self.rewriter.producers[operand.present], [])
+
+
+def _heads_first(source: tuple[Dim, ...], heads: int, head_dim: int) -> Dims:
+    """Return the dims of a projection [B, S, H*D] arranged as [B, H, S, D]."""
+    form = layout.reshaped(layout.whole("", source), (source[0], source[1], heads, head_dim))
+    assert form is not None
+    return layout.transposed(form, (0, 2, 1, 3)).dims
+
+
+def _repeated(dims: Dims, kv_heads: int, heads: int, transposed: bool) -> tuple[Dims, ...]:
+    """Return the arrangements that keys or values [B, KV, T, D] can have: as they are, or each head repeated."""
+    batch, head, keys, elements = dims
+    rest = (elements, keys) if transposed else (keys, elements)
+    plain = (batch, head, *rest)
+    if kv_heads == 0 or heads % kv_heads or heads == kv_heads:
+        return (plain,)
+    return ((batch, (*head, Atom(BROADCAST, 1, heads // kv_heads)), *rest), plain)

@@ -1,0 +1,29 @@
+"""Gather of rows of a constant float table by integer ids -> `embedding`."""
+
+from __future__ import annotations
+
+from compiler.dialects.rewrite import Rewriter, integer, is_onnx
+from compiler.evaluate import FLOAT_DTYPES
+from compiler.graph import Graph, Operation
+
+
+def fuse_embeddings(graph: Graph) -> Graph:
+    """Turn Gather(table[V, H], ids[B, S]) into `embedding`, where the ids are a graph input."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        if not is_onnx(operation, "Gather") or integer(operation, "axis", 0) != 0:
+            continue
+        table, ids = operation.inputs[0] or "", operation.inputs[1] or ""
+        if table not in graph.constants or ids not in graph.inputs:
+            continue
+        value = graph.value(table)
+        if value.dtype in FLOAT_DTYPES and len(value.shape) == 2 and _feeds_activations(rewriter, operation):
+            rewriter.replace(operation, [Operation("embedding", operation.name, (ids, table), operation.outputs)])
+    return rewriter.build()
+
+
+def _feeds_activations(rewriter: Rewriter, gather: Operation) -> bool:
+    """Tell rows of a vocabulary from rows of a rotary table (which go to multiplications by activations only)."""
+    readers = rewriter.consumers.get(gather.outputs[0] or "", [])
+    norms = ("Pow", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "MatMul")
+    return any(is_onnx(reader, *norms) for reader in readers)

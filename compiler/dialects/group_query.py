@@ -1,0 +1,138 @@
+"""com.microsoft GroupQueryAttention -> `rope` and `attention`.
+
+Positions and lengths of this operator come from `seqlens_k` (keys - 1, per sequence) and `total_sequence_length`. Both are evaluated: with
+an attention mask of ones they must be what the shapes say, so that token `i` is at position `past + i`; a mask with zeros
+would mean something else here (padding on the right), so the graph then requires a mask of ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from compiler.dialects.rewrite import Rewriter, integer, is_onnx, number
+from compiler.dialects.rotary import float_table
+from compiler.dialects.subgraph import Subgraph
+from compiler.graph import (
+    AttentionAttributes,
+    Graph,
+    KeepAllOnes,
+    Operation,
+    RopeAttributes,
+    SliceAttributes,
+)  # fmt: skip
+from compiler.symbols import Undecided
+from isa.affine import Dim, evaluate
+from isa.errors import UnsupportedError
+
+_REASON = "GroupQueryAttention counts its keys with it; padded sequences are not supported"
+
+
+def fuse_group_query(graph: Graph) -> Graph:
+    """Turn each GroupQueryAttention into slices of a packed projection, two `rope`s and an `attention`."""
+    rewriter, subgraph = Rewriter(graph), Subgraph(graph)
+    requirements = list(graph.requirements)
+    for operation in graph.operations:
+        if is_onnx(operation, "GroupQueryAttention") and _is_plain(operation):
+            for flags in _checked_lengths(graph, subgraph, operation):
+                requirement = KeepAllOnes(flags, _REASON)
+                if requirement not in requirements:
+                    requirements.append(requirement)
+            rewriter.replace(operation, _composites(rewriter, operation))
+    return dataclasses.replace(rewriter.build(), requirements=tuple(requirements))
+
+
+def _is_plain(operation: Operation) -> bool:
+    """Tell whether only features with a composite meaning are used."""
+    inputs = (*operation.inputs, *[None] * 12)
+    off = integer(operation, "local_window_size", -1) == -1 and number(operation, "softcap", 0.0) == 0
+    off = off and integer(operation, "smooth_softmax", 0) == 0 and integer(operation, "qk_output", 0) == 0
+    packed_or_not = (inputs[1] is None) == (inputs[2] is None)
+    tables = not integer(operation, "do_rotary", 0) or (inputs[7] is not None and inputs[8] is not None)
+    return off and packed_or_not and tables and not any(inputs[9:]) and (inputs[3] is None) == (inputs[4] is None)
+
+
+def _checked_lengths(graph: Graph, subgraph: Subgraph, operation: Operation) -> list[str]:
+    """Return the flag inputs that the lengths depend on; raises UnsupportedError if they are not the shapes' lengths."""
+    past = _past(graph, operation)
+    keys = past + graph.value(operation.inputs[0] or "").shape[1]
+    flags: set[str] = set()
+    for index, difference in ((5, 1), (6, 0)):
+        name = operation.inputs[index] or ""
+        if not subgraph.is_evaluable(name):
+            raise _unknown_length(operation, index, "it depends on activations")
+        flags |= subgraph.inputs_of(name)
+        for bindings in _bindings(graph):
+            inputs = {flag: np.ones(_shape_at(graph, flag, bindings), np.int64) for flag in subgraph.inputs_of(name)}
+            try:
+                found = subgraph.run(name, bindings, inputs)
+            except (ValueError, IndexError, Undecided) as error:
+                raise _unknown_length(operation, index, str(error)) from None
+            if not (found == evaluate(keys, bindings) - difference).all():
+                raise _unknown_length(
+                    operation, index, f"it is {found.reshape(-1)[0]} for {evaluate(keys, bindings)} keys"
+                )
+    return sorted(flags)
+
+
+def _bindings(graph: Graph) -> list[dict[str, int]]:
+    return [{name: ends[end] for name, ends in graph.symbols.items()} for end in ((0, 1) if graph.symbols else (0,))]
+
+
+def _shape_at(graph: Graph, name: str, bindings: dict[str, int]) -> tuple[int, ...]:
+    return tuple(evaluate(dim, bindings) for dim in graph.values[name].shape)
+
+
+def _unknown_length(operation: Operation, index: int, why: str) -> UnsupportedError:
+    what = f"input {index} of GroupQueryAttention is not the number of keys: {why}"
+    return UnsupportedError(what, where=f"node {operation.name!r}", help="export with lengths from the attention_mask")
+
+
+def _past(graph: Graph, operation: Operation) -> Dim:
+    return graph.value(operation.inputs[3]).shape[2] if operation.inputs[3] else 0
+
+
+def _composites(rewriter: Rewriter, operation: Operation) -> list[Operation]:
+    graph = rewriter.graph
+    heads, kv_heads = integer(operation, "num_heads", 0), integer(operation, "kv_num_heads", 0)
+    query_shape = graph.value(operation.inputs[0] or "").shape
+    columns = int(query_shape[2])  # type: ignore[arg-type]
+    head_dim = columns // (heads if operation.inputs[1] else heads + 2 * kv_heads)
+    parts, operations = _projections(rewriter, operation, heads * head_dim, kv_heads * head_dim)
+    past = _past(graph, operation)
+    if integer(operation, "do_rotary", 0):
+        for index, count in ((0, heads), (1, kv_heads)):
+            rope = _rope(rewriter, operation, parts[index], count, head_dim, past)
+            operations.append(rope)
+            parts[index] = rope.outputs[0] or ""
+    scale = number(operation, "scale", 0.0) or head_dim**-0.5
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, scale, True, past)
+    inputs = (*parts, operation.inputs[3], operation.inputs[4], None)
+    outputs = (*operation.outputs, None, None)[:3]
+    return [*operations, Operation("attention", operation.name, inputs, outputs, attributes)]
+
+
+def _projections(
+    rewriter: Rewriter, operation: Operation, query_columns: int, key_columns: int
+) -> tuple[list[str], list[Operation]]:
+    """Return the names of q, k and v, and the slices that make them if they are packed side by side."""
+    if operation.inputs[1] is not None:
+        return [name or "" for name in operation.inputs[:3]], []
+    packed = rewriter.graph.value(operation.inputs[0] or "")
+    names, slices, start = [], [], 0
+    for letter, size in (("q", query_columns), ("k", key_columns), ("v", key_columns)):
+        name = rewriter.fresh(f"{operation.name}/{letter}", (*packed.shape[:2], size), packed.dtype)
+        attributes = SliceAttributes(2, start, size)
+        slices.append(Operation("slice", f"{operation.name}/{letter}", (packed.name,), (name,), attributes))
+        names.append(name)
+        start += size
+    return names, slices
+
+
+def _rope(rewriter: Rewriter, operation: Operation, source: str, heads: int, head_dim: int, past: Dim) -> Operation:
+    value = rewriter.values[source]
+    tables = (float_table(rewriter, operation.inputs[7] or ""), float_table(rewriter, operation.inputs[8] or ""))
+    attributes = RopeAttributes(heads, head_dim, bool(integer(operation, "rotary_interleaved", 0)), past)
+    rotated = rewriter.fresh(f"{source}/rope", value.shape, value.dtype)
+    return Operation("rope", f"{source}/rope", (source, None, *tables), (rotated,), attributes)

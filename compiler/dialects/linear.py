@@ -1,0 +1,91 @@
+"""MatMul with a constant matrix, and the additions around it -> `linear`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from compiler.dialects.rewrite import Rewriter, is_onnx, onnx_attributes, operands
+from compiler.graph import Graph, LinearAttributes, Operation
+
+
+def fuse_linear(graph: Graph) -> Graph:
+    """Turn MatMul(x, W) into `linear` and absorb a Transpose of W, without reading W, and the addition of a bias."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        weight = _weight(rewriter, operation)
+        if weight is None:
+            continue
+        name, rows_are_outputs = weight
+        attributes = LinearAttributes(rows_are_outputs)
+        inputs = (operation.inputs[0], name, None, None)
+        linear = Operation("linear", operation.name, inputs, operation.outputs, attributes)
+        _with_bias(rewriter, operation, linear)
+    return rewriter.build()
+
+
+def _weight(rewriter: Rewriter, operation: Operation) -> tuple[str, bool] | None:
+    """Return the constant matrix of a product and whether its rows are outputs."""
+    if not is_onnx(operation, "MatMul") or len(rewriter.graph.value(operation.inputs[0] or "").shape) != 3:
+        return None
+    name, transposed = operation.inputs[1] or "", False
+    transpose = rewriter.producer(name, "Transpose")
+    while transpose is not None:
+        if tuple(onnx_attributes(transpose).get("perm", (1, 0))) != (1, 0):  # type: ignore[arg-type]
+            return None
+        name, transposed = transpose.inputs[0] or "", not transposed
+        transpose = rewriter.producer(name, "Transpose")
+    is_matrix = name in rewriter.graph.constants and len(rewriter.graph.value(name).shape) == 2
+    return (name, transposed) if is_matrix else None
+
+
+def _with_bias(rewriter: Rewriter, matmul: Operation, linear: Operation) -> None:
+    """Replace the product, or the addition of a constant vector to it if that is its only use."""
+    product = matmul.outputs[0] or ""
+    addition = rewriter.sole_consumer(product)
+    if addition is not None and is_onnx(addition, "Add"):
+        bias = next(other for own, other in operands(addition) if own == product)
+        columns = rewriter.graph.value(product).shape[-1]
+        if bias in rewriter.graph.constants and rewriter.graph.value(bias).shape == (columns,):
+            inputs = (*linear.inputs[:2], bias, None)
+            rewriter.replace(addition, [dataclasses.replace(linear, inputs=inputs, outputs=addition.outputs)])
+            return
+    rewriter.replace(matmul, [linear])
+
+
+def fuse_residuals(graph: Graph) -> Graph:
+    """Fold the addition of another activation into the `linear` that is its other operand and has no other use."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        if not is_onnx(operation, "Add") and operation.kind != "add":
+            continue
+        candidates = [
+            (rewriter.position(rewriter.producers[own]), own, other)
+            for own, other in operands(operation)
+            if _takes_residual(rewriter, operation, own, other)
+        ]
+        if candidates:
+            _, own, other = max(candidates)
+            linear = rewriter.producers[own]
+            inputs = (*linear.inputs[:3], other)
+            rewriter.replace(operation, [dataclasses.replace(linear, inputs=inputs, outputs=operation.outputs)])
+    return rewriter.build()
+
+
+def _takes_residual(rewriter: Rewriter, addition: Operation, own: str, other: str) -> bool:
+    linear = rewriter.producers.get(own)
+    if linear is None or linear.kind != "linear" or linear.inputs[3] is not None:
+        return False
+    same_shape = rewriter.graph.value(own).shape == rewriter.graph.value(other).shape
+    return same_shape and own != other and rewriter.sole_consumer(own) is addition
+
+
+def fuse_elementwise(graph: Graph) -> Graph:
+    """Turn what is left of Add and Mul of equal shapes into `add` and `mul`."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        if is_onnx(operation, "Add", "Mul"):
+            left, right = (name or "" for name in operation.inputs)
+            if left in graph.values and right in graph.values and graph.value(left).shape == graph.value(right).shape:
+                kind = onnx_attributes(operation).op_type.lower()
+                rewriter.replace(operation, [Operation(kind, operation.name, operation.inputs, operation.outputs)])
+    return rewriter.build()

@@ -1,0 +1,163 @@
+"""Rotary tables: what cos and sin factors of a graph are as a function of the position.
+
+A factor is evaluated, in fp32, instead of being recognised: when it depends on an integer input [batch, sequence], that input
+is the positions and is run through 0, 1, 2, ...; when it depends on sizes only, row `past + i` of the table is what token `i`
+gets at each length `past` of the range. The result is checked to be a function of the position alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.dialects.subgraph import Subgraph
+from compiler.evaluate import FLOAT_DTYPES
+from compiler.graph import Graph
+from compiler.symbols import Undecided, interval
+from isa.affine import Affine, Dim
+from isa.errors import ModelError, UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Elements of a factor that make one table: axes of batch and sequence (None: it has none), last-axis indices."""
+
+    value: str
+    batch_axis: int | None
+    sequence_axis: int | None
+    indices: tuple[int, ...]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Rows by position, [positions, head_dim / 2] float32, and where the positions come from."""
+
+    rows: np.ndarray
+    positions: str | None
+    start: Dim | None
+
+
+def longest_sequence(graph: Graph, sequence: int) -> int:
+    """Return the highest number of tokens a sequence can have: the longest cache plus the new tokens."""
+    caches = [graph.values[name] for name in graph.inputs if graph.values[name].dtype in FLOAT_DTYPES]
+    lengths = [interval(value.shape[2], graph.symbols)[1] for value in caches if len(value.shape) == 4]
+    return sequence + max(lengths, default=0)
+
+
+class TableBuilder:
+    """Builds the tables of a graph; equal columns are evaluated once."""
+
+    def __init__(self, graph: Graph, subgraph: Subgraph) -> None:
+        self._graph, self._subgraph = graph, subgraph
+        self._tables: dict[tuple[Column, int, int], Table] = {}
+
+    def table(self, column: Column, batch: int, sequence: int, node: str) -> Table:
+        """Return the table of a column; raises UnsupportedError if it is no function of one position per token."""
+        key = (column, batch, sequence)
+        if key not in self._tables:
+            try:
+                self._tables[key] = self._build(column, batch, sequence, node)
+            except (ValueError, IndexError, Undecided) as error:
+                what = (
+                    f"the rotary table of {node!r} cannot be evaluated for {self._longest(sequence)} positions: {error}"
+                )
+                help = "bind a shorter sequence, or export with a longer table"
+                raise ModelError(what, where=self._graph.name, help=help) from None
+        return self._tables[key]
+
+    def _longest(self, sequence: int) -> int:
+        return longest_sequence(self._graph, sequence)
+
+    def _build(self, column: Column, batch: int, sequence: int, node: str) -> Table:
+        inputs = sorted(self._subgraph.inputs_of(column.value))
+        if not inputs:
+            return self._from_sizes(column, batch, sequence, node)
+        if len(inputs) > 1 or self._graph.values[inputs[0]].shape != (batch, sequence):
+            what = f"the rotary positions depend on {', '.join(inputs)}, which is no [batch, sequence] of positions"
+            raise UnsupportedError(what, where=f"node {node!r}", help="export with a position_ids input")
+        return self._from_positions(column, inputs[0], batch, sequence, node)
+
+    def _from_positions(self, column: Column, name: str, batch: int, sequence: int, node: str) -> Table:
+        count = self._longest(sequence)
+        bindings = {symbol: low for symbol, (low, _) in self._graph.symbols.items()}
+
+        def rows_of(positions: np.ndarray) -> np.ndarray:
+            array = self._subgraph.run(column.value, bindings, {name: positions})
+            return _rows(array, column, positions.shape).reshape(positions.size, -1)
+
+        rows = _all_rows(rows_of, count, batch, sequence)
+        shuffled = np.random.default_rng(0).integers(0, count, (batch, sequence))
+        if not np.array_equal(rows_of(shuffled), rows[shuffled.reshape(-1)], equal_nan=True):
+            raise _no_function(node)
+        return Table(rows, name, None)
+
+    def _from_sizes(self, column: Column, batch: int, sequence: int, node: str) -> Table:
+        symbols = sorted(self._subgraph.symbols_of(column.value))
+        if len(symbols) > 1:
+            what = f"the rotary positions depend on several symbols: {', '.join(symbols)}"
+            raise UnsupportedError(what, where=f"node {node!r}", help="bind all but one of them")
+        if not symbols:
+            return Table(self._rows_at({}, column, batch, sequence, node), None, 0)
+        low, high = self._graph.symbols[symbols[0]]
+        first = self._rows_at({symbols[0]: low}, column, batch, sequence, node)
+        rows = np.zeros((high - low + sequence, first.shape[1]), np.float32)
+        checked = {low, min(low + 1, high), high}
+        for past in sorted({*range(low, high + 1, sequence), *checked}):
+            found = self._rows_at({symbols[0]: past}, column, batch, sequence, node)
+            rows[past - low : past - low + sequence] = found
+        for past in checked:
+            found = self._rows_at({symbols[0]: past}, column, batch, sequence, node)
+            if not np.array_equal(rows[past - low : past - low + sequence], found):
+                raise _no_function(node)
+        return Table(rows, None, Affine.symbol(symbols[0]) - low)
+
+    def _rows_at(self, bindings: Mapping[str, int], column: Column, batch: int, sequence: int, node: str) -> np.ndarray:
+        rows = _rows(self._subgraph.run(column.value, bindings, {}), column, (batch, sequence))
+        if not (rows == rows[:1]).all():
+            raise _no_function(node)
+        return rows[0]
+
+
+def _no_function(node: str) -> UnsupportedError:
+    what = "the rotary factors are no function of the position of each token"
+    return UnsupportedError(
+        what, where=f"node {node!r}", help="supported: positions 0, 1, 2, ... or a position_ids input"
+    )
+
+
+def _all_rows(rows_of: Callable[[np.ndarray], np.ndarray], count: int, batch: int, sequence: int) -> np.ndarray:
+    """Return the rows of all positions: in one go if the graph allows another sequence length, else in its own shape."""
+    width = -(-count // batch)
+    try:
+        return rows_of(np.arange(width * batch).reshape(batch, width))[:count]
+    except (ValueError, IndexError, Undecided):
+        chunks = []
+        for start in range(0, count, batch * sequence):
+            positions = np.minimum(np.arange(start, start + batch * sequence), count - 1)
+            chunks.append(rows_of(positions.reshape(batch, sequence)))
+        return np.concatenate(chunks)[:count]
+
+
+def _rows(array: np.ndarray, column: Column, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the column as [batch, sequence, head_dim / 2]; raises ValueError if the factor has other axes."""
+    kept = [axis for axis in (column.batch_axis, column.sequence_axis) if axis is not None]
+    offset = array.ndim
+    others = [axis for axis in range(offset - 1) if axis - offset not in kept]
+    if any(array.shape[axis] != 1 for axis in others):
+        raise ValueError("the factor has more axes than batch, sequence and head")
+    axes = [
+        axis if axis is not None and -axis <= offset else None for axis in (column.batch_axis, column.sequence_axis)
+    ]
+    moved = np.moveaxis(
+        array,
+        [axis for axis in axes if axis is not None] + [-1],
+        range(-len([a for a in axes if a is not None]) - 1, 0),
+    )
+    sizes = [array.shape[axis] if axis is not None else 1 for axis in axes]
+    rows = moved.reshape(*sizes, array.shape[-1])[..., list(column.indices)].astype(np.float32) * np.float32(
+        column.scale
+    )
+    return np.broadcast_to(rows, (*shape, len(column.indices)))

@@ -1,0 +1,80 @@
+"""The front end: an imported ONNX graph -> a fused graph of the composite operations that the back end maps.
+
+The steps are pure functions from graph to graph; `FRONT_END` lists them in order. Masks, positions and rotary tables are not
+matched by their spelling but evaluated (see `compiler.dialects.mask` and `compiler.dialects.tables`): a causal, padding or
+absent mask is told from what it does on several cache lengths and random flags, and a mask that agrees with none of those is
+refused. So are models with operations that do not fuse: nothing is dropped or assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from compiler.dialects.activation import fuse_activations
+from compiler.dialects.attention import fuse_attention
+from compiler.dialects.embedding import fuse_embeddings
+from compiler.dialects.forms import cancel_layout
+from compiler.dialects.group_query import fuse_group_query
+from compiler.dialects.linear import fuse_elementwise, fuse_linear, fuse_residuals
+from compiler.dialects.rms_norm import fuse_norms
+from compiler.dialects.rotary import fuse_rotary
+from compiler.dialects.slicing import fuse_slices
+from compiler.fold import drop_no_operations, fold_constants, merge_equal, remove_dead
+from compiler.graph import Graph
+from compiler.kinds import SUPPORTED_KINDS
+from compiler.shape_inference import bind_dims, infer_shapes, unsupported_operations
+from isa.affine import Affine
+from isa.errors import ModelError
+
+Step = Callable[[Graph], Graph]
+
+# Each step with its name and what it does, in order; `bind_dims` comes before them.
+FRONT_END: tuple[tuple[str, Step, str], ...] = (
+    ("remove_unused", remove_dead, "Drop what no output needs, so that it cannot be unsupported."),
+    ("infer_shapes", infer_shapes, "Find every shape, and the sizes that follow from others."),
+    ("fold_constants", fold_constants, "Evaluate what depends on constants and sizes only."),
+    ("drop_no_operations", drop_no_operations, "Drop Identity, casts between float types and the like."),
+    ("merge_equal", merge_equal, "Merge equal constants and operations, so that layers share masks and tables."),
+    ("fuse_embeddings", fuse_embeddings, "Gather of token rows -> embedding."),
+    ("fuse_linear", fuse_linear, "MatMul with a constant, its transposition and its bias -> linear."),
+    ("fuse_norms", fuse_norms, "All spellings of RMS norm -> rms_norm."),
+    ("fuse_rotary", fuse_rotary, "All spellings of rotary embedding -> rope with fp32 tables."),
+    ("fuse_group_query", fuse_group_query, "GroupQueryAttention -> rope and attention."),
+    ("fuse_attention", fuse_attention, "Softmax attention with masks, repeated heads and cache -> attention."),
+    ("cancel_layout", cancel_layout, "Drop reshapes and transposes that cancel."),
+    ("fuse_activations", fuse_activations, "SiLU gates -> swiglu."),
+    ("fuse_residuals", fuse_residuals, "Additions to a linear result -> its residual input."),
+    ("fuse_slices", fuse_slices, "Slices of activations -> slice."),
+    ("fuse_elementwise", fuse_elementwise, "Remaining sums and products of equal shapes -> add, mul."),
+    ("remove_dead", remove_dead, "Drop what no output needs any more."),
+    ("check_supported", lambda graph: check_supported(graph), "Refuse what has not become a composite operation."),
+)
+
+
+def fuse_model(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
+    """Bind dims (a size, or a range for a cache length) and fuse; raises ModelError or UnsupportedError."""
+    graph = bind_dims(graph, dims)
+    for _, step, _ in FRONT_END:
+        graph = step(graph)
+    return graph
+
+
+def check_supported(graph: Graph) -> Graph:
+    """Return the graph if only composite operations of fixed batch and sequence are left; else raise."""
+    left = [operation for operation in graph.operations if operation.kind not in SUPPORTED_KINDS]
+    if left:
+        raise unsupported_operations(graph, left)
+    for operation in graph.operations:
+        shape = graph.value(operation.outputs[0] or "").shape
+        symbolic = [dim for dim in shape if isinstance(dim, Affine)]
+        if symbolic:
+            what = (
+                f"the activations of {operation.name!r} have the size {symbolic[0]}; only cache lengths may be ranges"
+            )
+            names = " ".join(f"--dim {name}=VALUE" for name in sorted(symbolic[0].symbols))
+            raise ModelError(what, where=graph.name, help=f"give a number: {names}")
+    for name in graph.outputs:
+        if name not in graph.producers():
+            what = f"the output {name!r} is an input or constant of the model"
+            raise ModelError(what, where=graph.name, help="remove this output")
+    return graph

@@ -1,0 +1,211 @@
+"""ONNX file -> `Graph` of "onnx" operations, with weights described but not read.
+
+Dims of the graph's inputs become ints or symbols named as in the file. Shapes inside the graph are not taken from
+the file (exporters get them wrong): `compiler.shape_inference` works them out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler.evaluate import ONNX_DTYPES
+from compiler.external_data import external_reference
+from compiler.graph import Constant, Graph, OnnxAttributes, Operation, Value
+from isa.affine import Affine, Dim, parse
+from isa.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx
+
+LOWEST_OPSET, HIGHEST_OPSET = 17, 24
+# Where SimplifiedLayerNormalization and friends live; other domains may be imported but not used.
+CONTRIB_DOMAIN = "com.microsoft"
+
+
+def load_onnx(path: Path) -> Graph:
+    """Read an ONNX file; raises ModelError if it is missing, damaged, no ONNX file or of an unknown opset."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError("no such file", where=str(path), help="give the path of an ONNX file") from None
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path), help="give an ONNX file") from None
+    except DecodeError:
+        raise _not_onnx(path) from None
+    if not model.graph.node or not model.graph.output:
+        raise _not_onnx(path)
+    return import_model(model, path.parent, str(path))
+
+
+def _not_onnx(path: Path) -> ModelError:
+    return ModelError("not an ONNX file, or truncated", where=str(path), help="export or copy the model again")
+
+
+def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
+    """Turn a model in memory into a graph; external data is looked for in the folder `base`."""
+    _check_model(model, name)
+    graph = model.graph
+    constants = {tensor.name: _constant(tensor, base, name) for tensor in graph.initializer}
+    inputs = [_input_value(info, name) for info in graph.input if info.name not in constants]
+    operations = []
+    for index, node in enumerate(graph.node):
+        operation = _operation(node, index, name)
+        array = _constant_of_node(node, operation)
+        if array is None:
+            operations.append(operation)
+        else:
+            constants[node.output[0]] = Constant(Value(node.output[0], array.shape, str(array.dtype)), array)
+    outputs = [_output_value(info) for info in graph.output]
+    result = Graph(
+        name=graph.name or "model",
+        inputs=tuple(value.name for value in inputs),
+        outputs=tuple(value.name for value in outputs),
+        values={value.name: value for value in (*outputs, *inputs)},
+        constants=constants,
+        operations=tuple(operations),
+    )
+    _check_names(result, name)
+    return result
+
+
+def _check_model(model: onnx.ModelProto, name: str) -> None:
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    version = opsets.get("", opsets.get("ai.onnx", 0))
+    if not LOWEST_OPSET <= version <= HIGHEST_OPSET:
+        what = f"opset {version} of ai.onnx is not supported" if version else "no opset of ai.onnx is imported"
+        help = f"export with an opset from {LOWEST_OPSET} to {HIGHEST_OPSET}"
+        raise ModelError(what, where=name, help=help)
+    if model.graph.sparse_initializer:
+        tensors = ", ".join(tensor.values.name for tensor in model.graph.sparse_initializer)
+        raise ModelError(f"sparse tensors are not supported: {tensors}", where=name, help="store them densely")
+    if model.functions:
+        functions = ", ".join(function.name for function in model.functions)
+        help = "inline them with onnx.inliner.inline_local_functions"
+        raise UnsupportedError(f"model-local functions: {functions}", where=name, help=help)
+
+
+def _check_names(graph: Graph, name: str) -> None:
+    """Check that each value is produced once and before it is read."""
+    known = set(graph.inputs) | set(graph.constants)
+    for operation in graph.operations:
+        for read in operation.inputs:
+            if read is not None and read not in known:
+                what = f"node {operation.name!r} reads {read!r}, which nothing before it produces"
+                raise ModelError(what, where=name, help="check the file with onnx.checker")
+        for output in operation.outputs:
+            if output is not None and output in known:
+                what = f"{output!r} is produced twice, the second time by node {operation.name!r}"
+                raise ModelError(what, where=name, help="check the file with onnx.checker")
+            known.add(output or "")
+    missing = [output for output in graph.outputs if output not in known]
+    if missing:
+        what = f"nothing produces the outputs {', '.join(missing)}"
+        raise ModelError(what, where=name, help="check the file with onnx.checker")
+
+
+def _input_value(info: onnx.ValueInfoProto, name: str) -> Value:
+    if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
+        what = f"the input {info.name!r} is no tensor of known rank"
+        raise ModelError(what, where=name, help="export again with tensor inputs")
+    dims = info.type.tensor_type.shape.dim
+    shape = tuple(_dim(dim, f"{info.name}_dim_{axis}") for axis, dim in enumerate(dims))
+    return Value(info.name, shape, _dtype(info.type.tensor_type.elem_type, info.name, name))
+
+
+def _output_value(info: onnx.ValueInfoProto) -> Value:
+    """Describe an output; its shape is only a hint until shape inference has replaced it."""
+    shape = tuple(_dim(dim, f"{info.name}_dim_{axis}") for axis, dim in enumerate(info.type.tensor_type.shape.dim))
+    return Value(info.name, shape, ONNX_DTYPES.get(info.type.tensor_type.elem_type, "float32"))
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, fallback: str) -> Dim:
+    """Return an int, or the symbol or expression of a named dim (some exporters write numbers as names)."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    text = dim.dim_param or fallback
+    try:
+        expression = parse(text)
+    except ValueError:
+        return Affine.symbol(text)
+    names = expression.symbols if isinstance(expression, Affine) else frozenset[str]()
+    return expression if all(part.isidentifier() for part in names) else Affine.symbol(text)
+
+
+def _dtype(number: int, tensor: str, name: str) -> str:
+    if number not in ONNX_DTYPES:
+        what = f"tensor {tensor!r} has an element type (number {number}) that is not supported"
+        raise ModelError(what, where=name, help="supported: " + ", ".join(ONNX_DTYPES.values()))
+    return ONNX_DTYPES[number]
+
+
+def _constant(tensor: onnx.TensorProto, base: Path | None, name: str) -> Constant:
+    import onnx
+
+    value = Value(tensor.name, tuple(tensor.dims), _dtype(tensor.data_type, tensor.name, name))
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return Constant(value, external_reference(tensor, value, base, name))
+    return Constant(value, _array(tensor, name))
+
+
+def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        what = f"the data of tensor {tensor.name!r} does not fit its shape {list(tensor.dims)}"
+        raise ModelError(what, where=name, help="export or copy the model again") from error
+
+
+def _operation(node: onnx.NodeProto, index: int, name: str) -> Operation:
+    attributes = tuple((attribute.name, _attribute(attribute, name)) for attribute in node.attribute)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return Operation(
+        kind="onnx",
+        name=node.name or f"{node.op_type}_{index}",
+        inputs=_names(node.input),
+        outputs=_names(node.output),
+        attributes=OnnxAttributes(domain, node.op_type, attributes),
+    )
+
+
+def _names(names: list[str]) -> tuple[str | None, ...]:
+    """Absent optional arguments are empty names; those at the end are dropped."""
+    result = [name or None for name in names]
+    while result and result[-1] is None:
+        result.pop()
+    return tuple(result)
+
+
+def _attribute(attribute: onnx.AttributeProto, name: str) -> object:
+    import onnx
+
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return _array(value, name)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return tuple(value) if attribute.type in _LIST_TYPES else value
+
+
+_LIST_TYPES = (6, 7, 8)  # AttributeProto: FLOATS, INTS, STRINGS
+
+
+def _constant_of_node(node: onnx.NodeProto, operation: Operation) -> np.ndarray | None:
+    """Return the array of a Constant node, None for all other nodes."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    attributes = operation.attributes
+    assert isinstance(attributes, OnnxAttributes)
+    key, value = attributes.attributes[0] if attributes.attributes else ("", None)
+    dtypes = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    if key == "value":
+        return np.asarray(value)
+    return np.asarray(value, dtypes[key]) if key in dtypes else None

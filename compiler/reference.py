@@ -1,0 +1,196 @@
+"""The meaning of each composite operation, in plain NumPy at fp32 or better: the oracle of the tests.
+
+Obvious rather than fast. `run_reference` takes the sizes of symbols from the shapes of the inputs and checks what the graph
+requires of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.graph import (
+    AttentionAttributes,
+    Graph,
+    LinearAttributes,
+    Operation,
+    RmsNormAttributes,
+    RopeAttributes,
+    SliceAttributes,
+)  # fmt: skip
+from isa.affine import Affine, evaluate
+from isa.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """One operation with the arrays of its inputs and the values of the symbols."""
+
+    operation: Operation
+    arrays: tuple[np.ndarray | None, ...]
+    bindings: Mapping[str, int]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        array = self.arrays[index]
+        assert array is not None
+        return array
+
+
+def run_reference(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a fused graph; raises ModelError if the inputs do not fit it."""
+    bindings = bind_inputs(graph, inputs)
+    arrays: dict[str, np.ndarray] = {name: _widened(np.asarray(inputs[name])) for name in graph.inputs}
+    for operation in graph.operations:
+        read = tuple(_read(graph, arrays, name) for name in operation.inputs)
+        results = MEANINGS[operation.kind](Arguments(operation, read, bindings))
+        for name, result in zip(operation.outputs, results, strict=False):
+            if name is not None:
+                arrays[name] = result
+    return {name: arrays[name] for name in graph.outputs}
+
+
+def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return the symbols' values that the shapes of the inputs imply; checks shapes and requirements."""
+    bindings: dict[str, int] = {}
+    for name in graph.inputs:
+        for dim, size in zip(graph.values[name].shape, np.shape(inputs[name]), strict=True):
+            if isinstance(dim, Affine) and len(dim.terms) == 1:
+                ((symbol, factor),) = dim.terms
+                bindings.setdefault(symbol, (size - dim.constant) // factor)
+    for name in graph.inputs:
+        expected = tuple(evaluate(dim, bindings) for dim in graph.values[name].shape)
+        if expected != np.shape(inputs[name]):
+            what = f"has the shape {list(np.shape(inputs[name]))}, not {list(expected)}"
+            raise ModelError(what, where=f"input {name!r}", help="give inputs that fit the dims of the model")
+    for symbol, (low, high) in graph.symbols.items():
+        if not low <= bindings.get(symbol, low) <= high:
+            what = f"{symbol} = {bindings[symbol]} is outside {low}..{high}"
+            raise ModelError(what, where=graph.name, help="compile for a wider range")
+    for requirement in graph.requirements:
+        if not np.all(np.asarray(inputs[requirement.input_name]) == 1):
+            what = f"must hold only ones: {requirement.reason}"
+            raise ModelError(what, where=f"input {requirement.input_name!r}", help="run sequences without padding")
+    return bindings
+
+
+def _read(graph: Graph, arrays: dict[str, np.ndarray], name: str | None) -> np.ndarray | None:
+    if name is None:
+        return None
+    if name not in arrays:
+        arrays[name] = _widened(np.asarray(graph.constants[name].load()))
+    return arrays[name]
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if str(array.dtype) in ("float16", "bfloat16") else array
+
+
+def _embedding(arguments: Arguments) -> list[np.ndarray]:
+    return [arguments[1][arguments[0]]]
+
+
+def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, RmsNormAttributes)
+    mean_square = np.mean(np.square(arguments[0]), axis=-1, keepdims=True)
+    return [arguments[0] / np.sqrt(mean_square + np.float32(attributes.epsilon)) * arguments[1]]
+
+
+def _linear(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, LinearAttributes)
+    result = arguments[0] @ (arguments[1].T if attributes.weight_rows_are_outputs else arguments[1])
+    for extra in arguments.arrays[2:4]:
+        result = result if extra is None else result + extra
+    return [result]
+
+
+def _rope(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, RopeAttributes)
+    batch, sequence, columns = arguments[0].shape
+    positions = arguments.arrays[1]
+    if positions is None:
+        assert attributes.start is not None
+        positions = np.broadcast_to(
+            np.arange(sequence) + evaluate(attributes.start, arguments.bindings), (batch, sequence)
+        )
+    cos, sin = (arguments[index][positions][:, :, None, :] for index in (2, 3))
+    heads = arguments[0].reshape(batch, sequence, attributes.head_count, attributes.head_dim)
+    if attributes.interleaved:
+        first, second = heads[..., 0::2], heads[..., 1::2]
+    else:
+        first, second = np.split(heads, 2, axis=-1)
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    joined = np.stack(rotated, axis=-1) if attributes.interleaved else np.concatenate(rotated, axis=-1)
+    return [joined.reshape(batch, sequence, columns)]
+
+
+def _attention(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, AttentionAttributes)
+    batch, sequence, columns = arguments[0].shape
+
+    def heads_first(array: np.ndarray, heads: int) -> np.ndarray:
+        return array.reshape(batch, sequence, heads, attributes.head_dim).transpose(0, 2, 1, 3)
+
+    query = heads_first(arguments[0], attributes.head_count)
+    present = [heads_first(arguments[index], attributes.kv_head_count) for index in (1, 2)]
+    if arguments.arrays[3] is not None:
+        present = [np.concatenate((arguments[index + 3], new), axis=2) for index, new in enumerate(present)]
+    repeats = attributes.head_count // attributes.kv_head_count
+    key, value = (np.repeat(array, repeats, axis=1) for array in present)
+    visible = _visible(arguments, attributes, batch, sequence, key.shape[2])
+    scores = np.where(visible, query @ key.swapaxes(2, 3) * np.float32(attributes.scale), -np.inf)
+    highest = np.max(scores, axis=-1, keepdims=True)
+    powers = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
+    total = powers.sum(-1, keepdims=True)
+    weights = powers / np.where(total == 0, 1, total)  # a row that sees nothing gives zeros
+    result = (weights @ value).transpose(0, 2, 1, 3).reshape(batch, sequence, columns)
+    return [result, *present]
+
+
+def _visible(arguments: Arguments, attributes: AttentionAttributes, batch: int, sequence: int, keys: int) -> np.ndarray:
+    """Return which keys each query sees, [batch, 1, sequence, keys]."""
+    visible = np.ones((batch, 1, sequence, keys), bool)
+    if attributes.causal:
+        past = evaluate(attributes.past, arguments.bindings)
+        visible &= np.arange(keys) <= past + np.arange(sequence)[:, None]
+    if arguments.arrays[5] is not None:
+        visible &= arguments[5].astype(bool)[:, None, None, :]
+    return visible
+
+
+def _swiglu(arguments: Arguments) -> list[np.ndarray]:
+    gate, up = arguments[0], arguments[1]
+    return [gate / (1 + np.exp(-gate)) * up]
+
+
+def _add(arguments: Arguments) -> list[np.ndarray]:
+    return [arguments[0] + arguments[1]]
+
+
+def _mul(arguments: Arguments) -> list[np.ndarray]:
+    return [arguments[0] * arguments[1]]
+
+
+def _slice(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, SliceAttributes)
+    start, size = (evaluate(dim, arguments.bindings) for dim in (attributes.start, attributes.size))
+    return [np.take(arguments[0], np.arange(start, start + size), axis=attributes.axis)]
+
+
+MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
+    "embedding": _embedding,
+    "rms_norm": _rms_norm,
+    "linear": _linear,
+    "rope": _rope,
+    "attention": _attention,
+    "swiglu": _swiglu,
+    "add": _add,
+    "mul": _mul,
+    "slice": _slice,
+}

@@ -1,0 +1,296 @@
+"""Binding of dims, and one ordered sweep that finds the shape of every value and the elements of every size tensor.
+
+Dims that the user did not give are unknowns: equal sizes that the operators demand are collected by a `Solver`, and the
+sweep is repeated with what was learnt until nothing is left. The length of a padding mask is no shape constraint (masks are
+gathered by index), so an unknown length of an integer input that reaches a softmax is the number of its keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from compiler.evaluate import FLOAT_DTYPES, MEANINGS, evaluate
+from compiler.graph import (
+    Constant,
+    Equality,
+    FileReference,
+    Graph,
+    OnnxAttributes,
+    Operation,
+    SizesAttributes,
+    Value,
+    dtype_of,
+)  # fmt: skip
+from compiler.kinds import SUPPORTED_KINDS
+from compiler.shape_rules import SHAPE_RULES, Call, Fact, shape_content, solved_shape
+from compiler.symbols import Contradiction, Solver, Undecided
+from isa.affine import Affine, Dim, substitute, symbols_of
+from isa.errors import ModelError, UnsupportedError, did_you_mean
+
+# Constants up to this size take part in folding, and nothing larger is made by it.
+FOLDED_INPUT_BYTES = 16 << 20
+FOLDED_OUTPUT_BYTES = 64 << 20
+# Domains whose operators are looked up by their bare name.
+KNOWN_DOMAINS = ("", "com.microsoft")
+
+
+def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
+    """Give the named dims of the inputs their sizes; a range stays a symbol. Raises ModelError on unknown names."""
+    names = sorted({name for value in _inputs(graph) for dim in value.shape for name in symbols_of(dim)})
+    for name, size in dims.items():
+        if name not in names:
+            known = f"the model has {', '.join(names)}" if names else "the model has fixed shapes"
+            help = f"{did_you_mean(name, names)} {known}".strip()
+            raise ModelError(f"the model has no dim {name!r}", where=f"--dim {name}", help=help)
+        low, high = size if isinstance(size, tuple) else (size, size)
+        if not 0 <= low <= high:
+            help = "give a size like 16 or a range like 0:4096"
+            raise ModelError(f"{low}:{high} is no range of sizes", where=f"--dim {name}", help=help)
+    fixed: dict[str, Dim] = {name: size for name, size in dims.items() if isinstance(size, int)}
+    ranges = {name: size for name, size in dims.items() if isinstance(size, tuple)}
+    fixed |= {name: low for name, (low, high) in ranges.items() if low == high}
+    ranges = {name: size for name, size in ranges.items() if name not in fixed}
+    return dataclasses.replace(_with_input_dims(graph, fixed), symbols={**graph.symbols, **ranges})
+
+
+def infer_shapes(graph: Graph) -> Graph:
+    """Give every value its shape and dtype; raises ModelError if sizes contradict each other or stay unknown."""
+    check_known(graph)
+    equalities = list(graph.equalities)
+    while True:
+        solver = Solver(graph.symbols)
+        facts = analyse(graph, solver)
+        if not solver.solved:
+            _solve_mask_lengths(graph, facts, solver)
+        if not solver.solved:
+            break
+        for name, dim in sorted(solver.solved.items()):
+            equalities.append(Equality(Affine.symbol(name), dim, solver.origins[name]))
+        graph = _with_input_dims(graph, solver.solved)
+    _check_resolved(graph)
+    values = {name: Value(name, fact.shape, fact.dtype) for name, fact in facts.items() if name not in graph.constants}
+    resolved = tuple(
+        Equality(equality.left, substitute(equality.right, _chain(equalities)), equality.origin)
+        for equality in equalities
+    )
+    return dataclasses.replace(graph, values=values, equalities=resolved)
+
+
+def _chain(equalities: list[Equality]) -> dict[str, Dim]:
+    """Return what each solved symbol is in terms of symbols that are left."""
+    result: dict[str, Dim] = {}
+    for equality in reversed(equalities):
+        (name,) = symbols_of(equality.left)
+        result[name] = substitute(equality.right, result)
+    return result
+
+
+def analyse(graph: Graph, solver: Solver | None = None) -> dict[str, Fact]:
+    """Return what is known of every value and constant, in one sweep."""
+    solver = solver or Solver(graph.symbols)
+    facts = {name: _fact_of_constant(constant) for name, constant in graph.constants.items()}
+    facts |= {value.name: Fact(value.shape, value.dtype) for value in _inputs(graph)}
+    for operation in graph.operations:
+        attributes = operation.attributes
+        if isinstance(attributes, OnnxAttributes):
+            inputs = [facts[name] if name else None for name in operation.inputs]
+            call = Call(attributes, inputs, len(operation.outputs), solver, operation.name)
+            results = _results(call, operation)
+        else:
+            results = [_known_fact(graph, name, attributes) for name in operation.outputs]
+        facts |= {name: fact for name, fact in zip(operation.outputs, results, strict=False) if name}
+    return facts
+
+
+def _known_fact(graph: Graph, name: str | None, attributes: object) -> Fact:
+    value = graph.values[name or ""]
+    if not isinstance(attributes, SizesAttributes):
+        return Fact(value.shape, value.dtype)
+    elements = np.array(attributes.elements, dtype=object).reshape(value.shape)  # type: ignore[arg-type]
+    return Fact(value.shape, value.dtype, elements)
+
+
+def _results(call: Call, operation: Operation) -> list[Fact]:
+    try:
+        typed = [
+            (solved_shape(shape, call.solver), dtype) for shape, dtype in SHAPE_RULES[call.attributes.op_type](call)
+        ]
+    except Undecided as error:
+        raise _undecided(call, operation, str(error)) from None
+    except (Contradiction, ValueError, IndexError, KeyError, TypeError) as error:
+        raise _misfit(call, operation, error) from None
+    contents = _contents(call, typed)
+    return [Fact(shape, dtype, content) for (shape, dtype), content in zip(typed, contents, strict=False)]
+
+
+def _undecided(call: Call, operation: Operation, reason: str) -> ToolErrorLike:
+    unknowns = sorted(
+        {name for fact in call.inputs if fact for dim in fact.shape for name in call.solver.unknowns_of(dim)}
+    )
+    if unknowns:
+        help = " ".join(f"--dim {name}=VALUE" for name in unknowns)
+        what = f"the shape of {operation.name!r} ({call.attributes.op_type}) needs the size of {', '.join(unknowns)}"
+        return ModelError(what, where=call.origin, help=f"give {help}")
+    what = f"the output shape of {call.attributes.op_type} is not known when compiling: {reason}"
+    return UnsupportedError(
+        what, where=f"node {operation.name!r}", help="export the model with shapes that depend on sizes only"
+    )
+
+
+ToolErrorLike = ModelError | UnsupportedError
+
+
+def _misfit(call: Call, operation: Operation, error: Exception) -> ModelError:
+    shapes = ", ".join(f"[{', '.join(map(str, fact.shape))}]" if fact else "none" for fact in call.inputs)
+    reason = f"sizes that differ: {error}" if isinstance(error, Contradiction) else f"bad arguments ({error})"
+    what = f"{call.attributes.op_type} of {shapes} has {reason}"
+    return ModelError(
+        what, where=f"node {operation.name!r}", help="check the --dim values against each other and the model"
+    )
+
+
+def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.ndarray | None]:
+    """Return the elements of the outputs where constants and sizes determine them, within the byte budget."""
+    nothing: list[np.ndarray | None] = [None] * len(typed)
+    op_type = call.attributes.op_type
+    if op_type == "Shape":
+        return [_plain(shape_content(call))]
+    if any(fact is not None and fact.content is None for fact in call.inputs) or op_type not in MEANINGS:
+        return nothing
+    if any(isinstance(dim, Affine) for shape, _ in typed for dim in shape):
+        return nothing
+    elements = sum(math.prod(shape) for shape, _ in typed)  # type: ignore[arg-type]
+    is_weight_view = op_type == "Transpose" and typed[0][1] in FLOAT_DTYPES and len(typed[0][0]) == 2
+    if elements * 8 > FOLDED_OUTPUT_BYTES or is_weight_view:
+        return nothing
+    try:
+        return list(
+            evaluate(call.attributes, [fact.content if fact else None for fact in call.inputs], call.solver.bounds)
+        )
+    except Undecided:
+        return nothing
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array if any(isinstance(element, Affine) for element in array) else array.astype(np.int64)
+
+
+def _fact_of_constant(constant: Constant) -> Fact:
+    value, source = constant.value, constant.source
+    item_bytes = dtype_of(value.dtype).itemsize
+    small = math.prod(value.shape) * item_bytes <= FOLDED_INPUT_BYTES  # type: ignore[arg-type]
+    if source is None or not small or (isinstance(source, FileReference) and len(value.shape) > 1):
+        return Fact(value.shape, value.dtype)
+    return Fact(value.shape, value.dtype, np.asarray(constant.load()))
+
+
+def _inputs(graph: Graph) -> list[Value]:
+    return [graph.values[name] for name in graph.inputs]
+
+
+def _with_input_dims(graph: Graph, bindings: Mapping[str, Dim]) -> Graph:
+    """Replace symbols in the shapes of the inputs; other shapes follow from those."""
+    values = dict(graph.values)
+    for value in _inputs(graph):
+        shape = tuple(substitute(dim, bindings) for dim in value.shape)
+        values[value.name] = dataclasses.replace(value, shape=shape)
+    return dataclasses.replace(graph, values=values)
+
+
+def check_known(graph: Graph) -> None:
+    """Raise UnsupportedError with all operators that no rule here knows."""
+    unknown = []
+    for operation in graph.operations:
+        attributes = operation.attributes
+        if not isinstance(attributes, OnnxAttributes):
+            continue
+        if attributes.op_type not in SHAPE_RULES or attributes.domain not in KNOWN_DOMAINS:
+            unknown.append(operation)
+    if unknown:
+        raise unsupported_operations(graph, unknown)
+
+
+def unsupported_operations(graph: Graph, operations: list[Operation]) -> UnsupportedError:
+    """Return the error that lists operations: name, type, input shapes, and what is supported instead."""
+    lines = []
+    for operation in operations:
+        attributes = operation.attributes
+        kind = attributes.op_type if isinstance(attributes, OnnxAttributes) else operation.kind
+        shapes = ", ".join(_shape_text(graph, name) for name in operation.inputs)
+        lines.append(f"  {operation.name} ({kind}) of {shapes or 'no inputs'}")
+    what = f"{len(lines)} unsupported operation(s) are left after fusion:\n" + "\n".join(lines)
+    return UnsupportedError(what, where=graph.name, help="operations must fuse to: " + ", ".join(SUPPORTED_KINDS))
+
+
+def _shape_text(graph: Graph, name: str | None) -> str:
+    if name is None:
+        return "none"
+    if name not in graph.values and name not in graph.constants:
+        return "[unknown]"
+    return f"[{', '.join(map(str, graph.value(name).shape))}]"
+
+
+# What a product depends on (tokens, positions) is no mask of its result, and a shape depends on no flags.
+_NO_MASK_PASSES = ("MatMul", "Shape", "Size")
+
+
+def _solve_mask_lengths(graph: Graph, facts: Mapping[str, Fact], solver: Solver) -> None:
+    """Demand that an integer input that masks the keys of a softmax or attention has one element per key."""
+    masks = [value for value in _inputs(graph) if value.dtype not in FLOAT_DTYPES and len(value.shape) == 2]
+    for mask in masks:
+        reached = {mask.name}
+        for operation in graph.operations:
+            attributes = operation.attributes
+            if not isinstance(attributes, OnnxAttributes) or attributes.op_type in _NO_MASK_PASSES:
+                continue
+            read = _mask_inputs(operation, attributes.op_type)
+            if not any(name in reached for name in read):
+                continue
+            reached.update(name for name in operation.outputs if name)
+            length = _key_length(operation, facts)
+            if length is not None:
+                _demand_length(mask, length, operation, solver)
+
+
+def _demand_length(mask: Value, length: Dim, operation: Operation, solver: Solver) -> None:
+    origin = f"{mask.name} has one element per key of {operation.name}"
+    try:
+        solver.require_equal(mask.shape[-1], length, origin)
+    except Contradiction as error:
+        help = "give dims that agree, or leave out the ones that follow from the others"
+        raise ModelError(f"sizes contradict each other: {error} ({origin})", where=mask.name, help=help) from None
+
+
+def _mask_inputs(operation: Operation, op_type: str) -> tuple[str | None, ...]:
+    """The inputs of an operation that can carry a mask on to the scores."""
+    first = {"Attention": 3, "GroupQueryAttention": 5, "RotaryEmbedding": len(operation.inputs)}.get(op_type, 0)
+    return operation.inputs[first:]
+
+
+def _key_length(operation: Operation, facts: Mapping[str, Fact]) -> Dim | None:
+    """Return how many keys an operation attends to, None if it is no softmax or attention."""
+    attributes = operation.attributes
+    assert isinstance(attributes, OnnxAttributes)
+    if attributes.op_type == "Softmax":
+        return facts[operation.inputs[0] or ""].shape[-1]
+    if attributes.op_type == "GroupQueryAttention":
+        query, past = facts[operation.inputs[0] or ""], operation.inputs[3]
+        return query.shape[1] + (facts[past].shape[2] if past else 0)
+    if attributes.op_type == "Attention":
+        query, key = facts[operation.inputs[0] or ""], facts[operation.inputs[1] or ""]
+        past = operation.inputs[4] if len(operation.inputs) > 4 else None
+        return key.shape[2 if len(query.shape) == 4 else 1] + (facts[past].shape[2] if past else 0)
+    return None
+
+
+def _check_resolved(graph: Graph) -> None:
+    for value in _inputs(graph):
+        for dim in value.shape:
+            for name in sorted(symbols_of(dim)):
+                if name not in graph.symbols:
+                    what = f"the dim {name!r} of input {value.name!r} has no size and does not follow from others"
+                    raise ModelError(what, where=graph.name, help=f"give --dim {name}=VALUE")

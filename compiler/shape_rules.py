@@ -1,0 +1,393 @@
+"""Shape and element type of the outputs of each ONNX operator, over symbolic sizes.
+
+A rule gets the operator's attributes, what is known of its inputs (`Fact`), and the `Solver` to which it reports sizes that
+must be equal. It returns (shape, dtype) per output. It raises `Undecided` if a shape depends on data, and
+`Contradiction` if the inputs do not fit together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.evaluate import ONNX_DTYPES, axes_of, slice_arguments
+from compiler.graph import OnnxAttributes
+from compiler.symbols import Contradiction, Product, Solver, Undecided, is_less, larger, smaller
+from isa.affine import Affine, Dim, substitute
+
+Shape = tuple[Dim, ...]
+Typed = tuple[Shape, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """What is known of a value: shape, element type, and its elements if they depend on sizes and constants only."""
+
+    shape: Shape
+    dtype: str
+    content: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One application of an operator."""
+
+    attributes: OnnxAttributes
+    inputs: Sequence[Fact | None]
+    output_count: int
+    solver: Solver
+    origin: str
+
+    def fact(self, index: int) -> Fact:
+        """Return an input that must be there."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if found is None:
+            raise Contradiction(f"input {index}, which is missing, and a tensor")
+        return found
+
+    def content(self, index: int) -> np.ndarray:
+        """Return the elements of an input; raises Undecided if they depend on data."""
+        content = self.fact(index).content
+        if content is None:
+            raise Undecided(f"input {index} is not known when compiling")
+        return content
+
+    def has(self, index: int) -> bool:
+        """Tell whether an optional input is there."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def integer(self, name: str, default: int) -> int:
+        """Return an integer attribute."""
+        return int(self.attributes.get(name, default))  # type: ignore[call-overload]
+
+    def equal(self, left: Dim, right: Dim) -> None:
+        """Report that two sizes must be equal."""
+        self.solver.require_equal(left, right, self.origin)
+
+    def axes(self, rank: int) -> tuple[int, ...] | None:
+        """Return the normalized axes argument (input 1 or attribute)."""
+        arrays = [None, self.content(1)] if self.has(1) else [None]
+        axes = axes_of(self.attributes, arrays)
+        return None if axes is None else tuple(axis % rank for axis in axes)
+
+
+Rule = Callable[[Call], "list[Typed]"]
+
+
+def broadcast(call: Call, shapes: Sequence[Shape]) -> Shape:
+    """Return the NumPy broadcast of shapes."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        for axis, dim in enumerate(shape, rank - len(shape)):
+            if result[axis] == 1:
+                result[axis] = dim
+            elif dim != 1:
+                call.equal(result[axis], dim)
+    return tuple(result)
+
+
+def sizes(array: np.ndarray) -> Shape:
+    """Return the elements of a shape tensor."""
+    return tuple(element if isinstance(element, Affine) else int(element) for element in array.reshape(-1))
+
+
+def _same(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    return [(fact.shape, fact.dtype)] * call.output_count
+
+
+def _elementwise(dtype: str | None = None, dtype_from: int = 0) -> Rule:
+    def rule(call: Call) -> list[Typed]:
+        shape = broadcast(call, [fact.shape for fact in call.inputs if fact is not None])
+        return [(shape, dtype or call.fact(dtype_from).dtype)]
+
+    return rule
+
+
+def _cast(call: Call) -> list[Typed]:
+    return [(call.fact(0).shape, ONNX_DTYPES[call.integer("to", 1)])]
+
+
+def _matmul(call: Call) -> list[Typed]:
+    left, right = call.fact(0), call.fact(1)
+    if len(left.shape) < 2 or len(right.shape) < 2:
+        raise Undecided("a product with a vector")
+    call.equal(left.shape[-1], right.shape[-2])
+    batch = broadcast(call, [left.shape[:-2], right.shape[:-2]]) if len(left.shape) + len(right.shape) > 4 else ()
+    return [((*batch, left.shape[-2], right.shape[-1]), left.dtype)]
+
+
+def _shape(call: Call) -> list[Typed]:
+    rank = len(call.fact(0).shape)
+    first, last = (_clamped(call.integer(key, default), rank) for key, default in (("start", 0), ("end", rank)))
+    return [((max(last - first, 0),), "int64")]
+
+
+def _clamped(axis: int, rank: int) -> int:
+    return min(max(axis + rank if axis < 0 else axis, 0), rank)
+
+
+def shape_content(call: Call) -> np.ndarray:
+    """Return what a Shape operator gives."""
+    shape = call.fact(0).shape
+    rank = len(shape)
+    first, last = (_clamped(call.integer(key, default), rank) for key, default in (("start", 0), ("end", rank)))
+    return np.array(shape[first:last], dtype=object)
+
+
+def _reshape(call: Call) -> list[Typed]:
+    fact, target = call.fact(0), list(sizes(call.content(1)))
+    if not call.integer("allowzero", 0):
+        target = [fact.shape[axis] if dim == 0 else dim for axis, dim in enumerate(target)]
+    if -1 in target:
+        others = [dim for dim in target if dim != -1]
+        target[target.index(-1)] = Product.of(fact.shape).divided_by(Product.of(others))
+    elif Product.of(fact.shape) != Product.of(target):
+        _equal_products(call, fact.shape, tuple(target))
+    return [(tuple(target), fact.dtype)]
+
+
+def _equal_products(call: Call, left: Shape, right: Shape) -> None:
+    """Learn from `a * c == b * c` that a == b when one size differs; otherwise the sizes contradict each other."""
+    rest_left, rest_right = list(left), list(right)
+    for dim in left:
+        if dim in rest_right:
+            rest_right.remove(dim)
+            rest_left.remove(dim)
+    numbers = [math.prod(int(dim) for dim in rest if not isinstance(dim, Affine)) for rest in (rest_left, rest_right)]
+    symbols = [[dim for dim in rest if isinstance(dim, Affine)] for rest in (rest_left, rest_right)]
+    if max(len(found) for found in symbols) > 1:
+        raise Undecided("a Reshape of several symbolic sizes")
+    products = [number * (found[0] if found else 1) for number, found in zip(numbers, symbols, strict=True)]
+    call.equal(products[0], products[1])
+
+
+def _transpose(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    order = call.attributes.get("perm", tuple(reversed(range(len(fact.shape)))))
+    return [(tuple(fact.shape[axis] for axis in order), fact.dtype)]  # type: ignore[attr-defined]
+
+
+def _unsqueeze(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    arrays = [None, call.content(1)] if call.has(1) else [None]
+    axes = axes_of(call.attributes, arrays) or ()
+    rank = len(fact.shape) + len(axes)
+    rest = iter(fact.shape)
+    inserted = {axis % rank for axis in axes}
+    return [(tuple(1 if axis in inserted else next(rest) for axis in range(rank)), fact.dtype)]
+
+
+def _squeeze(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    axes = call.axes(len(fact.shape))
+    removed = axes if axes is not None else [axis for axis, dim in enumerate(fact.shape) if dim == 1]
+    return [(tuple(dim for axis, dim in enumerate(fact.shape) if axis not in removed), fact.dtype)]
+
+
+def _expand(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    return [(broadcast(call, [fact.shape, sizes(call.content(1))]), fact.dtype)]
+
+
+def _concat(call: Call) -> list[Typed]:
+    facts = [fact for fact in call.inputs if fact is not None]
+    axis = call.integer("axis", 0) % len(facts[0].shape)
+    shape = list(facts[0].shape)
+    for fact in facts[1:]:
+        for other, dim in enumerate(fact.shape):
+            if other == axis:
+                shape[axis] = shape[axis] + dim
+            else:
+                call.equal(shape[other], dim)
+    return [(tuple(shape), facts[0].dtype)]
+
+
+def slice_ranges(call: Call) -> list[tuple[int, Dim, Dim]]:
+    """Return (axis, first element, element count) of each axis that a Slice with step 1 or -1 cuts."""
+    shape, bounds = call.fact(0).shape, call.solver.bounds
+    arrays = [None, *(call.content(index) if call.has(index) else None for index in range(1, len(call.inputs)))]
+    ranges = []
+    for axis, start, end, step in slice_arguments(arrays, len(shape)):
+        if step != 1:
+            raise Undecided("a Slice with a step")
+        first, last = (_clamped_dim(place, shape[axis], bounds) for place in (start, end))
+        ranges.append((axis, first, larger(last - first, 0, bounds)))
+    return ranges
+
+
+def _clamped_dim(place: object, size: Dim, bounds: object) -> Dim:
+    place = place + size if is_less(place, 0, bounds) else place  # type: ignore[arg-type, operator]
+    return smaller(larger(place, 0, bounds), size, bounds)  # type: ignore[arg-type]
+
+
+def _slice(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    shape = list(fact.shape)
+    for axis, _, count in slice_ranges(call):
+        shape[axis] = count
+    return [(tuple(shape), fact.dtype)]
+
+
+def _split(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    axis = call.integer("axis", 0) % len(fact.shape)
+    if call.has(1):
+        parts = sizes(call.content(1))
+    else:
+        parts = (Product.of([fact.shape[axis]]).divided_by(Product.of([call.output_count])),) * call.output_count
+    return [((*fact.shape[:axis], part, *fact.shape[axis + 1 :]), fact.dtype) for part in parts]
+
+
+def _gather(call: Call) -> list[Typed]:
+    fact, indices = call.fact(0), call.fact(1)
+    axis = call.integer("axis", 0) % len(fact.shape)
+    return [((*fact.shape[:axis], *indices.shape, *fact.shape[axis + 1 :]), fact.dtype)]
+
+
+def _gather_nd(call: Call) -> list[Typed]:
+    fact, indices = call.fact(0), call.fact(1)
+    depth = indices.shape[-1]
+    if isinstance(depth, Affine) or call.integer("batch_dims", 0):
+        raise Undecided("GatherND with batch_dims or a symbolic depth")
+    return [((*indices.shape[:-1], *fact.shape[depth:]), fact.dtype)]
+
+
+def _gather_elements(call: Call) -> list[Typed]:
+    return [(call.fact(1).shape, call.fact(0).dtype)]
+
+
+def _range(call: Call) -> list[Typed]:
+    start, limit, step = (sizes(call.content(index))[0] for index in range(3))
+    if step != 1:
+        raise Undecided("a Range with a step")
+    return [((larger(limit - start, 0, call.solver.bounds),), call.fact(0).dtype)]
+
+
+def _constant_of_shape(call: Call) -> list[Typed]:
+    value = np.asarray(call.attributes.get("value", np.zeros(1, np.float32)))
+    return [(sizes(call.content(0)), str(value.dtype))]
+
+
+def _tile(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    return [(tuple(dim * times for dim, times in zip(fact.shape, sizes(call.content(1)), strict=True)), fact.dtype)]
+
+
+def _flatten(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    axis = _clamped(call.integer("axis", 1), len(fact.shape))
+    one = Product(1, ())
+    parts = (Product.of(fact.shape[:axis]).divided_by(one), Product.of(fact.shape[axis:]).divided_by(one))
+    return [(parts, fact.dtype)]
+
+
+def _reduce(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    axes = call.axes(len(fact.shape))
+    if axes is None:
+        axes = () if call.integer("noop_with_empty_axes", 0) else tuple(range(len(fact.shape)))
+    keep = call.integer("keepdims", 1)
+    shape = tuple(1 if axis in axes else dim for axis, dim in enumerate(fact.shape) if keep or axis not in axes)
+    return [(shape, fact.dtype)]
+
+
+def _size(call: Call) -> list[Typed]:
+    return [((), "int64")]
+
+
+def _attention(call: Call) -> list[Typed]:
+    query, key, value = (call.fact(index) for index in range(3))
+    if len(query.shape) == 4:
+        outputs: list[Typed] = [((*query.shape[:3], value.shape[3]), query.dtype)]
+        heads, key_size, value_size, length = key.shape[1], key.shape[3], value.shape[3], key.shape[2]
+    else:
+        query_heads, heads = call.integer("q_num_heads", 0), call.integer("kv_num_heads", 0)
+        key_size = Product.of([key.shape[2]]).divided_by(Product.of([heads]))
+        value_size = Product.of([value.shape[2]]).divided_by(Product.of([heads]))
+        length = key.shape[1]
+        outputs = [((*query.shape[:2], query_heads * value_size), query.dtype)]
+    if call.has(4):
+        length = length + call.fact(4).shape[2]
+    if call.has(3) and len(call.fact(3).shape) >= 2 and call.fact(3).shape[-1] != 1:
+        call.equal(call.fact(3).shape[-1], length)
+    present = [((query.shape[0], heads, length, size), query.dtype) for size in (key_size, value_size)]
+    return [*outputs, *present][: call.output_count]
+
+
+def group_query_sizes(call: Call) -> tuple[Dim, Dim, Dim]:
+    """Return (batch, sequence, head_dim) of a GroupQueryAttention."""
+    query = call.fact(0)
+    heads, kv_heads = call.integer("num_heads", 0), call.integer("kv_num_heads", 0)
+    columns = heads if call.has(1) else heads + 2 * kv_heads
+    return query.shape[0], query.shape[1], Product.of([query.shape[2]]).divided_by(Product.of([columns]))
+
+
+def _group_query_attention(call: Call) -> list[Typed]:
+    batch, sequence, head_dim = group_query_sizes(call)
+    kv_heads, dtype = call.integer("kv_num_heads", 0), call.fact(0).dtype
+    past = call.fact(3).shape[2] if call.has(3) else 0
+    for index in (3, 4):
+        if call.has(index):
+            expected = (batch, kv_heads, past, head_dim)
+            for found, size in zip(call.fact(index).shape, expected, strict=True):
+                call.equal(found, size)
+    present = ((batch, kv_heads, past + sequence, head_dim), dtype)
+    return [((batch, sequence, call.integer("num_heads", 0) * head_dim), dtype), present, present][: call.output_count]
+
+
+def _skip_norm(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    for left, right in zip(fact.shape, call.fact(1).shape, strict=True):
+        call.equal(left, right)
+    return [(fact.shape, fact.dtype)] * call.output_count
+
+
+_BOOLEAN = ("And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "IsNaN", "IsInf")
+_ARITHMETIC = (
+    "Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Pow", "BitwiseAnd", "BitwiseOr",
+)  # fmt: skip
+_UNARY = (
+    "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal", "Round",
+    "Sigmoid", "Sin", "Softmax", "Sqrt", "Trilu", "Swish", "RotaryEmbedding", "RMSNormalization",
+    "SimplifiedLayerNormalization",
+)  # fmt: skip
+
+SHAPE_RULES: dict[str, Rule] = {
+    **{name: _elementwise("bool") for name in _BOOLEAN},
+    **{name: _elementwise() for name in _ARITHMETIC},
+    **dict.fromkeys(_UNARY, _same),
+    **{f"Reduce{name}": _reduce for name in ("Max", "Mean", "Min", "Prod", "Sum")},
+    "Attention": _attention,
+    "Cast": _cast,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "GroupQueryAttention": _group_query_attention,
+    "MatMul": _matmul,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
+    "SkipSimplifiedLayerNormalization": _skip_norm,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": _elementwise(dtype_from=1),
+}
+
+
+def solved_shape(shape: Shape, solver: Solver) -> Shape:
+    """Replace the sizes that the solver knows by now."""
+    return tuple(substitute(dim, solver.solved) for dim in shape)
