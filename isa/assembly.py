@@ -59,6 +59,14 @@ def print_kernel(kernel: Kernel) -> str:
     return "\n".join(lines) + "\n"
 
 
+def print_instruction(kernel: Kernel, words: Words, pc: int) -> str:
+    """Return one instruction of a core's code as text, a branch target as its instruction number."""
+    instruction, values = decode_all(words[pc : pc + 1])[0]
+    label = {pc + 1 + int(values["target"]): f"@{pc + 1 + int(values['target'])}"} if "target" in values else {}
+    operands = (_print_value(kernel, operand, values[operand.name], pc, label) for operand in instruction.operands)
+    return f"{instruction.name} {', '.join(operands)}".rstrip()
+
+
 def _print_code(kernel: Kernel, words: Words) -> Iterator[str]:
     code = decode_all(words)
     targets = {pc + 1 + int(values["target"]) for pc, (_, values) in enumerate(code) if "target" in values}
@@ -140,7 +148,8 @@ class _Reader:
         try:
             parts = cast("list[Tree[Token]]", _grammar().parse(text).children)
         except UnexpectedInput as error:
-            column = error.column if error.column > 0 else len(text.rstrip()) + 1
+            is_end = getattr(getattr(error, "token", None), "type", "") == "$END"
+            column = len(text.partition(";")[0].rstrip()) + 1 if is_end else error.column
             help = "operands are separated by commas: NAME a, b, c"
             self.mistakes.append(_Mistake(number, column, 1, "this line cannot be read", help))
             return
