@@ -151,6 +151,7 @@ def _apply(step: PackStep, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return cast(array, dtypes.BY_NAME[name])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def cast(array: npt.NDArray[Any], dtype: Dtype) -> npt.NDArray[Any]:
     """Return the array in a device type: integers saturate, floats go through fp32 and round to nearest even.
 
@@ -164,8 +165,7 @@ def cast(array: npt.NDArray[Any], dtype: Dtype) -> npt.NDArray[Any]:
     values = array.astype(np.float32)
     if dtype.name == "fp8e4m3":
         values = np.clip(values, np.float32(-448), np.float32(448))
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = values.astype(target)
+    result = values.astype(target)
     is_nan = np.isnan(values)
     if is_nan.any():
         result[is_nan] = np.array(np.nan, dtype=np.float32).astype(target)
