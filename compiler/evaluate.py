@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.graph import OnnxAttributes, dtype_of
 from compiler.symbols import Bounds, Undecided, floor_divide, is_equal, is_less, larger, smaller
-from isa.affine import Affine
+from isa.affine import Affine, Dim
 
 Arrays = Sequence["np.ndarray | None"]
 Meaning = Callable[[OnnxAttributes, Arrays, Bounds], "tuple[np.ndarray, ...]"]
@@ -40,8 +40,7 @@ def axes_of(attributes: OnnxAttributes, arrays: Arrays, position: int = 1) -> tu
     """Return the axes of an operator that takes them as an input (new opsets) or as an attribute (old ones)."""
     if len(arrays) > position and arrays[position] is not None:
         return tuple(int(axis) for axis in np.atleast_1d(arrays[position]))  # type: ignore[arg-type]
-    axes = attributes.get("axes")
-    return tuple(axes) if axes is not None else None  # type: ignore[arg-type]
+    return attributes.integers("axes")
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
@@ -89,7 +88,8 @@ def _variadic(concrete: Callable[..., np.ndarray], symbolic: Callable[..., objec
     pair = _elementwise(concrete, symbolic)
 
     def meaning(attributes: OnnxAttributes, arrays: Arrays, bounds: Bounds) -> tuple[np.ndarray, ...]:
-        return (functools.reduce(lambda left, right: pair(attributes, (left, right), bounds)[0], arrays),)  # type: ignore[arg-type, return-value]
+        given = [array for array in arrays if array is not None]
+        return (functools.reduce(lambda left, right: pair(attributes, (left, right), bounds)[0], given),)
 
     return meaning
 
@@ -105,16 +105,16 @@ def _movement(function: Callable[[OnnxAttributes, list[np.ndarray]], np.ndarray]
 
 def _divide(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     if np.issubdtype(left.dtype, np.integer) and np.issubdtype(right.dtype, np.integer):
-        return (np.sign(left) * np.sign(right) * (np.abs(left) // np.abs(right))).astype(left.dtype)
-    return left / right
+        return np.asarray(np.sign(left) * np.sign(right) * (np.abs(left) // np.abs(right)), left.dtype)
+    return np.asarray(left / right)
 
 
 def _mod(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    return np.fmod(*arrays) if attributes.get("fmod", 0) else np.mod(*arrays)
+    return np.asarray(np.fmod(*arrays) if attributes.get("fmod", 0) else np.mod(*arrays))
 
 
 def _cast(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    name = ONNX_DTYPES[int(attributes.get("to"))]  # type: ignore[call-overload]
+    name = ONNX_DTYPES[attributes.integer("to", 1)]
     if arrays[0].dtype == object:
         if name in ("int64", "int32"):
             return arrays[0]
@@ -146,7 +146,7 @@ def _squeeze(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray
 
 
 def _transpose(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    return np.transpose(arrays[0], attributes.get("perm"))  # type: ignore[arg-type]
+    return np.transpose(arrays[0], attributes.integers("perm"))
 
 
 def _expand(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
@@ -154,20 +154,21 @@ def _expand(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _concat(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays, axis=int(attributes.get("axis")))  # type: ignore[call-overload]
+    return np.concatenate(arrays, axis=attributes.integer("axis", 0))
 
 
-def slice_arguments(arrays: Arrays, rank: int) -> list[tuple[int, object, object, int]]:
+def slice_arguments(arrays: Arrays, rank: int) -> list[tuple[int, Dim, Dim, int]]:
     """Return (axis, start, end, step) of each sliced axis; start and end may be symbolic."""
-    starts, ends = np.atleast_1d(arrays[1]), np.atleast_1d(arrays[2])  # type: ignore[call-overload]
+    assert arrays[1] is not None and arrays[2] is not None
+    starts, ends = np.atleast_1d(arrays[1]), np.atleast_1d(arrays[2])
     axes = np.atleast_1d(arrays[3]) if len(arrays) > 3 and arrays[3] is not None else np.arange(len(starts))
     steps = np.atleast_1d(arrays[4]) if len(arrays) > 4 and arrays[4] is not None else np.ones(len(starts), np.int64)
     plain = [[_plain(element) for element in array] for array in (starts, ends)]
     return [(int(a) % rank, s, e, int(p)) for a, s, e, p in zip(axes, *plain, steps, strict=True)]
 
 
-def _plain(element: object) -> object:
-    return element if isinstance(element, Affine) else int(element)  # type: ignore[call-overload]
+def _plain(element: Dim) -> Dim:
+    return element if isinstance(element, Affine) else int(element)
 
 
 def _slice(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
@@ -176,24 +177,24 @@ def _slice(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
         if isinstance(start, Affine) or isinstance(end, Affine):
             raise Undecided("a slice at a symbolic place")
         size = arrays[0].shape[axis]
-        stop = None if step < 0 and end < -size else end  # type: ignore[operator]
+        stop = None if step < 0 and end < -size else end
         index[axis] = slice(start, stop, step)
     return arrays[0][tuple(index)]
 
 
 def _gather(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    axis = int(attributes.get("axis", 0))  # type: ignore[call-overload]
+    axis = attributes.integer("axis", 0)
     return np.take(arrays[0], arrays[1].astype(np.int64), axis=axis)
 
 
 def _gather_nd(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
     if attributes.get("batch_dims", 0):
         raise Undecided("GatherND with batch_dims")
-    return arrays[0][tuple(np.moveaxis(arrays[1], -1, 0))]
+    return np.asarray(arrays[0][tuple(np.moveaxis(arrays[1], -1, 0))])
 
 
 def _gather_elements(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    return np.take_along_axis(arrays[0], arrays[1], int(attributes.get("axis", 0)))  # type: ignore[call-overload]
+    return np.take_along_axis(arrays[0], arrays[1], attributes.integer("axis", 0))
 
 
 def _trilu(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
@@ -221,7 +222,7 @@ def _cumsum(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _flatten(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    axis = int(attributes.get("axis", 1))  # type: ignore[call-overload]
+    axis = attributes.integer("axis", 1)
     axis = axis + arrays[0].ndim if axis < 0 else axis
     return arrays[0].reshape(int(np.prod(arrays[0].shape[:axis], dtype=np.int64)), -1)
 
@@ -231,11 +232,11 @@ def _tile(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _split(attributes: OnnxAttributes, arrays: Arrays, _: Bounds) -> tuple[np.ndarray, ...]:
-    array, axis = arrays[0], int(attributes.get("axis", 0))  # type: ignore[call-overload]
+    array, axis = arrays[0], attributes.integer("axis", 0)
     assert array is not None
     if len(arrays) > 1 and arrays[1] is not None:
         return tuple(np.split(array, np.cumsum(concrete_sizes(arrays[1]))[:-1], axis))
-    count = int(attributes.get("num_outputs", 0))  # type: ignore[call-overload]
+    count = attributes.integer("num_outputs", 0)
     if not count:
         raise Undecided("Split without sizes")
     return tuple(np.array_split(array, count, axis))
@@ -248,9 +249,9 @@ def _clip(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _softmax(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-    axis = int(attributes.get("axis", -1))  # type: ignore[call-overload]
+    axis = attributes.integer("axis", -1)
     powers = np.exp(arrays[0] - arrays[0].max(axis, keepdims=True))
-    return powers / powers.sum(axis, keepdims=True)
+    return np.asarray(powers / powers.sum(axis, keepdims=True))
 
 
 def _reduction(function: Callable[..., np.ndarray]) -> Meaning:
@@ -302,9 +303,9 @@ def _greater_or_equal(left: int, right: int, bounds: Bounds) -> bool:
 MEANINGS: dict[str, Meaning] = {
     "Abs": _unary(np.abs),
     "Add": _elementwise(np.add, _add),
-    "And": _unary(np.logical_and),
-    "BitwiseAnd": _unary(np.bitwise_and),
-    "BitwiseOr": _unary(np.bitwise_or),
+    "And": _elementwise(np.logical_and),
+    "BitwiseAnd": _elementwise(np.bitwise_and),
+    "BitwiseOr": _elementwise(np.bitwise_or),
     "Cast": _movement(_cast),
     "Ceil": _unary(np.ceil),
     "Clip": _movement(_clip),
@@ -336,7 +337,7 @@ MEANINGS: dict[str, Meaning] = {
     "Mul": _elementwise(np.multiply, _multiply),
     "Neg": _unary(np.negative),
     "Not": _unary(np.logical_not),
-    "Or": _unary(np.logical_or),
+    "Or": _elementwise(np.logical_or),
     "Pow": _elementwise(lambda base, power: np.power(base, power).astype(base.dtype)),
     "Range": _movement(_range),
     "Reciprocal": _unary(lambda array: (1 / array).astype(array.dtype)),
@@ -360,5 +361,5 @@ MEANINGS: dict[str, Meaning] = {
     "Trilu": _movement(_trilu),
     "Unsqueeze": _movement(_unsqueeze),
     "Where": _movement(_where),
-    "Xor": _unary(np.logical_xor),
+    "Xor": _elementwise(np.logical_xor),
 }

@@ -50,7 +50,7 @@ def drop_values(graph: Graph, same_as: Mapping[str, str]) -> Graph:
         inputs = tuple(substitution.get(name, name) if name else None for name in operation.inputs)
         operations.append(dataclasses.replace(operation, inputs=inputs))
         for name in operation.outputs:
-            if name in same_as:
+            if name is not None and name in same_as:
                 substitution[name] = substitution.get(same_as[name], same_as[name])
     graph = dataclasses.replace(graph, operations=tuple(operations))
     return remove_dead(_rename_outputs(graph, substitution))

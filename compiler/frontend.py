@@ -1,9 +1,9 @@
 """The front end: an imported ONNX graph -> a fused graph of the composite operations that the back end maps.
 
-The steps are pure functions from graph to graph; `FRONT_END` lists them in order. Masks, positions and rotary tables are not
-matched by their spelling but evaluated (see `compiler.dialects.mask` and `compiler.dialects.tables`): a causal, padding or
-absent mask is told from what it does on several cache lengths and random flags, and a mask that agrees with none of those is
-refused. So are models with operations that do not fuse: nothing is dropped or assumed.
+The steps are pure functions from graph to graph; `FRONT_END` lists them in order. Masks, positions and rotary tables
+are not matched by their spelling but evaluated (see `compiler.dialects.mask` and `compiler.dialects.tables`): a
+causal, padding or absent mask is told from what it does on several cache lengths and random flags, and a mask that
+agrees with none of those is refused. So are models with operations that do not fuse: nothing is dropped or assumed.
 """
 
 from __future__ import annotations
@@ -61,10 +61,9 @@ def fuse_model(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph
 
 def check_supported(graph: Graph) -> Graph:
     """Return the graph if only composite operations of fixed batch and sequence are left; else raise."""
-    left = [operation for operation in graph.operations if operation.kind not in SUPPORTED_KINDS]
-    if left:
-        raise unsupported_operations(graph, left)
     for operation in graph.operations:
+        if operation.kind not in ("embedding", "linear"):
+            continue
         shape = graph.value(operation.outputs[0] or "").shape
         symbolic = [dim for dim in shape if isinstance(dim, Affine)]
         if symbolic:
@@ -73,8 +72,19 @@ def check_supported(graph: Graph) -> Graph:
             )
             names = " ".join(f"--dim {name}=VALUE" for name in sorted(symbolic[0].symbols))
             raise ModelError(what, where=graph.name, help=f"give a number: {names}")
+    left = [operation for operation in graph.operations if operation.kind not in SUPPORTED_KINDS]
+    absent = [name for operation in left for name in operation.inputs if name and _is_absent(graph, name)]
+    if absent:
+        what = f"the data of {', '.join(sorted(set(absent)))} is absent, but masks or tables are computed from it"
+        raise ModelError(what, where=graph.name, help="keep the small constants in the model file")
+    if left:
+        raise unsupported_operations(graph, left)
     for name in graph.outputs:
         if name not in graph.producers():
             what = f"the output {name!r} is an input or constant of the model"
             raise ModelError(what, where=graph.name, help="remove this output")
     return graph
+
+
+def _is_absent(graph: Graph, name: str) -> bool:
+    return name in graph.constants and graph.constants[name].source is None

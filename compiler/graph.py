@@ -85,6 +85,23 @@ class OnnxAttributes:
         """Return one ONNX attribute."""
         return dict(self.attributes).get(name, default)
 
+    def integer(self, name: str, default: int) -> int:
+        """Return an integer attribute."""
+        value = self.get(name, default)
+        assert isinstance(value, int)
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """Return a float attribute."""
+        value = self.get(name, default)
+        assert isinstance(value, float | int)
+        return float(value)
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Return a list of integers, None if the attribute is absent."""
+        value = self.get(name)
+        return None if value is None else tuple(int(element) for element in value)  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True, slots=True)
 class RmsNormAttributes:

@@ -1,7 +1,7 @@
 """The meaning of each composite operation, in plain NumPy at fp32 or better: the oracle of the tests.
 
-Obvious rather than fast. `run_reference` takes the sizes of symbols from the shapes of the inputs and checks what the graph
-requires of them.
+Obvious rather than fast. `run_reference` takes the sizes of symbols from the shapes of the inputs and checks what the
+graph requires of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Binding of dims, and one ordered sweep that finds the shape of every value and the elements of every size tensor.
 
-Dims that the user did not give are unknowns: equal sizes that the operators demand are collected by a `Solver`, and the
-sweep is repeated with what was learnt until nothing is left. The length of a padding mask is no shape constraint (masks are
-gathered by index), so an unknown length of an integer input that reaches a softmax is the number of its keys.
+Dims that the user did not give are unknowns: equal sizes that the operators demand are collected by a `Solver`, and
+the sweep is repeated with what was learnt until nothing is left. The length of a padding mask is no shape constraint
+(masks are gathered by index), so it is demanded: an integer input that masks keys has one element per key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from compiler.kinds import SUPPORTED_KINDS
 from compiler.shape_rules import SHAPE_RULES, Call, Fact, shape_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
-from isa.errors import ModelError, UnsupportedError, did_you_mean
+from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
 
 # Constants up to this size take part in folding, and nothing larger is made by it.
 FOLDED_INPUT_BYTES = 16 << 20
@@ -127,7 +127,7 @@ def _results(call: Call, operation: Operation) -> list[Fact]:
     return [Fact(shape, dtype, content) for (shape, dtype), content in zip(typed, contents, strict=False)]
 
 
-def _undecided(call: Call, operation: Operation, reason: str) -> ToolErrorLike:
+def _undecided(call: Call, operation: Operation, reason: str) -> ToolError:
     unknowns = sorted(
         {name for fact in call.inputs if fact for dim in fact.shape for name in call.solver.unknowns_of(dim)}
     )
@@ -139,9 +139,6 @@ def _undecided(call: Call, operation: Operation, reason: str) -> ToolErrorLike:
     return UnsupportedError(
         what, where=f"node {operation.name!r}", help="export the model with shapes that depend on sizes only"
     )
-
-
-ToolErrorLike = ModelError | UnsupportedError
 
 
 def _misfit(call: Call, operation: Operation, error: Exception) -> ModelError:
@@ -163,7 +160,7 @@ def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.n
         return nothing
     if any(isinstance(dim, Affine) for shape, _ in typed for dim in shape):
         return nothing
-    elements = sum(math.prod(shape) for shape, _ in typed)  # type: ignore[arg-type]
+    elements = sum(math.prod(int_shape(shape)) for shape, _ in typed)
     is_weight_view = op_type == "Transpose" and typed[0][1] in FLOAT_DTYPES and len(typed[0][0]) == 2
     if elements * 8 > FOLDED_OUTPUT_BYTES or is_weight_view:
         return nothing
@@ -175,6 +172,13 @@ def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.n
         return nothing
 
 
+def int_shape(shape: tuple[Dim, ...]) -> tuple[int, ...]:
+    """Return a shape without symbols as ints; raises ValueError if it has any."""
+    if any(isinstance(dim, Affine) for dim in shape):
+        raise ValueError(f"a symbolic shape: {shape}")
+    return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]
+
+
 def _plain(array: np.ndarray) -> np.ndarray:
     return array if any(isinstance(element, Affine) for element in array) else array.astype(np.int64)
 
@@ -182,8 +186,9 @@ def _plain(array: np.ndarray) -> np.ndarray:
 def _fact_of_constant(constant: Constant) -> Fact:
     value, source = constant.value, constant.source
     item_bytes = dtype_of(value.dtype).itemsize
-    small = math.prod(value.shape) * item_bytes <= FOLDED_INPUT_BYTES  # type: ignore[arg-type]
-    if source is None or not small or (isinstance(source, FileReference) and len(value.shape) > 1):
+    small = math.prod(int_shape(value.shape)) * item_bytes <= FOLDED_INPUT_BYTES
+    is_weight = isinstance(source, FileReference) and len(value.shape) == 2 and value.dtype in FLOAT_DTYPES
+    if source is None or not small or is_weight:
         return Fact(value.shape, value.dtype)
     return Fact(value.shape, value.dtype, np.asarray(constant.load()))
 
@@ -203,35 +208,55 @@ def _with_input_dims(graph: Graph, bindings: Mapping[str, Dim]) -> Graph:
 
 def check_known(graph: Graph) -> None:
     """Raise UnsupportedError with all operators that no rule here knows."""
-    unknown = []
-    for operation in graph.operations:
-        attributes = operation.attributes
-        if not isinstance(attributes, OnnxAttributes):
-            continue
-        if attributes.op_type not in SHAPE_RULES or attributes.domain not in KNOWN_DOMAINS:
-            unknown.append(operation)
+    unknown = [operation for operation in graph.operations if not _is_known(operation)]
     if unknown:
-        raise unsupported_operations(graph, unknown)
+        raise unsupported_operations(graph, unknown, _shapes_so_far(graph))
 
 
-def unsupported_operations(graph: Graph, operations: list[Operation]) -> UnsupportedError:
+def _is_known(operation: Operation) -> bool:
+    attributes = operation.attributes
+    if not isinstance(attributes, OnnxAttributes):
+        return True
+    return attributes.op_type in SHAPE_RULES and attributes.domain in KNOWN_DOMAINS
+
+
+def _shapes_so_far(graph: Graph) -> dict[str, tuple[Dim, ...]]:
+    """Return the shapes of what does not depend on unknown operators."""
+    missing: set[str] = set()
+    kept = []
+    for operation in graph.operations:
+        if _is_known(operation) and missing.isdisjoint(name for name in operation.inputs if name):
+            kept.append(operation)
+        else:
+            missing.update(name for name in operation.outputs if name)
+    try:
+        facts = analyse(dataclasses.replace(graph, operations=tuple(kept)))
+    except ToolError:
+        return {}
+    return {name: fact.shape for name, fact in facts.items()}
+
+
+def unsupported_operations(
+    graph: Graph, operations: list[Operation], shapes: Mapping[str, tuple[Dim, ...]] | None = None
+) -> UnsupportedError:
     """Return the error that lists operations: name, type, input shapes, and what is supported instead."""
+    known = {name: value.shape for name, value in graph.values.items()} if shapes is None else dict(shapes)
+    known |= {name: constant.value.shape for name, constant in graph.constants.items()}
     lines = []
     for operation in operations:
         attributes = operation.attributes
         kind = attributes.op_type if isinstance(attributes, OnnxAttributes) else operation.kind
-        shapes = ", ".join(_shape_text(graph, name) for name in operation.inputs)
-        lines.append(f"  {operation.name} ({kind}) of {shapes or 'no inputs'}")
-    what = f"{len(lines)} unsupported operation(s) are left after fusion:\n" + "\n".join(lines)
+        inputs = ", ".join(_shape_text(known, name) for name in operation.inputs)
+        lines.append(f"  {operation.name} ({kind}) of {inputs or 'no inputs'}")
+    count = "1 operation is" if len(lines) == 1 else f"{len(lines)} operations are"
+    what = f"{count} not supported:\n" + "\n".join(lines)
     return UnsupportedError(what, where=graph.name, help="operations must fuse to: " + ", ".join(SUPPORTED_KINDS))
 
 
-def _shape_text(graph: Graph, name: str | None) -> str:
+def _shape_text(shapes: Mapping[str, tuple[Dim, ...]], name: str | None) -> str:
     if name is None:
         return "none"
-    if name not in graph.values and name not in graph.constants:
-        return "[unknown]"
-    return f"[{', '.join(map(str, graph.value(name).shape))}]"
+    return f"[{', '.join(map(str, shapes[name]))}]" if name in shapes else "[unknown]"
 
 
 # What a product depends on (tokens, positions) is no mask of its result, and a shape depends on no flags.

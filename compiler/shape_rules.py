@@ -1,7 +1,7 @@
 """Shape and element type of the outputs of each ONNX operator, over symbolic sizes.
 
-A rule gets the operator's attributes, what is known of its inputs (`Fact`), and the `Solver` to which it reports sizes that
-must be equal. It returns (shape, dtype) per output. It raises `Undecided` if a shape depends on data, and
+A rule gets the operator's attributes, what is known of its inputs (`Fact`), and the `Solver` to which it reports
+sizes that must be equal. It returns (shape, dtype) per output. It raises `Undecided` if a shape depends on data, and
 `Contradiction` if the inputs do not fit together.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.evaluate import ONNX_DTYPES, axes_of, slice_arguments
 from compiler.graph import OnnxAttributes
-from compiler.symbols import Contradiction, Product, Solver, Undecided, is_less, larger, smaller
+from compiler.symbols import Bounds, Contradiction, Product, Solver, Undecided, is_less, larger, smaller
 from isa.affine import Affine, Dim, substitute
 
 Shape = tuple[Dim, ...]
@@ -61,7 +61,7 @@ class Call:
 
     def integer(self, name: str, default: int) -> int:
         """Return an integer attribute."""
-        return int(self.attributes.get(name, default))  # type: ignore[call-overload]
+        return self.attributes.integer(name, default)
 
     def equal(self, left: Dim, right: Dim) -> None:
         """Report that two sizes must be equal."""
@@ -168,8 +168,8 @@ def _equal_products(call: Call, left: Shape, right: Shape) -> None:
 
 def _transpose(call: Call) -> list[Typed]:
     fact = call.fact(0)
-    order = call.attributes.get("perm", tuple(reversed(range(len(fact.shape)))))
-    return [(tuple(fact.shape[axis] for axis in order), fact.dtype)]  # type: ignore[attr-defined]
+    order = call.attributes.integers("perm") or tuple(reversed(range(len(fact.shape))))
+    return [(tuple(fact.shape[axis] for axis in order), fact.dtype)]
 
 
 def _unsqueeze(call: Call) -> list[Typed]:
@@ -220,9 +220,9 @@ def slice_ranges(call: Call) -> list[tuple[int, Dim, Dim]]:
     return ranges
 
 
-def _clamped_dim(place: object, size: Dim, bounds: object) -> Dim:
-    place = place + size if is_less(place, 0, bounds) else place  # type: ignore[arg-type, operator]
-    return smaller(larger(place, 0, bounds), size, bounds)  # type: ignore[arg-type]
+def _clamped_dim(place: Dim, size: Dim, bounds: Bounds) -> Dim:
+    place = place + size if is_less(place, 0, bounds) else place
+    return smaller(larger(place, 0, bounds), size, bounds)
 
 
 def _slice(call: Call) -> list[Typed]:
@@ -352,8 +352,8 @@ _ARITHMETIC = (
     "Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Pow", "BitwiseAnd", "BitwiseOr",
 )  # fmt: skip
 _UNARY = (
-    "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal", "Round",
-    "Sigmoid", "Sin", "Softmax", "Sqrt", "Trilu", "Swish", "RotaryEmbedding", "RMSNormalization",
+    "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal",
+    "Round",     "Sigmoid", "Sin", "Softmax", "Sqrt", "Trilu", "Swish", "RotaryEmbedding", "RMSNormalization",
     "SimplifiedLayerNormalization",
 )  # fmt: skip
 

@@ -80,7 +80,8 @@ def floor_divide(left: Dim, right: Dim, bounds: Bounds) -> Dim:
     if right == 0:
         raise Undecided("division by zero")
     if not isinstance(left, Affine):
-        return int(math.trunc(left / right)) if abs(left) < 1 << 50 else left // right
+        magnitude = abs(left) // abs(right)
+        return magnitude if (left < 0) == (right < 0) else -magnitude
     quotient = left.divide_exactly(right)
     if quotient is None:
         raise Undecided(f"{left} / {right}")
@@ -97,7 +98,8 @@ class Product:
     @staticmethod
     def of(dims: Sequence[Dim]) -> Product:
         """Multiply sizes."""
-        number, factors = 1, []
+        number = 1
+        factors: list[Affine] = []
         for dim in dims:
             if isinstance(dim, Affine):
                 divisor = math.gcd(dim.constant, *(factor for _, factor in dim.terms))

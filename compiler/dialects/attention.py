@@ -1,8 +1,8 @@
 """Softmax attention, decomposed or as the opset-23 operator, with its key/value cache -> `attention`.
 
-From each softmax the scores are followed up to their product, past scales and masks, and down past the guard against NaN to
-the product with the values. Heads, their repetition and their transposes are read off the forms (see `layout`) of the three
-operands; a cache is a Concat of a [batch, kv_heads, past, head_dim] value with the new keys or values.
+From each softmax the scores are followed up to their product, past scales and masks, and down past the guard against
+NaN to the product with the values. Heads, their repetition and their transposes are read off the forms (see `layout`)
+of the three operands; a cache is a Concat of a [batch, kv_heads, past, head_dim] value with the new keys or values.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class _Fuser:
 
     def _scores(self, name: str) -> tuple[Operation, float, tuple[MaskPart, ...]] | None:
         """Return the product Q K^T under a value, and the scale and masks on the way."""
-        scale, masks = 1.0, []
+        scale = 1.0
+        masks: list[MaskPart] = []
         while True:
             operation = self.rewriter.producers.get(name)
             if operation is None or operation.kind != "onnx":
@@ -128,7 +129,7 @@ class _Fuser:
             name = operation.inputs[0] or ""
             if factor is None and is_onnx(operation, "Mul"):
                 factor, name = self.rewriter.scalar(operation.inputs[0]), operation.inputs[1] or ""
-            if factor:
+            if factor is not None and factor > 0:
                 return name, factor if is_onnx(operation, "Mul") else 1.0 / factor, None
         if is_onnx(operation, "Where") and self.subgraph.is_evaluable(operation.inputs[0] or ""):
             condition, kept, other = (name or "" for name in operation.inputs)
@@ -216,9 +217,9 @@ class _Fuser:
         for output in self.graph.outputs:
             form = self.forms[output]
             is_cache = self._shape(output) == (batch, kv_heads, sequence, head_dim)
-            if is_cache and form.source == source and form.dims == arranged and form.scale == 1.0:
-                if not self.rewriter.is_replaced(self.rewriter.producers[output]):
-                    return output
+            is_same = form.source == source and form.dims == arranged and form.scale == 1.0
+            if is_cache and is_same and not self.rewriter.is_replaced(self.rewriter.producers[output]):
+                return output
         return None
 
     # --- writing ----------------------------------------------------------------------------------------------------

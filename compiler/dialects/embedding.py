@@ -13,13 +13,24 @@ def fuse_embeddings(graph: Graph) -> Graph:
     for operation in graph.operations:
         if not is_onnx(operation, "Gather") or integer(operation, "axis", 0) != 0:
             continue
-        table, ids = operation.inputs[0] or "", operation.inputs[1] or ""
+        table, ids = operation.inputs[0] or "", _uncast(rewriter, operation.inputs[1] or "")
         if table not in graph.constants or ids not in graph.inputs:
             continue
         value = graph.value(table)
-        if value.dtype in FLOAT_DTYPES and len(value.shape) == 2 and _feeds_activations(rewriter, operation):
+        if (
+            value.dtype in FLOAT_DTYPES
+            and graph.value(ids).dtype in ("int32", "int64")
+            and len(value.shape) == 2
+            and _feeds_activations(rewriter, operation)
+        ):
             rewriter.replace(operation, [Operation("embedding", operation.name, (ids, table), operation.outputs)])
     return rewriter.build()
+
+
+def _uncast(rewriter: Rewriter, name: str) -> str:
+    """Return the ids before a change of integer type."""
+    cast = rewriter.producer(name, "Cast")
+    return cast.inputs[0] or "" if cast is not None else name
 
 
 def _feeds_activations(rewriter: Rewriter, gather: Operation) -> bool:

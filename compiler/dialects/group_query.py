@@ -1,8 +1,9 @@
 """com.microsoft GroupQueryAttention -> `rope` and `attention`.
 
-Positions and lengths of this operator come from `seqlens_k` (keys - 1, per sequence) and `total_sequence_length`. Both are evaluated: with
-an attention mask of ones they must be what the shapes say, so that token `i` is at position `past + i`; a mask with zeros
-would mean something else here (padding on the right), so the graph then requires a mask of ones.
+Positions and lengths of this operator come from `seqlens_k` (keys - 1, per sequence) and `total_sequence_length`.
+Both are evaluated: with an attention mask of ones they must be what the shapes say, so that token `i` is at position
+`past + i`; a mask with zeros would mean something else here (padding on the right), so the graph then requires a mask
+of ones.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _is_plain(operation: Operation) -> bool:
 
 
 def _checked_lengths(graph: Graph, subgraph: Subgraph, operation: Operation) -> list[str]:
-    """Return the flag inputs that the lengths depend on; raises UnsupportedError if they are not the shapes' lengths."""
+    """Return the flag inputs that the lengths depend on; raises UnsupportedError if they differ from the shapes."""
     past = _past(graph, operation)
     keys = past + graph.value(operation.inputs[0] or "").shape[1]
     flags: set[str] = set()

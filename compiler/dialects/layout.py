@@ -1,11 +1,12 @@
 """What a value is in terms of another one: the algebra of reshapes, transposes, slices and rotations.
 
-A `Form` says that a value holds the elements of its `source` in another arrangement, times numbers and factors. Each dim of the
-value is a list of atoms, outermost first; an atom is a factor of an axis of the source (`stride` elements apart), a
-broadcast, or the join of a Concat. Dims of size 1 have no atoms. The algebra is exact, so two spellings of the same
-arrangement have equal forms, whatever chain of Reshape, Transpose, Unsqueeze, Expand, Slice or Split made them.
+A `Form` says that a value holds the elements of its `source` in another arrangement, times numbers and factors. Each
+dim of the value is a list of atoms, outermost first; an atom is a factor of an axis of the source (`stride` elements
+apart), a broadcast, or the join of a Concat. Dims of size 1 have no atoms. The algebra is exact, so two spellings of
+the same arrangement have equal forms, whatever chain of Reshape, Transpose, Unsqueeze, Expand, Slice or Split made
+them.
 
-    x[B, S, 64] -> Reshape [B, S, 4, 16] -> Transpose     is     [(0), (2: 4 heads of stride 16), (1), (2: 16 of stride 1)]
+    x[B, S, 64] -> Reshape [B, S, 4, 16] -> Transpose  is  [(0), (2: 4 of stride 16), (1), (2: 16 of stride 1)]
 
 A Slice that cuts an axis into equal parts picks one part of an atom; a Concat of such parts joins them again. So a
 rotation of pairs ends up as two joined pieces of two terms each, `x0*c - x1*s` and `x1*c + x0*s`, in every spelling.

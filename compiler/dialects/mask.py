@@ -1,10 +1,11 @@
 """What an attention mask means, found by running it.
 
-Exporters spell masks in dozens of ways, so none is matched. The subgraph of the mask, which depends on sizes and on at most
-one input of flags per key, is evaluated on several lengths of the cache (its bounds and the lengths next to them) and on
-all-ones, left-padded, right-padded and random flags, and compared with the four hypotheses causal, causal and keep, none,
-keep. One that agrees everywhere is the meaning; if none does, the model is refused and never guessed at. Rows in which the
-hypothesis hides every key are not compared: their outputs carry no meaning (exporters differ in them).
+Exporters spell masks in dozens of ways, so none is matched. The subgraph of the mask, which depends on sizes and on
+at most one input of flags per key, is evaluated on several lengths of the cache (its bounds and the lengths next to
+them) and on all-ones, left-padded, right-padded and random flags, and compared with the four hypotheses causal,
+causal and keep, none, keep. One that agrees everywhere is the meaning; if none does, the model is refused and never
+guessed at. Rows in which the hypothesis hides every key are not compared: their outputs carry no meaning (exporters
+differ in them).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def _agrees(found: np.ndarray, meaning: tuple[bool, bool], keep: np.ndarray, pas
         visible = (np.arange(keys) <= past + np.arange(sequence)[:, None])[None]
     if uses_flags:
         visible = visible & keep[:, None, :]
-    compared = visible.any(-1, keepdims=True)[:, None]
+    compared = np.asarray(visible.any(-1, keepdims=True))[:, None]
     return bool(((found == visible[:, None]) | ~compared).all())
 
 

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.fold import remove_dead
-from compiler.graph import Constant, Graph, OnnxAttributes, Operation, Value
+from compiler.graph import Constant, FileReference, Graph, OnnxAttributes, Operation, Value
 from isa.affine import Dim
+
+# Constants in side files up to this size (epsilons, axes, indices) are read; larger ones are weights.
+SMALL_BYTES = 1 << 16
 
 
 class Rewriter:
@@ -63,9 +66,11 @@ class Rewriter:
     def array(self, name: str | None) -> np.ndarray | None:
         """Return the elements of a small constant, None for anything else."""
         constant = self.constants.get(name or "")
-        if constant is None or not isinstance(constant.source, np.ndarray):
+        if constant is None or constant.source is None:
             return None
-        return constant.source
+        if isinstance(constant.source, FileReference) and constant.source.length > SMALL_BYTES:
+            return None
+        return np.asarray(constant.load())
 
     def scalar(self, name: str | None) -> float | None:
         """Return the number that a constant of one element holds."""
@@ -101,12 +106,12 @@ def onnx_attributes(operation: Operation) -> OnnxAttributes:
 
 def integer(operation: Operation, name: str, default: int) -> int:
     """Return an integer attribute of an ONNX operation."""
-    return int(onnx_attributes(operation).get(name, default))  # type: ignore[call-overload]
+    return onnx_attributes(operation).integer(name, default)
 
 
 def number(operation: Operation, name: str, default: float) -> float:
     """Return a float attribute of an ONNX operation."""
-    return float(onnx_attributes(operation).get(name, default))  # type: ignore[arg-type]
+    return onnx_attributes(operation).number(name, default)
 
 
 def operands(operation: Operation) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The spellings of root-mean-square normalization -> `rms_norm`.
 
-`x * Reciprocal(Sqrt(ReduceMean(Pow(x, 2)) + epsilon)) * weight`, with `Div(1, Sqrt(.))`, `Pow(., -0.5)` or `x / Sqrt(.)` instead, and
-the fused RMSNormalization, SimplifiedLayerNormalization and SkipSimplifiedLayerNormalization.
+`x * Reciprocal(Sqrt(ReduceMean(Pow(x, 2)) + epsilon)) * weight`, with `Div(1, Sqrt(.))`, `Pow(., -0.5)` or `x /
+Sqrt(.)` instead, and the fused RMSNormalization, SimplifiedLayerNormalization and SkipSimplifiedLayerNormalization.
 """
 
 from __future__ import annotations

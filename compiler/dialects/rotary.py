@@ -1,12 +1,13 @@
 """Rotary position embedding in all spellings -> `rope` on the projection layout [batch, sequence, heads * head_dim].
 
-Decomposed rotations are found by their form (see `layout`): two joined pieces `x0*c - x1*s` and `x1*c + x0*s`, where x0 and x1
-are picked from the halves of each head or from its pairs. RotaryEmbedding (opset 23 and com.microsoft) is taken directly.
-Where the factors come from is left to `tables`.
+Decomposed rotations are found by their form (see `layout`): two joined pieces `x0*c - x1*s` and `x1*c + x0*s`, where
+x0 and x1 are picked from the halves of each head or from its pairs. RotaryEmbedding (opset 23 and com.microsoft) is
+taken directly. Where the factors come from is left to `tables`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ from compiler.dialects.rewrite import Rewriter, integer, is_onnx, onnx_attribute
 from compiler.dialects.subgraph import Subgraph
 from compiler.dialects.tables import Column, Table, TableBuilder
 from compiler.graph import Graph, OnnxAttributes, Operation, RopeAttributes
-from compiler.symbols import Undecided
 from isa.affine import Dim
+from isa.errors import UnsupportedError
 
 # Tables of two places in a head may differ by rounding of equal computations only.
 TABLE_TOLERANCE = 1e-6
@@ -49,9 +50,9 @@ def heads_of(form: Form, dims: layout.Dims, source: tuple[Dim, ...], shape: tupl
     split = (batch, sequence, columns // head_dim, head_dim)
     for order in ((0, 2, 1, 3), (0, 1, 2, 3)):
         whole = layout.reshaped(layout.whole(form.source, source), split)
-        if whole is not None and shape == tuple(split[axis] for axis in order):
-            if dims == layout.transposed(whole, order).dims:
-                return Heads(*split, order)
+        in_order = tuple(split[axis] for axis in order)
+        if whole is not None and shape == in_order and dims == layout.transposed(whole, order).dims:
+            return Heads(*split, order)
     return None
 
 
@@ -193,24 +194,17 @@ def _column(emitter: _Emitter, form: Form, term: Term, atom: Atom, half: int, pi
         index = index * int(part.size) + digit  # type: ignore[arg-type]
     if shape[-1] == 1:
         index = np.zeros(half, np.int64)
-    axes = _factor_axes(factor.dims, shape)
-    return None if axes is None else Column(factor.value, *axes, tuple(index.tolist()), term.scale)
+    by_batch = _varies_by_batch(factor.dims, shape)
+    return None if by_batch is None else Column(factor.value, by_batch, tuple(index.tolist()), term.scale)
 
 
-def _factor_axes(dims: layout.Dims, shape: tuple[Dim, ...]) -> tuple[int | None, int | None] | None:
-    """Return the axes (from the right) along which a factor follows batch and sequence; None if it has others.
-
-    A sequence of one token has no atoms; its axis is then the one before the last, or before the heads.
-    """
-    rank = len(dims)
-    found: dict[int, int] = {}
-    for axis in range(-2, -min(rank, len(shape)) - 1, -1):
-        atoms = dims[axis]
-        if len(atoms) == 1 and atoms[0].axis in (0, 1) and shape[axis] != 1:
-            found[atoms[0].axis] = axis
-        elif shape[axis] != 1:
-            return None
-    return found.get(0), found.get(1)
+def _varies_by_batch(dims: layout.Dims, shape: tuple[Dim, ...]) -> bool | None:
+    """Tell whether a factor has a batch axis; None if it has an axis other than batch and sequence, in this order."""
+    found = []
+    for axis in range(-min(len(dims), len(shape)), -1):
+        if shape[axis] != 1:
+            found.append([atom.axis for atom in dims[axis]])
+    return [0] in found if found in ([], [[0]], [[1]], [[0], [1]]) else None
 
 
 def _check_equal(
@@ -218,8 +212,6 @@ def _check_equal(
 ) -> None:
     tables = [emitter.builder.table(column, heads.batch, heads.sequence, operation.name) for column in (left, right)]
     if not np.allclose(tables[0].rows, sign * tables[1].rows, rtol=0, atol=TABLE_TOLERANCE, equal_nan=True):
-        from isa.errors import UnsupportedError
-
         help = "supported: x0*cos - x1*sin, x1*cos + x0*sin over halves or neighbouring pairs of each head"
         raise UnsupportedError(
             "the two parts of each pair are rotated differently", where=f"node {operation.name!r}", help=help
@@ -245,8 +237,10 @@ def _fuse_direct(emitter: _Emitter, forms: Forms, operation: Operation) -> None:
     interleaved = bool(integer(operation, "interleaved", 0))
     output = operation.outputs[0] or ""
     if positions is None:
+        if any(len(graph.value(name).shape) != 3 for name in (cos, sin)):
+            return
         half = tuple(range(heads.head_dim // 2))
-        columns = [Column(name, *_direct_axes(graph, name), half, 1.0) for name in (cos, sin)]
+        columns = [Column(name, graph.value(name).shape[0] != 1, half, 1.0) for name in (cos, sin)]
         emitter.emit(operation, output, source, heads, (columns[0], columns[1]), interleaved)
     elif positions in graph.inputs and graph.value(positions).shape == (heads.batch, heads.sequence):
         tables = (float_table(emitter.rewriter, cos), float_table(emitter.rewriter, sin))
@@ -269,17 +263,8 @@ def _direct_heads(emitter: _Emitter, forms: Forms, operation: Operation) -> Head
     return Heads(heads.batch, heads.sequence, count, int(shape[2]) // count, (0, 1, 2))  # type: ignore[arg-type]
 
 
-def _direct_axes(graph: Graph, name: str) -> tuple[int | None, int | None]:
-    shape = graph.value(name).shape
-    if len(shape) != 3:
-        raise Undecided("cos and sin must be [batch, sequence, head_dim / 2]")
-    return (-3 if shape[0] != 1 else None), (-2 if shape[1] != 1 else None)
-
-
 def float_table(rewriter: Rewriter, name: str) -> str:
     """Return a constant table as float32 (its data may be absent)."""
-    import dataclasses
-
     constant = rewriter.constants[name]
     if constant.value.dtype == "float32":
         return name

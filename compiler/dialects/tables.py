@@ -1,8 +1,9 @@
 """Rotary tables: what cos and sin factors of a graph are as a function of the position.
 
-A factor is evaluated, in fp32, instead of being recognised: when it depends on an integer input [batch, sequence], that input
-is the positions and is run through 0, 1, 2, ...; when it depends on sizes only, row `past + i` of the table is what token `i`
-gets at each length `past` of the range. The result is checked to be a function of the position alone.
+A factor is evaluated, in fp32, instead of being recognised: when it depends on an integer input [batch, sequence],
+that input is the positions and is run through 0, 1, 2, ...; when it depends on sizes only, row `past + i` of the
+table is what token `i` gets at each length `past` of the range. The result is checked to be a function of the
+position alone.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from isa.errors import ModelError, UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Elements of a factor that make one table: axes of batch and sequence (None: it has none), last-axis indices."""
+    """Elements of a factor that make one table: whether it has a batch axis, and the indices along its last axis."""
 
     value: str
-    batch_axis: int | None
-    sequence_axis: int | None
+    by_batch: bool
     indices: tuple[int, ...]
     scale: float
 
@@ -82,16 +82,17 @@ class TableBuilder:
 
     def _from_positions(self, column: Column, name: str, batch: int, sequence: int, node: str) -> Table:
         count = self._longest(sequence)
-        bindings = {symbol: low for symbol, (low, _) in self._graph.symbols.items()}
+        shortest, longest = ({symbol: ends[end] for symbol, ends in self._graph.symbols.items()} for end in (0, 1))
 
-        def rows_of(positions: np.ndarray) -> np.ndarray:
+        def rows_of(positions: np.ndarray, bindings: Mapping[str, int] = shortest) -> np.ndarray:
             array = self._subgraph.run(column.value, bindings, {name: positions})
             return _rows(array, column, positions.shape).reshape(positions.size, -1)
 
         rows = _all_rows(rows_of, count, batch, sequence)
         shuffled = np.random.default_rng(0).integers(0, count, (batch, sequence))
-        if not np.array_equal(rows_of(shuffled), rows[shuffled.reshape(-1)], equal_nan=True):
-            raise _no_function(node)
+        for bindings in (shortest, longest):
+            if not np.array_equal(rows_of(shuffled, bindings), rows[shuffled.reshape(-1)]):
+                raise _no_function(node)
         return Table(rows, name, None)
 
     def _from_sizes(self, column: Column, batch: int, sequence: int, node: str) -> Table:
@@ -118,7 +119,7 @@ class TableBuilder:
         rows = _rows(self._subgraph.run(column.value, bindings, {}), column, (batch, sequence))
         if not (rows == rows[:1]).all():
             raise _no_function(node)
-        return rows[0]
+        return np.asarray(rows[0])
 
 
 def _no_function(node: str) -> UnsupportedError:
@@ -129,7 +130,7 @@ def _no_function(node: str) -> UnsupportedError:
 
 
 def _all_rows(rows_of: Callable[[np.ndarray], np.ndarray], count: int, batch: int, sequence: int) -> np.ndarray:
-    """Return the rows of all positions: in one go if the graph allows another sequence length, else in its own shape."""
+    """Return the rows of all positions: at once if the graph allows another sequence length, else in its own."""
     width = -(-count // batch)
     try:
         return rows_of(np.arange(width * batch).reshape(batch, width))[:count]
@@ -143,21 +144,12 @@ def _all_rows(rows_of: Callable[[np.ndarray], np.ndarray], count: int, batch: in
 
 def _rows(array: np.ndarray, column: Column, shape: tuple[int, ...]) -> np.ndarray:
     """Return the column as [batch, sequence, head_dim / 2]; raises ValueError if the factor has other axes."""
-    kept = [axis for axis in (column.batch_axis, column.sequence_axis) if axis is not None]
-    offset = array.ndim
-    others = [axis for axis in range(offset - 1) if axis - offset not in kept]
-    if any(array.shape[axis] != 1 for axis in others):
-        raise ValueError("the factor has more axes than batch, sequence and head")
-    axes = [
-        axis if axis is not None and -axis <= offset else None for axis in (column.batch_axis, column.sequence_axis)
-    ]
-    moved = np.moveaxis(
-        array,
-        [axis for axis in axes if axis is not None] + [-1],
-        range(-len([a for a in axes if a is not None]) - 1, 0),
-    )
-    sizes = [array.shape[axis] if axis is not None else 1 for axis in axes]
-    rows = moved.reshape(*sizes, array.shape[-1])[..., list(column.indices)].astype(np.float32) * np.float32(
-        column.scale
-    )
-    return np.broadcast_to(rows, (*shape, len(column.indices)))
+    sizes = [size for size in array.shape[:-1] if size != 1]
+    if sizes == [size for size in shape if size != 1]:
+        target = shape
+    elif sizes in ([], [shape[1]]) and not column.by_batch:
+        target = (1, *(sizes or [1]))
+    else:
+        raise ValueError(f"a factor of shape {list(array.shape)} for positions of shape {list(shape)}")
+    rows = array.reshape(*target, array.shape[-1])[..., list(column.indices)].astype(np.float32)
+    return np.broadcast_to(rows * np.float32(column.scale), (*shape, len(column.indices)))
