@@ -23,6 +23,7 @@ from typing import Literal, Union
 import numpy as np
 
 from isa.encoding import Value, encode, instruction_named
+from isa.errors import UnsupportedError
 from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel, verify
 from isa.machine import Machine
 from isa.table import Kind
@@ -71,7 +72,8 @@ class CoreBuilder:
 
     def __init__(self, arguments: tuple[str, ...], registers: int) -> None:
         self._arguments = arguments
-        self._free = list(range(registers - 1, 0, -1))
+        self._fresh = list(range(registers - 1, 0, -1))
+        self._returned: list[Register] = []
         self._prologue: list[_Line] = []
         self._cached: dict[tuple[str, object], Register] = {}
         self._lines: list[_Line] = []
@@ -80,17 +82,18 @@ class CoreBuilder:
     # --- registers ---------------------------------------------------------------------------------------------
 
     def register(self) -> Register:
-        """Take a free register, for good; raises RuntimeError when none is left."""
-        if not self._free:
-            raise RuntimeError("the kernel needs more registers than the machine has")
-        return Register(self._free.pop())
+        """Take a register for good: one that nothing else writes. Raises UnsupportedError when none is left."""
+        if not self._fresh:
+            what = "a kernel needs more registers than a scalar core has"
+            raise UnsupportedError(what, where="kernel builder", help="use a machine with 32 in pe.registers")
+        return Register(self._fresh.pop())
 
     @contextmanager
     def scratch(self) -> Iterator[Register]:
-        """Lend a register for the block."""
-        register = self.register()
+        """Lend a register for the block; later blocks get it again, values that stay never do."""
+        register = self._returned.pop() if self._returned else self.register()
         yield register
-        self._free.append(register.number)
+        self._returned.append(register)
 
     def constant(self, value: int) -> Register:
         """Return a register that holds `value` (32-bit signed) throughout."""

@@ -1,0 +1,95 @@
+"""Mapped graph with addresses -> program: every operation is lowered by its kernel module, then ports are described."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+from compiler.graph import Operation, Value
+from compiler.lowering import Lowering
+from compiler.mapped import CacheRegion, MappedGraph, Region
+from isa.affine import Affine, Dim
+from isa.errors import UnsupportedError
+from isa.program import Entry, Equality, Port, Program, Requirement, Storage
+
+MODULE_BY_KIND = {
+    "linear": "linear",
+    "rms_norm": "rms_norm",
+    "embedding": "embedding",
+    "rope": "rope",
+    "attention": "attention",
+    "cache_append": "cache_append",
+    "slice": "copy",
+    "add": "elementwise",
+    "mul": "elementwise",
+    "swiglu": "elementwise",
+}
+"""The module in `compiler/kernels` that lowers each kind of operation."""
+
+
+def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
+    """Return the program; raises UnsupportedError for an operation without a kernel."""
+    lowering = Lowering(mapped)
+    for op in mapped.graph.operations:
+        if not _is_view(mapped, op):
+            kernel_module(op).lower(lowering, op)
+    graph = mapped.graph
+    entry = Entry(
+        "main", dict(graph.symbols), tuple(_ports(mapped, graph.inputs)), tuple(_ports(mapped, graph.outputs)),
+        tuple(lowering.launches), tuple(Equality(item.left, item.right, item.origin) for item in graph.equalities),
+        tuple(Requirement(item.input_name, item.reason) for item in graph.requirements),
+    )  # fmt: skip
+    return Program(
+        mapped.machine, tuple(lowering.kernels), tuple(_storages(mapped)), mapped.constants, (entry,), capacity_ignored
+    )
+
+
+def kernel_module(op: Operation) -> ModuleType:
+    """Return the module that lowers an operation; UnsupportedError lists the kinds that have one."""
+    if op.kind not in MODULE_BY_KIND:
+        help = f"supported: {', '.join(sorted(MODULE_BY_KIND))}"
+        raise UnsupportedError(f"no kernel for '{op.kind}'", where=op.name, help=help)
+    return importlib.import_module(f"compiler.kernels.{MODULE_BY_KIND[op.kind]}")
+
+
+def _is_view(mapped: MappedGraph, op: Operation) -> bool:
+    return op.kind == "slice" and mapped.regions[op.outputs[0] or ""].storage != op.outputs[0]
+
+
+def _storages(mapped: MappedGraph) -> Iterable[Storage]:
+    for storage in mapped.storages.values():
+        assert storage.space is not None and storage.address is not None
+        yield Storage(storage.name, storage.space, storage.address, storage.bytes, storage.role)
+
+
+def _ports(mapped: MappedGraph, names: Iterable[str]) -> Iterable[Port]:
+    for name in names:
+        value = mapped.graph.value(name)
+        if name in mapped.caches:
+            yield _cache_port(value, mapped.caches[name])
+        else:
+            yield _port(value, mapped.regions[name])
+
+
+def _cache_port(value: Value, cache: CacheRegion) -> Port:
+    strides = (cache.batch_bytes, cache.head_bytes, cache.token_bytes, cache.dtype.bytes)
+    return Port(value.name, cache.storage, 0, value.shape, strides, cache.dtype.name, value.dtype)
+
+
+def _port(value: Value, region: Region) -> Port:
+    """The last axis is dense; the axes before it count rows in C order, or elements when all lie in one row."""
+    size = region.dtype.bytes
+    row = region.pitch_bytes
+    if region.rows == 1 and len(value.shape) > 1 and not isinstance(value.shape[-1], Affine):
+        row = size * value.shape[-1]
+    strides = [row] * (len(value.shape) - 1) + [size]
+    for axis in range(len(value.shape) - 3, -1, -1):
+        strides[axis] = strides[axis + 1] * _rows(value.shape[axis + 1])
+    offset = region.offset_bytes
+    return Port(value.name, region.storage, offset, value.shape, tuple(strides), region.dtype.name, value.dtype)
+
+
+def _rows(dim: Dim) -> int:
+    assert not isinstance(dim, Affine)
+    return int(dim)

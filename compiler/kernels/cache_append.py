@@ -1,0 +1,79 @@
+"""Heads of new tokens into a cache [batch, head, position, head_dim]: core A loads rows, core B stores heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.graph import Operation
+from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
+from compiler.kernels.dealing import dealt_items, row_address
+from compiler.kernels.rope import token_address
+from compiler.lowering import ArgumentValue, Lowering
+from compiler.packing import padded_row_bytes
+from isa.dtypes import Dtype
+from isa.kernel import Kernel
+from isa.machine import Machine
+
+ARGUMENTS = ("x", "x_pitch", "tokens", "sequence", "out", "out_batch_pitch", "out_token_pitch", "out_head_pitch")
+
+
+@dataclass(frozen=True, slots=True)
+class AppendShape:
+    """Heads of a token and their elements, without and with the padding of the cache."""
+
+    heads: int
+    head_dim: int
+    padded_head_dim: int
+    dtype: Dtype
+
+
+def build(shape: AppendShape, machine: Machine) -> Kernel:
+    """Return the kernel."""
+    builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}", machine, ARGUMENTS)
+    row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
+    head_bytes = shape.padded_head_dim * shape.dtype.bytes
+    x = builder.buffer("x", row_bytes, 2)
+    padded = shape.head_dim != shape.padded_head_dim
+    out = builder.buffer("out", shape.heads * head_bytes, 2) if padded else x
+    a, b = builder.core_a, builder.core_b
+    with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:
+        row_address(a, "x", "x_pitch", token, address)
+        a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
+        a.push(x)
+    with dealt_items(b, b.argument("tokens")) as token, b.scratch() as address:
+        if padded:
+            _pad(b, shape, x, out)
+        token_address(b, token, address)
+        b.emit(
+            "dma_out", address=address, address_pitch=b.argument("out_head_pitch"), a=out, a_pitch=head_bytes,
+            rows=shape.heads, row_bytes=head_bytes,
+        )  # fmt: skip
+        b.pop(out)
+    return builder.build()
+
+
+def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHandle) -> None:
+    """Copy heads apart, zeros between them."""
+    size = shape.dtype.bytes
+    core.emit(
+        "fill", out=out, rows=1, columns=shape.heads * shape.padded_head_dim, out_dtype=shape.dtype.name, value=0.0
+    )
+    core.emit(
+        "copy", out=out, out_pitch=shape.padded_head_dim * size, a=x, a_pitch=shape.head_dim * size, rows=shape.heads,
+        row_bytes=shape.head_dim * size,
+    )  # fmt: skip
+    core.push(out)
+    core.pop(x)
+
+
+def lower(context: Lowering, op: Operation) -> None:
+    """Launch the copy of all new tokens; tokens are dealt over the PEs."""
+    x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
+    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, cache.dtype)
+    kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
+    arguments: dict[str, ArgumentValue] = {
+        "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
+        "out": context.cache_address(cache, cache.past), "out_batch_pitch": cache.batch_bytes,
+        "out_token_pitch": cache.token_bytes, "out_head_pitch": cache.head_bytes,
+    }  # fmt: skip
+    context.launch(op, kernel, context.rectangle(x.rows), arguments)

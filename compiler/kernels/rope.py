@@ -1,0 +1,284 @@
+"""Rotary embedding, one token at a time per PE: `(x1 cos - x2 sin, x2 cos + x1 sin)` for every head, in fp32.
+
+Halves of a head are reached by offset and pitch; interleaved pairs are pulled apart and put together by two transposes.
+The rotated heads go to a dense activation, or straight into the key cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.graph import Operation, RopeAttributes
+from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
+from compiler.kernels.dealing import dealt_items, row_address
+from compiler.lowering import ArgumentValue, Lowering
+from compiler.packing import padded_row_bytes
+from isa.affine import Dim
+from isa.dtypes import FP32, Dtype
+from isa.errors import UnsupportedError
+from isa.kernel import Kernel
+from isa.machine import Machine
+
+ARGUMENTS = (
+    "x", "x_pitch", "cosines", "sines", "start", "positions", "position_count", "tokens", "sequence", "out", "out_batch_pitch",
+    "out_token_pitch", "out_head_pitch",
+)  # fmt: skip
+"""Token `i` of a sequence has position `start + i`, or `positions[token % position_count]` if the kernel reads them."""
+INDEX_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RopeShape:
+    """Heads, the elements of a head in x and in the result, and how the result is stored (per head or as one row)."""
+
+    heads: int
+    head_dim: int
+    out_head_dim: int
+    interleaved: bool
+    position_bytes: int
+    into_cache: bool
+    dtype: Dtype
+
+    @property
+    def half(self) -> int:
+        """Pairs of a head."""
+        return self.head_dim // 2
+
+    @property
+    def x_bytes(self) -> int:
+        """Bytes of a token's row of x with padding."""
+        return padded_row_bytes(self.heads * self.head_dim, self.dtype)
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of a token's result in local memory."""
+        if self.into_cache:
+            return self.heads * self.out_head_dim * self.dtype.bytes
+        return self.x_bytes
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of a row of a table."""
+        return padded_row_bytes(self.half, FP32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    x: BufferHandle
+    cosines: BufferHandle
+    sines: BufferHandle
+    products: BufferHandle
+    out: BufferHandle
+
+
+def build(shape: RopeShape, machine: Machine) -> Kernel:
+    """Return the kernel."""
+    store = "cache" if shape.into_cache else "rows"
+    builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
+    buffers = _Buffers(
+        x=builder.buffer("x", shape.x_bytes, 2),
+        cosines=builder.buffer("cosines", shape.table_bytes, 2),
+        sines=builder.buffer("sines", shape.table_bytes, 2),
+        products=builder.buffer("products", shape.heads * shape.half * 4, 2),
+        out=builder.buffer("out", shape.out_bytes, 2),
+    )
+    _load(builder, buffers, shape)
+    if shape.interleaved:
+        _rotate_interleaved(builder, buffers, shape)
+    else:
+        _rotate_halves(builder, buffers, shape)
+    return builder.build()
+
+
+def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    core = builder.core_a
+    positions = _load_positions(builder, shape) if shape.position_bytes else None
+    with dealt_items(core, core.argument("tokens")) as token, core.scratch() as address, core.scratch() as position:
+        row_address(core, "x", "x_pitch", token, address)
+        core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
+        core.push(buffers.x)
+        if positions is None:
+            core.compute("rem", token, core.argument("sequence"), position)
+            core.increase(position, core.argument("start"))
+        else:
+            core.compute("rem", token, core.argument("position_count"), position)
+            core.multiply(position, INDEX_BYTES, position)
+            core.emit("lw", destination=position, a=positions, a_offset=position)
+        core.multiply(position, shape.table_bytes, position)
+        for name, buffer in (("cosines", buffers.cosines), ("sines", buffers.sines)):
+            core.add(position, core.argument(name), address)
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=shape.table_bytes)
+            core.push(buffer)
+
+
+def _load_positions(builder: KernelBuilder, shape: RopeShape) -> BufferHandle:
+    core, positions = builder.core_a, builder.buffer("positions", shape.position_bytes, 1)
+    core.emit(
+        "dma_in", out=positions, address=core.argument("positions"), rows=1, row_bytes=shape.position_bytes,
+        broadcast="all" if builder.machine.dma.broadcast_reads else "none",
+    )  # fmt: skip
+    core.push(positions)
+    return positions
+
+
+def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    core, size = builder.core_b, shape.dtype.bytes
+    zeros = _zeros(builder)
+    with dealt_items(core, core.argument("tokens")) as token:
+        _rotate(
+            core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size, x_pitch=shape.head_dim * size,
+            out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
+        )  # fmt: skip
+        _fill_padding(core, shape, zeros, buffers.out)
+        core.push(buffers.out)
+        core.pop(buffers.x)
+        _store(core, shape, buffers.out, token)
+
+
+def _zeros(builder: KernelBuilder) -> BufferHandle:
+    """Return a buffer with a vector of zeros, visible from the start and never given back."""
+    elements = 64
+    zeros = builder.buffer("zeros", elements * 4, 1)
+    builder.core_b.emit("fill", out=zeros, rows=1, columns=elements, out_dtype="fp32", value=0.0)
+    builder.core_b.push(zeros)
+    return zeros
+
+
+def _fill_padding(core: CoreBuilder, shape: RopeShape, zeros: BufferHandle, out: BufferHandle) -> None:
+    """Write zeros after each head in the cache, or after the last head of a row."""
+    size, name = shape.dtype.bytes, shape.dtype.name
+    rows, start, columns = shape.heads, shape.head_dim, shape.out_head_dim - shape.head_dim
+    if not shape.into_cache:
+        start = shape.heads * shape.head_dim
+        rows, columns = 1, shape.out_bytes // size - start
+    if columns:
+        core.emit(
+            "vcast", out=out, out_offset=start * size, out_pitch=shape.out_head_dim * size, a=zeros, rows=rows,
+            columns=columns, out_dtype=name, a_dtype="fp32",
+        )  # fmt: skip
+
+
+def _rotate(
+    core: CoreBuilder,
+    buffers: _Buffers,
+    shape: RopeShape,
+    *,
+    x: BufferHandle,
+    out: BufferHandle,
+    x_second: int,
+    x_pitch: int,
+    out_second: int,
+    out_pitch: int,
+) -> None:
+    """Rotate all heads of a token; first elements of pairs lie at offset 0, second ones at `x_second`, `out_second`."""
+    name, products = shape.dtype.name, buffers.products
+    terms = (("vsub", 0, x_second, 0), ("vadd", x_second, 0, out_second))
+    for combine, with_cosine, with_sine, target in terms:
+        for offset, table in ((with_cosine, buffers.cosines), (with_sine, buffers.sines)):
+            core.emit(
+                "vmul", out=products, out_pitch=shape.half * 4, a=x, a_offset=offset, a_pitch=x_pitch, b=table,
+                rows=shape.heads, columns=shape.half, out_dtype="fp32", a_dtype=name, b_dtype="fp32", spread="row",
+            )  # fmt: skip
+            core.push(products)
+        core.emit(
+            combine, out=out, out_offset=target, out_pitch=out_pitch, a=products, a_pitch=shape.half * 4, b=products,
+            b_offset=products.slot_bytes, b_pitch=shape.half * 4, rows=shape.heads, columns=shape.half, out_dtype=name,
+            a_dtype="fp32", b_dtype="fp32",
+        )  # fmt: skip
+        core.pop(products, 2)
+    core.pop(buffers.cosines)
+    core.pop(buffers.sines)
+
+
+def _rotate_interleaved(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    """As halves, between two transposes: [pairs, 2] -> [2, pairs] and back, all heads at once."""
+    core, size, name = builder.core_b, shape.dtype.bytes, shape.dtype.name
+    pairs = shape.heads * shape.half
+    apart = builder.buffer("apart", 2 * pairs * size, 2)
+    rotated = builder.buffer("rotated", 2 * pairs * size, 2)
+    with dealt_items(core, core.argument("tokens")) as token:
+        core.emit(
+            "transpose", out=apart, out_pitch=pairs * size, a=buffers.x, a_pitch=2 * size, rows=pairs, columns=2, a_dtype=name
+        )
+        core.push(apart)
+        core.pop(buffers.x)
+        _rotate(
+            core, buffers, shape, x=apart, out=rotated, x_second=pairs * size, x_pitch=shape.half * size,
+            out_second=pairs * size, out_pitch=shape.half * size,
+        )  # fmt: skip
+        core.push(rotated)
+        core.pop(apart)
+        core.emit(
+            "transpose", out=buffers.out, out_pitch=2 * size, a=rotated, a_pitch=pairs * size, rows=2, columns=pairs,
+            a_dtype=name,
+        )  # fmt: skip
+        padding = shape.out_bytes // size - 2 * pairs
+        if padding:
+            core.emit(
+                "fill", out=buffers.out, out_offset=2 * pairs * size, rows=1, columns=padding, out_dtype=name, value=0.0
+            )
+        core.push(buffers.out)
+        core.pop(rotated)
+        _store(core, shape, buffers.out, token)
+
+
+def _store(core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Register) -> None:
+    rows, row_bytes = (shape.heads, shape.out_head_dim * shape.dtype.bytes) if shape.into_cache else (1, shape.out_bytes)
+    with core.scratch() as address:
+        token_address(core, token, address)
+        core.emit(
+            "dma_out", address=address, address_pitch=core.argument("out_head_pitch"), a=out,
+            a_pitch=shape.out_head_dim * shape.dtype.bytes, rows=rows, row_bytes=row_bytes,
+        )  # fmt: skip
+    core.pop(out)
+
+
+def token_address(core: CoreBuilder, token: Register, into: Register) -> None:
+    """Emit the address of a token's result: `out + (token // sequence) * batch pitch + (token % sequence) * token pitch`."""
+    with core.scratch() as index:
+        core.compute("div", token, core.argument("sequence"), into)
+        core.multiply(into, core.argument("out_batch_pitch"), into)
+        core.compute("rem", token, core.argument("sequence"), index)
+        core.multiply(index, core.argument("out_token_pitch"), index)
+        core.increase(into, index)
+        core.increase(into, core.argument("out"))
+
+
+def lower(context: Lowering, op: Operation) -> None:
+    """Launch a rotation; tokens are dealt over the PEs."""
+    assert isinstance(op.attributes, RopeAttributes)
+    attributes, x, (name,) = op.attributes, context.region(op.inputs[0]), op.outputs
+    cache = context.mapped.caches.get(name or "")
+    positions = context.region(op.inputs[3]) if len(op.inputs) > 3 and op.inputs[3] else None
+    shape = RopeShape(
+        attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
+        attributes.interleaved, positions.row_bytes if positions else 0, cache is not None, context.dtype,
+    )  # fmt: skip
+    if shape.interleaved and shape.out_head_dim != shape.head_dim:
+        what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
+        raise UnsupportedError(what, where=op.name, help="head_dim must be a multiple of 16")
+    kernel = context.kernel(("rope", shape), lambda: build(shape, context.machine))
+    start: Dim = attributes.start if attributes.start is not None else 0
+    sequence = int(context.mapped.graph.value(op.inputs[0] or "").shape[1])  # type: ignore[arg-type]
+    arguments: dict[str, ArgumentValue] = {
+        "x": context.address(x), "x_pitch": x.pitch_bytes, "cosines": context.packed(op, 1),
+        "sines": context.packed(op, 2), "start": start, "positions": context.address(positions) if positions else 0,
+        "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
+        **_target(context, name, sequence),
+    }  # fmt: skip
+    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+
+
+def _target(context: Lowering, name: str | None, sequence: int) -> dict[str, ArgumentValue]:
+    cache = context.mapped.caches.get(name or "")
+    if cache:
+        return {
+            "out": context.cache_address(cache, cache.past), "out_batch_pitch": cache.batch_bytes,
+            "out_token_pitch": cache.token_bytes, "out_head_pitch": cache.head_bytes,
+        }  # fmt: skip
+    out = context.region(name)
+    pitch = out.pitch_bytes
+    return {
+        "out": context.address(out), "out_batch_pitch": sequence * pitch, "out_token_pitch": pitch,
+        "out_head_pitch": round_up(out.row_bytes, 64),
+    }  # fmt: skip

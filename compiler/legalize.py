@@ -1,0 +1,56 @@
+"""Rewrites of the fused graph that give every operation a kernel: graph -> graph.
+
+* A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
+  `cache_append` operation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compiler.graph import AttentionAttributes, Graph, Operation, Value
+
+
+def legalize(graph: Graph) -> Graph:
+    """Return the graph with the rewrites above; the order of operations stays topological."""
+    return _append_to_caches(_split_double_epilogues(graph))
+
+
+def _split_double_epilogues(graph: Graph) -> Graph:
+    values, operations = dict(graph.values), []
+    for op in graph.operations:
+        if op.kind != "linear" or op.inputs[2] is None or op.inputs[3] is None:
+            operations.append(op)
+            continue
+        (output,) = op.outputs
+        assert output is not None
+        partial = f"{output}.before_residual"
+        values[partial] = replace(values[output], name=partial)
+        operations.append(replace(op, inputs=(*op.inputs[:3], None), outputs=(partial,)))
+        operations.append(Operation("add", f"{op.name}.residual", (partial, op.inputs[3]), (output,)))
+    return replace(graph, values=values, operations=tuple(operations))
+
+
+def _append_to_caches(graph: Graph) -> Graph:
+    values, operations = dict(graph.values), []
+    producers, consumers = graph.producers(), graph.consumers()
+    for op in graph.operations:
+        if op.kind != "attention":
+            operations.append(op)
+            continue
+        assert isinstance(op.attributes, AttentionAttributes)
+        inputs = list(op.inputs)
+        for index, part in ((1, "key"), (2, "value")):
+            name = inputs[index]
+            assert name is not None
+            producer = producers.get(name)
+            is_own_rope = producer is not None and producer.kind == "rope" and len(consumers[name]) == 1
+            if index == 1 and is_own_rope and name not in graph.outputs:
+                continue
+            cached = f"{name}.{op.name}.cached_{part}"
+            values[cached] = Value(cached, graph.value(name).shape, graph.value(name).dtype)
+            operations.append(Operation("cache_append", f"{op.name}.append_{part}", (name,), (cached,)))
+            inputs[index] = cached
+        operations.append(replace(op, inputs=tuple(inputs)))
+    return replace(graph, values=values, operations=tuple(operations))

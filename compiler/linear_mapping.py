@@ -1,0 +1,247 @@
+"""How a `linear` is spread over the grid: the choices, their cost, and the best one.
+
+Two ways, both output-stationary (accumulators stay until K is done):
+
+* resident: the few rows of x fit in local memory of every PE; weight tiles are dealt over all PEs and streamed once.
+* streamed: rows of PEs split the rows of x, columns of PEs split the outputs. A chunk of x is read once per row of PEs
+  and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
+  collective, and only the store of tiles beyond the edge is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from compiler.kernel_builder import round_up
+from isa.dtypes import Dtype
+from isa.errors import UnsupportedError
+from isa.machine import Machine
+
+COLUMN_STEP = 16
+"""Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
+MAXIMUM_CHUNK_BYTES = 2048
+"""K bytes per row of a chunk."""
+PREFERRED_SLOTS = 4
+LOADED_LATENCIES = 4
+"""Latency of a transfer under load, in idle latencies (an estimate, to keep enough bytes in flight)."""
+TRIP_CYCLES = 8
+"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
+INITIAL_ROW_BYTES = 128
+"""Bytes of the row of zeros that starts accumulators without bias or residual."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    dtype: Dtype
+    out_dtype: Dtype
+    has_bias: bool
+    has_residual: bool
+
+
+@dataclass(frozen=True)
+class LinearMapping:
+    """A choice. `tile_rows` x `tile_outputs` results per PE and round; K in `chunks` of `chunk_bytes` per row."""
+
+    shape: LinearShape
+    resident: bool
+    grid_rows: int
+    grid_columns: int
+    tile_rows: int
+    tile_outputs: int
+    chunks: int
+    chunk_bytes: int
+    k_bytes: int
+    row_rounds: int
+    output_rounds: int
+    x_slots: int
+    weight_slots: int
+
+    @property
+    def output_tiles(self) -> int:
+        """Tiles of the packed weight, those of padding included."""
+        if self.resident:
+            return -(-padded_outputs(self.shape) // self.tile_outputs)
+        return self.grid_columns * self.output_rounds
+
+    @property
+    def chunk_inputs(self) -> int:
+        """Elements of K in a chunk."""
+        return self.chunk_bytes // self.shape.dtype.bytes
+
+    @property
+    def weight_chunk_bytes(self) -> int:
+        """Bytes of one block of the packed weight."""
+        return self.tile_outputs * self.chunk_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weight."""
+        return self.output_tiles * self.chunks * self.weight_chunk_bytes
+
+    @property
+    def x_slot_bytes(self) -> int:
+        """Bytes of a slot for x: all of K when it is resident, else a chunk."""
+        return self.tile_rows * (self.k_bytes if self.resident else self.chunk_bytes)
+
+    @property
+    def pe_count(self) -> int:
+        """PEs that take part."""
+        return self.grid_rows * self.grid_columns
+
+    @property
+    def local_bytes(self) -> int:
+        """Local memory of the buffers."""
+        tile = self.tile_rows * self.tile_outputs
+        start = INITIAL_ROW_BYTES
+        if self.shape.has_bias:
+            start = 2 * self.tile_outputs * 4
+        if self.shape.has_residual:
+            start = 2 * tile * self.shape.dtype.bytes
+        buffers = (
+            self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
+            2 * round_up(tile * self.shape.out_dtype.bytes, 32), start,
+        )  # fmt: skip
+        return sum(round_up(size, 64) for size in buffers)
+
+    @cached_property
+    def issued_macs(self) -> int:
+        """Multiply-accumulates that the matrix commands issue, padding included."""
+        held = round_up(self.tile_rows, 32)
+        row_tiles = 1 if self.resident else self.grid_rows * self.row_rounds
+        return row_tiles * held * self.output_tiles * self.tile_outputs * (self.k_bytes // self.shape.dtype.bytes)
+
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates that the operation needs."""
+        return self.shape.rows * self.shape.inputs * self.shape.outputs
+
+
+def padded_outputs(shape: LinearShape) -> int:
+    """Return the outputs that are written: up to the padded row of the result."""
+    return round_up(shape.outputs, 64 // shape.out_dtype.bytes)
+
+
+def cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return an estimate of the launch's cycles: the busiest of memory, links, ports and matrix engine, and the edges."""
+    shape = mapping.shape
+    tiles_per_pe = mapping.row_rounds * mapping.output_rounds
+    chunk_trips = tiles_per_pe * mapping.chunks
+    macs_per_pe = mapping.issued_macs / mapping.pe_count
+    if mapping.resident:
+        macs_per_pe = mapping.issued_macs / mapping.output_tiles * mapping.output_rounds
+    matrix = macs_per_pe / machine.peak_macs_per_cycle(shape.dtype.name)
+    x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
+    weight_port_bytes = chunk_trips * mapping.weight_chunk_bytes
+    port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
+    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.grid_rows
+    memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
+    streams = mapping.grid_columns if mapping.resident or not machine.dma.broadcast_reads else 1
+    link = (x_bytes * streams + weight_port_bytes * mapping.grid_columns) / machine.noc.row_link_bytes_per_cycle
+    sram = x_bytes * mapping.grid_rows * streams / machine.sram_bytes_per_cycle
+    issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
+    latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
+    waiting = chunk_trips * LOADED_LATENCIES * latency_ns / machine.cycle_ns / (mapping.weight_slots - 1)
+    edges = matrix / chunk_trips + chunk_trips * TRIP_CYCLES
+    return max(matrix, port, memory, link, sram, issue, waiting) + edges
+
+
+def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
+    blocks = -(-mapping.chunk_bytes // machine.matrix.block_k_bytes)
+    repeats = -(-blocks // machine.matrix.max_repeat_blocks)
+    return _banks(mapping.tile_rows, mapping.tile_outputs, machine) * repeats + 4
+
+
+def _banks(tile_rows: int, tile_outputs: int, machine: Machine) -> int:
+    row_blocks = -(-tile_rows // machine.accumulator.rows)
+    return row_blocks * -(-tile_outputs // machine.accumulator.columns)
+
+
+@lru_cache(maxsize=512)
+def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
+    best = min(
+        _candidates(shape, machine),
+        key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
+        default=None,
+    )
+    if best is None:
+        what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
+        raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
+    return best
+
+
+def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    yield from _resident(shape, machine)
+    yield from _streamed(shape, machine)
+
+
+def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    if shape.rows > machine.accumulator.rows or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
+        return
+    grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
+    largest = machine.accumulator.banks * machine.accumulator.columns
+    for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
+        tiles = -(-padded_outputs(shape) // tile)
+        rounds = -(-tiles // (grid_rows * grid_columns))
+        rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
+        rounds = -(-tiles // (rows * columns))
+        yield from _chunked(
+            machine, shape=shape, resident=True, grid_rows=rows, grid_columns=columns, tile_rows=shape.rows,
+            tile_outputs=tile, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds,
+        )  # fmt: skip
+
+
+def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
+    """Return (rows, columns) of a rectangle with at least `pes` PEs, whole rows unless one row is enough."""
+    return (1, pes) if pes <= columns else (min(-(-pes // columns), rows), columns)
+
+
+def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    held = machine.accumulator.rows
+    for row_blocks in range(1, machine.accumulator.banks + 1):
+        rounds = -(-shape.rows // (machine.grid.rows * row_blocks * held))
+        tile_rows = -(-shape.rows // (machine.grid.rows * rounds))
+        if tile_rows <= (row_blocks - 1) * held:
+            continue
+        grid_rows = min(-(-shape.rows // tile_rows), machine.grid.rows)
+        for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
+            tile = column_blocks * machine.accumulator.columns
+            tiles = -(-padded_outputs(shape) // tile)
+            output_rounds = -(-tiles // machine.grid.columns)
+            yield from _chunked(
+                machine, shape=shape, resident=False, grid_rows=grid_rows, grid_columns=-(-tiles // output_rounds),
+                tile_rows=tile_rows, tile_outputs=tile, k_bytes=k_bytes, row_rounds=rounds,
+                output_rounds=output_rounds,
+            )  # fmt: skip
+
+
+def _chunked(machine: Machine, **choice: object) -> Iterator[LinearMapping]:
+    """Complete a choice with every useful split of K and the most slots that fit."""
+    k_bytes = choice["k_bytes"]
+    assert isinstance(k_bytes, int)
+    block = machine.matrix.block_k_bytes
+    fewest = -(-k_bytes // MAXIMUM_CHUNK_BYTES)
+    seen = set()
+    for chunks in range(fewest, max(fewest, k_bytes // 128) + 1):
+        chunk_bytes = round_up(-(-k_bytes // chunks), block)
+        chunks = -(-k_bytes // chunk_bytes)
+        if chunk_bytes in seen:
+            continue
+        seen.add(chunk_bytes)
+        for slots in range(PREFERRED_SLOTS, 1, -1):
+            x_slots = 1 if choice["resident"] else slots
+            mapping = LinearMapping(
+                chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots, **choice
+            )  # type: ignore[arg-type]
+            if mapping.local_bytes <= machine.pe.local_memory_bytes:
+                yield mapping
+                break

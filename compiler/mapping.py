@@ -1,0 +1,248 @@
+"""Fused graph -> mapped graph without addresses: regions of values, caches, packed constants, choices for linears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from compiler.graph import (
+    AttentionAttributes,
+    Graph,
+    LinearAttributes,
+    Operation,
+    RopeAttributes,
+    SliceAttributes,
+    Value,
+)
+from compiler.kernel_builder import round_up
+from compiler.linear_mapping import LinearMapping, LinearShape, choose_linear
+from compiler.mapped import CacheRegion, MappedGraph, MappedStorage, Region
+from compiler.packing import pack_rows, pack_vector, pack_weight, padded_row_bytes
+from compiler.symbols import interval
+from isa.affine import Affine, Dim
+from isa.dtypes import BY_NAME, FP32, INT32, Dtype
+from isa.errors import UnsupportedError
+from isa.machine import Machine
+from isa.packing import packed_bytes
+from isa.program import Constant, Role
+
+CAPACITY_STEP = 32
+"""Cache capacity is a multiple of this many positions."""
+HEAD_DIM_STEP = 16
+VIEW_ALIGNMENT_BYTES = 64
+"""A slice of columns is a view if it starts and ends at multiples of this."""
+MASK_INPUT = 5
+"""Index of the keep mask among the inputs of attention."""
+
+
+def map_graph(graph: Graph, machine: Machine, dtype: str) -> MappedGraph:
+    """Give every value a region and every linear its mapping; raises UnsupportedError with the operation's name."""
+    return _Mapper(graph, machine, BY_NAME[dtype]).run()
+
+
+class _Mapper:
+    """Collects the tables of a mapped graph, operation by operation."""
+
+    def __init__(self, graph: Graph, machine: Machine, dtype: Dtype) -> None:
+        self.graph, self.machine, self.dtype = graph, machine, dtype
+        self.regions: dict[str, Region] = {}
+        self.caches: dict[str, CacheRegion] = {}
+        self.packed: dict[tuple[str, int], str] = {}
+        self.storages: dict[str, MappedStorage] = {}
+        self.constants: dict[str, Constant] = {}
+        self.linears: dict[str, LinearMapping] = {}
+        self.index = -1
+
+    def run(self) -> MappedGraph:
+        """Visit inputs, operations and outputs in order."""
+        self._plan_caches()
+        for name in self.graph.inputs:
+            if name not in self.caches:
+                self._map_input(self.graph.value(name))
+        for self.index, op in enumerate(self.graph.operations):
+            self._map_operation(op)
+        self.index += 1
+        for name in self.graph.outputs:
+            self._keep_output(name)
+        return MappedGraph(
+            self.graph, self.machine, self.dtype, self.regions, self.caches, self.packed, self.storages,
+            tuple(self.constants.values()), self.linears,
+        )  # fmt: skip
+
+    # --- caches ------------------------------------------------------------------------------------------------
+
+    def _plan_caches(self) -> None:
+        for op in self.graph.operations:
+            if op.kind == "attention":
+                for part, past, present in ((1, 3, 1), (2, 4, 2)):
+                    self._plan_cache(op, part, _at(op.inputs, past), _at(op.outputs, present))
+
+    def _plan_cache(self, op: Operation, part: int, past: str | None, present: str | None) -> None:
+        attributes, name = op.attributes, op.inputs[part]
+        assert isinstance(attributes, AttentionAttributes) and name is not None
+        batch, sequence = (self._size(dim, op) for dim in self.graph.value(name).shape[:2])
+        longest = interval(attributes.past, self.graph.symbols)[1] + sequence
+        storage = past or name
+        cache = CacheRegion(
+            storage=storage, batch=batch, sequence=sequence, past=attributes.past, heads=attributes.kv_head_count,
+            capacity=round_up(longest, CAPACITY_STEP), head_dim=attributes.head_dim,
+            padded_head_dim=round_up(attributes.head_dim, HEAD_DIM_STEP), dtype=self.dtype,
+        )  # fmt: skip
+        last = len(self.graph.operations)
+        self.storages[storage] = MappedStorage(storage, cache.bytes, "state", -1, last, "dram")
+        self.caches.update({value: cache for value in (name, past, present) if value})
+
+    # --- values ------------------------------------------------------------------------------------------------
+
+    def _map_input(self, value: Value) -> None:
+        consumers = self.graph.consumers().get(value.name, [])
+        is_mask = any(op.kind == "attention" and _at(op.inputs, MASK_INPUT) == value.name for op in consumers)
+        shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]
+        is_index = value.dtype in ("int64", "int32", "bool")
+        dtype = INT32 if is_index else self.dtype
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        if is_index and not is_mask:
+            rows, columns = 1, rows * columns
+        self._store(value.name, value.name, rows, columns, dtype, "input")
+        self._extend(value.name, len(self.graph.operations))
+
+    def _store(self, value: str, storage: str, rows: int, columns: int, dtype: Dtype, role: Role) -> None:
+        pitch = padded_row_bytes(columns, dtype)
+        self.regions[value] = Region(storage, 0, rows, columns, pitch, dtype)
+        self.storages[storage] = MappedStorage(storage, rows * pitch, role, self.index, self.index)
+
+    def _extend(self, storage: str, last: int) -> None:
+        known = self.storages[storage]
+        self.storages[storage] = replace(known, last=max(known.last, last))
+
+    def _size(self, dim: Dim, where: Operation | Value) -> int:
+        if isinstance(dim, Affine):
+            help = f"bind it, for example --dim {sorted(dim.symbols)[0]}=1; only the length of the past may stay open"
+            raise UnsupportedError(f"the size {dim} is not known when compiling", where=where.name, help=help)
+        return int(dim)
+
+    def _keep_output(self, name: str) -> None:
+        if name in self.caches:
+            return
+        if name not in self.regions:
+            raise UnsupportedError("an output that no operation makes", where=name, help="remove it from the outputs")
+        storage = self.storages[self.regions[name].storage]
+        role: Role = "output" if storage.role == "scratch" else storage.role
+        self.storages[storage.name] = replace(storage, role=role, last=len(self.graph.operations))
+
+    # --- operations --------------------------------------------------------------------------------------------
+
+    def _map_operation(self, op: Operation) -> None:
+        for name in op.inputs:
+            if name in self.regions:
+                self._extend(self.regions[name].storage, self.index)
+        if op.kind == "slice" and self._is_view(op):
+            return
+        for name in op.outputs:
+            if name and name not in self.caches:
+                value = self.graph.value(name)
+                shape = [self._size(dim, op) for dim in value.shape]
+                self._store(name, name, math.prod(shape[:-1]), shape[-1], self.dtype, "scratch")
+        pack = _PACKERS.get(op.kind)
+        if pack:
+            pack(self, op)
+
+    def _is_view(self, op: Operation) -> bool:
+        """Make the output a view of the input if its place is a strided one; rows may not be cut out of a batch."""
+        attributes, (source, *_), (output, *_) = op.attributes, op.inputs, op.outputs
+        assert isinstance(attributes, SliceAttributes) and source and output
+        whole, shape = self.regions[source], self.graph.value(source).shape
+        start, size = self._size(attributes.start, op), self._size(attributes.size, op)
+        axis = attributes.axis % len(shape)
+        if axis == len(shape) - 1:
+            edges = (start * whole.dtype.bytes, size * whole.dtype.bytes)
+            if any(edge % VIEW_ALIGNMENT_BYTES for edge in edges):
+                return False
+            self.regions[output] = replace(whole, offset_bytes=whole.offset_bytes + edges[0], columns=size)
+            return True
+        inner = math.prod(self._size(dim, op) for dim in shape[axis + 1 : -1])
+        outer = math.prod(self._size(dim, op) for dim in shape[:axis])
+        if outer > 1 and size * inner > 1:
+            return False
+        step = self._size(shape[axis], op) * inner if outer > 1 else 1
+        offset = whole.offset_bytes + start * inner * whole.pitch_bytes
+        rows, pitch = outer * size * inner, whole.pitch_bytes * step
+        self.regions[output] = replace(whole, offset_bytes=offset, rows=rows, pitch_bytes=pitch)
+        return True
+
+    def _constant(self, op: Operation, index: int, storage: str, pack: Callable[[str], Constant]) -> None:
+        """Note the packed constant of an input; `pack` makes it unless an equal one is there."""
+        if storage not in self.constants:
+            constant = pack(storage)
+            self.constants[storage] = constant
+            last = len(self.graph.operations)
+            self.storages[storage] = MappedStorage(storage, packed_bytes(constant), "constant", -1, last, "dram")
+        self.packed[op.name, index] = storage
+
+    def constant_input(self, op: Operation, index: int) -> str:
+        """Return the name of a constant input; UnsupportedError if it is computed."""
+        name = op.inputs[index]
+        if name not in self.graph.constants:
+            what = f"{op.kind} needs a constant as input {index}, '{name}' is computed"
+            raise UnsupportedError(what, where=op.name, help="only weights that are in the file are supported")
+        return str(name)
+
+    def pack_linear(self, op: Operation) -> None:
+        """Choose the mapping; pack the weight and the bias for it."""
+        assert isinstance(op.attributes, LinearAttributes)
+        x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
+        bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
+        shape = LinearShape(x.rows, x.columns, out.columns, self.dtype, self.dtype, bias is not None, residual is not None)
+        choice = choose_linear(shape, self.machine)
+        self.linears[op.name] = choice
+        weight = self.graph.constants[self.constant_input(op, 1)]
+        rows_are_outputs = op.attributes.weight_rows_are_outputs
+        layout = f"{choice.output_tiles}x{choice.chunks}x{choice.tile_outputs}x{choice.chunk_inputs}"
+        self._constant(
+            op, 1, f"{weight.value.name}.blocks_{layout}{'' if rows_are_outputs else '_transposed'}",
+            lambda storage: pack_weight(weight, storage, choice, rows_are_outputs),
+        )  # fmt: skip
+        if bias:
+            row = self.graph.constants[self.constant_input(op, 2)]
+            elements = choice.output_tiles * choice.tile_outputs
+            self._constant(op, 2, f"{row.value.name}.row_{elements}", lambda storage: pack_vector(row, storage, elements))
+
+    def pack_norm(self, op: Operation) -> None:
+        """Pack the weight as one fp32 row with the padding of x."""
+        weight = self.graph.constants[self.constant_input(op, 1)]
+        elements = self.regions[op.inputs[0] or ""].row_bytes // self.dtype.bytes
+        self._constant(
+            op, 1, f"{weight.value.name}.row_{elements}", lambda storage: pack_vector(weight, storage, elements)
+        )
+
+    def pack_embedding(self, op: Operation) -> None:
+        """Pack the table with padded rows."""
+        table = self.graph.constants[self.constant_input(op, 1)]
+        self._constant(op, 1, f"{table.value.name}.rows", lambda storage: pack_rows(table, storage, self.dtype))
+
+    def pack_rope(self, op: Operation) -> None:
+        """Pack both tables as fp32 rows of half a head."""
+        assert isinstance(op.attributes, RopeAttributes)
+        half = op.attributes.head_dim // 2
+        for index in (1, 2):
+            table = self.graph.constants[self.constant_input(op, index)]
+            if int(table.value.shape[-1]) not in (half, 2 * half):  # type: ignore[arg-type]
+                what = f"a rotary table of {table.value.shape[-1]} columns for heads of {2 * half}"
+                raise UnsupportedError(what, where=op.name, help="partial rotary embedding is not supported")
+            self._constant(
+                op, index, f"{table.value.name}.rows_{half}",
+                lambda storage, table=table: pack_rows(table, storage, FP32, half),  # type: ignore[misc]
+            )  # fmt: skip
+
+
+_PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
+    "linear": _Mapper.pack_linear,
+    "rms_norm": _Mapper.pack_norm,
+    "embedding": _Mapper.pack_embedding,
+    "rope": _Mapper.pack_rope,
+}
+
+
+def _at(names: tuple[str | None, ...], index: int) -> str | None:
+    return names[index] if index < len(names) else None

@@ -1,0 +1,81 @@
+"""Recipes that turn a model's constants into the bytes each kernel wants; nothing is loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.graph import Constant as GraphConstant
+from compiler.graph import FileReference
+from compiler.kernel_builder import round_up
+from compiler.linear_mapping import LinearMapping
+from isa.dtypes import FP32, Dtype
+from isa.program import (
+    Absent,
+    Cast,
+    Constant,
+    Inline,
+    PackStep,
+    Pad,
+    Reference,
+    Reshape,
+    Source,
+    Take,
+    Transpose,
+)
+
+ROW_ALIGNMENT_BYTES = 64
+"""Rows of tensors start at multiples of this; what lies between the columns and the next multiple is zero."""
+
+
+def padded_row_bytes(columns: int, dtype: Dtype) -> int:
+    """Return the bytes of a row with its padding."""
+    return round_up(columns * dtype.bytes, ROW_ALIGNMENT_BYTES)
+
+
+def pack_weight(constant: GraphConstant, storage: str, mapping: LinearMapping, rows_are_outputs: bool) -> Constant:
+    """Order [K, N] (or [N, K]) as [output tile][K chunk][tile outputs][chunk inputs], zeros beyond the edges."""
+    outputs, inputs = mapping.output_tiles * mapping.tile_outputs, mapping.chunks * mapping.chunk_inputs
+    steps: list[PackStep] = [Cast(mapping.shape.dtype.name)]
+    if not rows_are_outputs:
+        steps.append(Transpose((1, 0)))
+    steps += [
+        Pad((outputs, inputs)),
+        Reshape((mapping.output_tiles, mapping.tile_outputs, mapping.chunks, mapping.chunk_inputs)),
+        Transpose((0, 2, 1, 3)),
+    ]
+    return _described(constant, storage, steps)
+
+
+def pack_vector(constant: GraphConstant, storage: str, elements: int, dtype: Dtype = FP32) -> Constant:
+    """One row of `elements`, zeros at its end."""
+    count = int(np.prod(_shape(constant)))
+    return _described(constant, storage, [Cast(dtype.name), Reshape((count,)), Pad((elements,))])
+
+
+def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int | None = None) -> Constant:
+    """[rows, columns] with padded rows; `columns` keeps only the first ones."""
+    rows, width = _shape(constant)[-2:]
+    steps: list[PackStep] = [Reshape((rows, width))]
+    if columns is not None and columns != width:
+        steps.append(Take(1, range(columns)))
+        width = columns
+    steps += [Cast(dtype.name), Pad((rows, padded_row_bytes(width, dtype) // dtype.bytes))]
+    return _described(constant, storage, steps)
+
+
+def _described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) -> Constant:
+    return Constant(storage, _source(constant), _shape(constant), constant.value.dtype, tuple(steps))
+
+
+def _shape(constant: GraphConstant) -> tuple[int, ...]:
+    return tuple(int(dim) for dim in constant.value.shape)  # type: ignore[arg-type]
+
+
+def _source(constant: GraphConstant) -> Source:
+    if constant.source is None:
+        return Absent()
+    if isinstance(constant.source, FileReference):
+        return Reference(str(constant.source.path), constant.source.offset, constant.source.length)
+    return Inline(constant.source)

@@ -1,0 +1,91 @@
+"""Addresses: activations share the SRAM by live range, constants and caches lie in DRAM one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from compiler.kernel_builder import round_up
+from compiler.mapped import MappedGraph, MappedStorage
+from isa.errors import ModelError
+from isa.machine import Machine
+from isa.memory_map import BASES, Space, interleave_period_bytes
+
+
+def place(mapped: MappedGraph, ignore_capacity: bool = False) -> MappedGraph:
+    """Give every storage a space and an address; raises ModelError with the figures if DRAM is too small.
+
+    Scratch, inputs and outputs that do not fit in SRAM beside what lives with them go to DRAM.
+    """
+    placer = _Placer(mapped.machine)
+    for storage in sorted(mapped.storages.values(), key=_placing_order):
+        placer.add(storage)
+    capacity = mapped.machine.dram.bytes
+    if placer.dram_end > capacity and not ignore_capacity:
+        help = "choose a machine with more memory or a smaller model, or pass --ignore-capacity to time it anyway"
+        raise ModelError(f"{mapped.graph.name} needs {_figures(mapped, placer.dram_end, capacity)}", help=help)
+    by_name = {storage.name: storage for storage in placer.placed}
+    result = replace(mapped, storages={name: by_name[name] for name in mapped.storages})
+    verify_placement(result.storages.values())
+    return result
+
+
+def _placing_order(storage: MappedStorage) -> tuple[bool, int, int, str]:
+    """DRAM storages in order of the graph, then the others, largest first."""
+    return storage.space != "dram", 0 if storage.space == "dram" else -storage.bytes, storage.first, storage.name
+
+
+def _figures(mapped: MappedGraph, needed: int, capacity: int) -> str:
+    by_role: dict[str, int] = {}
+    for storage in mapped.storages.values():
+        by_role[storage.role] = by_role.get(storage.role, 0) + storage.bytes
+    gigabytes = ", ".join(f"{role} {size / 1e9:.2f} GB" for role, size in sorted(by_role.items()))
+    return f"{needed / 1e9:.2f} GB of DRAM ({gigabytes}), {mapped.machine.name} has {capacity / 1e9:.2f} GB"
+
+
+class _Placer:
+    def __init__(self, machine: Machine) -> None:
+        self.sram_bytes = machine.sram.bytes
+        self.sram_alignment = interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes)
+        self.dram_alignment = interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes)
+        self.dram_end = 0
+        self.placed: list[MappedStorage] = []
+
+    def add(self, storage: MappedStorage) -> None:
+        """Place one storage beside those already placed."""
+        offset = None if storage.space == "dram" else self._sram_offset(storage)
+        space: Space = "sram"
+        if offset is None:
+            space, offset = "dram", round_up(self.dram_end, self.dram_alignment)
+            self.dram_end = offset + storage.bytes
+        self.placed.append(replace(storage, space=space, address=BASES[space] + offset))
+
+    def _sram_offset(self, storage: MappedStorage) -> int | None:
+        """Return the lowest offset that no storage alive at the same time covers, or None."""
+        base = BASES["sram"]
+        others = sorted(
+            (other.address - base, other.address - base + other.bytes)
+            for other in self.placed
+            if other.space == "sram" and other.address is not None and _live_together(storage, other)
+        )
+        offset = 0
+        for start, end in others:
+            if offset + storage.bytes <= start:
+                break
+            offset = max(offset, round_up(end, self.sram_alignment))
+        return offset if offset + storage.bytes <= self.sram_bytes else None
+
+
+def _live_together(left: MappedStorage, right: MappedStorage) -> bool:
+    return left.first <= right.last and right.first <= left.last
+
+
+def verify_placement(storages: Iterable[MappedStorage]) -> None:
+    """Raise AssertionError if two storages that are alive together overlap (a fault of this file, not of the model)."""
+    ordered = sorted(storages, key=lambda storage: (storage.address or 0, storage.name))
+    for index, storage in enumerate(ordered):
+        assert storage.address is not None, f"{storage.name} has no address"
+        for other in ordered[index + 1 :]:
+            if (other.address or 0) >= storage.address + storage.bytes:
+                break
+            assert not _live_together(storage, other), f"{storage.name} and {other.name} overlap"

@@ -1,0 +1,86 @@
+"""Fused graphs written by hand, compiled and run on the simulator, for tests of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.emit import emit
+from compiler.graph import Attributes, Constant, Graph, NoAttributes, Operation, Value
+from compiler.legalize import legalize
+from compiler.mapping import map_graph
+from compiler.placement import place
+from isa.affine import Dim
+from isa.machine import Machine, preset
+from isa.program import Program
+from isa.program_checks import verify_program
+from simulator import Simulator
+
+Array = npt.NDArray[np.generic]
+
+SMALL_GRID = {"grid.rows": 2, "grid.columns": 3}
+
+
+def small_machine(name: str = "mtia-2i", **changes: object) -> Machine:
+    """Return a preset with 2 x 3 PEs, so that tests are quick and loops make several trips."""
+    return preset(name).with_changes({**SMALL_GRID, **changes})
+
+
+@dataclass
+class GraphWriter:
+    """Collects values, constants and operations of a graph."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    constants: dict[str, Constant] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+
+    def input(self, name: str, shape: tuple[Dim, ...], dtype: str = "float16") -> str:
+        """Declare an input."""
+        self.values[name] = Value(name, shape, dtype)
+        self.inputs.append(name)
+        return name
+
+    def constant(self, name: str, array: Array) -> str:
+        """Declare a constant."""
+        self.constants[name] = Constant(Value(name, array.shape, str(array.dtype)), array)
+        return name
+
+    def add(
+        self,
+        kind: str,
+        inputs: tuple[str | None, ...],
+        name: str,
+        shape: tuple[Dim, ...],
+        attributes: Attributes | None = None,
+    ) -> str:
+        """Add an operation with one output of its own name."""
+        self.values[name] = Value(name, shape, "float16")
+        self.operations.append(Operation(kind, f"{name}_op", inputs, (name,), attributes or NoAttributes()))
+        return name
+
+    def graph(self, *outputs: str, symbols: Mapping[str, tuple[int, int]] | None = None) -> Graph:
+        """Return the graph."""
+        return Graph(
+            "test", tuple(self.inputs), outputs, self.values, self.constants, tuple(self.operations), symbols or {}
+        )
+
+
+def compile_graph(graph: Graph, machine: Machine, dtype: str = "fp16") -> Program:
+    """Return the checked program of a fused graph."""
+    program = emit(place(map_graph(legalize(graph), machine, dtype)))
+    verify_program(program)
+    return program
+
+
+def run_graph(graph: Graph, machine: Machine, inputs: Mapping[str, Array], dtype: str = "fp16") -> dict[str, Array]:
+    """Compile and run; with and without random delays the outputs must be the same bits."""
+    simulator = Simulator(compile_graph(graph, machine, dtype))
+    outputs = simulator.run(inputs).outputs
+    delayed = simulator.run(inputs, jitter_cycles=200, jitter_seed=7).outputs
+    for name, array in outputs.items():
+        np.testing.assert_array_equal(array, delayed[name])
+    return dict(outputs)
