@@ -28,8 +28,8 @@ _FEATURES = {
     "dma_gather": ("dma.indexed", "indexed transfers"),
     "dma_scatter": ("dma.indexed", "indexed transfers"),
     "dma_copy": ("dma.memory_to_memory", "transfers between memories"),
-    "acc_send": ("accumulator.reduction_network", "a reduction network"),
-    "acc_add": ("accumulator.reduction_network", "a reduction network"),
+    "acc_send": ("accumulator.reduction_network", "reduction network"),
+    "acc_add": ("accumulator.reduction_network", "reduction network"),
 }
 _REGISTERS = (Kind.REGISTER, Kind.RESULT)
 _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
