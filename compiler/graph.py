@@ -233,6 +233,8 @@ class Graph:
 
 def _lines(graph: Graph) -> Iterator[str]:
     def typed(name: str) -> str:
+        if name not in graph.values and name not in graph.constants:
+            return f"%{name}: unknown"  # before shape inference
         value = graph.value(name)
         return f"%{name}: {value.dtype}[{', '.join(str(dim) for dim in value.shape)}]"
 

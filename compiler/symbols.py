@@ -132,11 +132,14 @@ class Solver:
     origins: dict[str, str] = field(default_factory=dict)
 
     def require_equal(self, left: Dim, right: Dim, origin: str) -> None:
-        """Note that two sizes are equal; raises Contradiction if no value of the symbols allows it."""
+        """Note that two sizes are equal; raises Contradiction if no value of the symbols allows it.
+
+        An unknown of `left` is solved for first: it is the size that follows from the others.
+        """
         difference = substitute(substitute(left, self.solved) - substitute(right, self.solved), self.solved)
         if difference == 0:
             return
-        unknown = self._unknown_of(difference)
+        unknown = self._unknown_of(difference, symbols_of(left))
         if unknown is None:
             raise Contradiction(f"{left} and {right}")
         name, factor = unknown
@@ -147,11 +150,11 @@ class Solver:
         self.solved = {known: substitute(dim, {name: value}) for known, dim in self.solved.items()}
         self.solved[name], self.origins[name] = value, origin
 
-    def _unknown_of(self, difference: Dim) -> tuple[str, int] | None:
-        """Return a symbol of the expression that may be solved for and its coefficient, unit coefficients first."""
+    def _unknown_of(self, difference: Dim, preferred: frozenset[str]) -> tuple[str, int] | None:
+        """Return a symbol of the expression that may be solved for and its coefficient, best first."""
         terms = difference.terms if isinstance(difference, Affine) else ()
         unknowns = [(name, factor) for name, factor in terms if name not in self.bounds]
-        return min(unknowns, key=lambda term: (abs(term[1]), term[0]), default=None)
+        return min(unknowns, key=lambda term: (abs(term[1]), term[0] not in preferred, term[0]), default=None)
 
     def unknowns_of(self, dim: Dim) -> frozenset[str]:
         """The symbols of a size that are still to be solved for."""
