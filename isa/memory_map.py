@@ -43,4 +43,5 @@ def fold_count(units: int, interleave_bytes: int) -> int:
 
 def interleave_period_bytes(units: int, interleave_bytes: int) -> int:
     """Return the distance after which addresses meet the same slices or channels again."""
-    return max(units ** fold_count(units, interleave_bytes) * interleave_bytes, interleave_bytes)
+    period: int = units ** fold_count(units, interleave_bytes) * interleave_bytes
+    return max(period, interleave_bytes)

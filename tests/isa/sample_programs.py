@@ -99,7 +99,9 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
     return Program(**{**parts, **changes})
 
 
-def one_constant(source: Source, shape: tuple[int, ...], dtype: str, steps: tuple[Any, ...], room: int = 4096) -> Program:
+def one_constant(
+    source: Source, shape: tuple[int, ...], dtype: str, steps: tuple[Any, ...], room: int = 4096
+) -> Program:
     """A program with nothing but one constant in a storage of `room` bytes."""
     storage = Storage("weights", "dram", DRAM_BASE, room, "constant")
     constant = Constant("weights", source, shape, dtype, steps)
