@@ -46,6 +46,13 @@ def kernel(function: Function) -> Function:
     return dispatcher  # type: ignore[no-any-return]
 
 
+def inner(function: Function) -> Function:
+    """As `kernel`, for functions that only kernels call: not callable from Python, which saves a fifth of compilation."""
+    options = {"error_model": "numpy", "fastmath": False, "parallel": False, "boundscheck": BOUNDSCHECK}
+    dispatcher = numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return dispatcher  # type: ignore[no-any-return]
+
+
 def source_files(root: Path) -> list[Path]:
     """Return all Python files of the packages whose code can end up in a kernel, in a fixed order."""
     return sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))

@@ -13,9 +13,9 @@ import numpy as np
 from isa import columns as col
 from isa import dtypes
 from isa.table import BY_NAME
-from simulator.jit import kernel
+from simulator.jit import inner
 from simulator.meaning import codes
-from simulator.meaning.convert import load, store, store_plain
+from simulator.meaning.convert import store_plain
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command
 
@@ -23,70 +23,39 @@ _LOAD, _DRAIN, _SEND, _ADD, _RANGE = (
     BY_NAME[name].opcode for name in ("acc_load", "acc_drain", "acc_send", "acc_add", "acc_range")
 )
 _INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
-_ROW, _COLUMN = 1, 2
 
 
-@kernel
-def run(fields, values, out_address, a_address, local, banks, link, tables):
-    """Execute a command of the reduction engine; a bank's columns fit a row of scratch."""
+@inner
+def run(fields, values, a, out, banks, link):
+    """Execute a command of the reduction engine on fp32 scratch `a` and `out`."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
     bank = banks[fields[col.BANK]]
-    if opcode == _LOAD:
-        _load_bank(fields, values, a_address, local, bank, tables)
-    elif opcode == _DRAIN:
-        _drain_bank(fields, values, out_address, local, bank, tables)
-    elif opcode == _SEND:
-        for row in range(rows):
-            for column in range(columns):
+    if opcode == _RANGE:
+        _range(bank, rows, columns, out)
+        return codes.OK
+    for row in range(rows):
+        for column in range(columns):
+            if opcode == _LOAD:
+                bank[row, column] = a[row * columns + column]
+            elif opcode == _DRAIN:
+                out[row * columns + column] = bank[row, column]
+            elif opcode == _SEND:
                 link[row, column] = bank[row, column]
-    elif opcode == _ADD:
-        for row in range(rows):
-            for column in range(columns):
+            elif opcode == _ADD:
                 bank[row, column] += link[row, column]
-    elif opcode == _RANGE:
-        _range(values, out_address, local, bank, tables)
-    else:
-        return codes.NO_MEANING
+            else:
+                return codes.NO_MEANING
     return codes.OK
 
 
-@kernel
-def _load_bank(fields, values, a_address, local, bank, tables):
-    dtype, mode, columns = fields[col.D1], fields[col.MODE], values[7]
-    line = tables.row[0]
-    count = 1 if mode == _COLUMN else columns
-    for row in range(values[6]):
-        address = a_address if mode == _ROW else a_address + row * values[3]
-        load(local, address, _FP32 if dtype == _INT32 else dtype, count, tables, line)
+@inner
+def _range(bank, rows, columns, out):
+    for row in range(rows):
+        least, greatest = np.float32(np.inf), np.float32(-np.inf)
         for column in range(columns):
-            bank[row, column] = line[0 if mode == _COLUMN else column]
-
-
-@kernel
-def _drain_bank(fields, values, out_address, local, bank, tables):
-    dtype, columns = fields[col.D0], values[7]
-    line, bank_words = tables.row[0], bank.view(np.uint32)
-    for row in range(values[6]):
-        address = out_address + row * values[1]
-        if dtype == _INT32:
-            words = local[address : address + 4 * columns].view(np.uint32)
-            for column in range(columns):
-                words[column] = bank_words[row, column]
-            continue
-        for column in range(columns):
-            line[column] = bank[row, column]
-        store(line, columns, dtype, local, address)
-
-
-@kernel
-def _range(values, out_address, local, bank, tables):
-    line = tables.row[0]
-    for row in range(values[6]):
-        line[0], line[1] = np.float32(np.inf), np.float32(-np.inf)
-        for column in range(values[7]):
-            line[0] = smaller(line[0], bank[row, column])
-            line[1] = larger(line[1], bank[row, column])
-        store(line, 2, _FP32, local, out_address + row * values[1])
+            least = smaller(least, bank[row, column])
+            greatest = larger(greatest, bank[row, column])
+        out[2 * row], out[2 * row + 1] = least, greatest
 
 
 def _acc_load(command: Command) -> None:

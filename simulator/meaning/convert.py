@@ -1,6 +1,6 @@
 """Element types: bytes of a row to fp32 and back.
 
-Reading widens exactly (int32: to nearest even). Writing rounds to nearest even; integers and fp8e4m3 saturate, the other
+Reading widens exactly (int32: to nearest even). Writing rounds to nearest even; integers and fp8e4m3 saturate, other
 floats overflow to infinity; a NaN becomes the one positive quiet NaN of its type, 0 in an integer type, so that no
 NaN's payload or sign can be seen in memory.
 """
@@ -11,93 +11,125 @@ import numpy as np
 import numpy.typing as npt
 
 from isa import dtypes
-from simulator.jit import kernel
+from simulator.jit import inner
 
 _INT8, _INT32, _FP16, _BF16, _FP32 = (
     dtype.code for dtype in (dtypes.INT8, dtypes.INT32, dtypes.FP16, dtypes.BF16, dtypes.FP32)
 )
 _FP8E4M3, _FP8E5M2 = dtypes.FP8E4M3.code, dtypes.FP8E5M2.code
-_MAGNITUDE, _SIGN, _INFINITY, _NAN = 0x7FFFFFFF, 0x80000000, 0x7F800000, 0x7FC00000
+SPREAD_ROW, SPREAD_COLUMN = 1, 2
+"""Codes of the choice `spread`."""
+WORDS = -1
+"""In place of a dtype code: 32-bit words as they are, without the canonical NaN."""
+_MAGNITUDE, _INFINITY, _NAN = 0x7FFFFFFF, 0x7F800000, 0x7FC00000
 _HALF_SCALE = np.float32(2.0**112)
 """2 ** (127 - 15): moves a binary16 exponent to its place in binary32."""
 _ROUND = np.float32(2.0**23)
 """Adding and subtracting it rounds 0 <= x < 2**23 to an integer, to nearest even."""
-_INT32_END = np.float32(2.0**31)
 
 
-@kernel
-def load(memory, address, dtype, count, tables, out):
-    """out[0:count] = the elements at memory[address:], as fp32; `memory` is uint8[n], `out` float32[>= count]."""
-    if dtype == _FP16:
-        _widen_half(memory[address : address + 2 * count].view(np.uint16), count, out, out.view(np.uint32))
-    elif dtype == _BF16:
-        halves, bits = memory[address : address + 2 * count].view(np.uint16), out.view(np.uint32)
-        for index in range(count):
-            bits[index] = np.uint32(halves[index]) << np.uint32(16)
-    elif dtype == _FP32:
-        words = memory[address : address + 4 * count].view(np.float32)
-        for index in range(count):
-            out[index] = words[index]
-    elif dtype == _INT32:
-        integers = memory[address : address + 4 * count].view(np.int32)
-        for index in range(count):
-            out[index] = np.float32(integers[index])
-    else:
-        values = tables.bytes_as_float[dtype]
-        for index in range(count):
-            out[index] = values[memory[address + index]]
+@inner
+def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_float, out):
+    """out[0 : rows * columns] = rows of elements, `pitch` bytes apart, as fp32; `memory` is uint8[n], n % 4 == 0.
+
+    spread SPREAD_ROW repeats the first row, SPREAD_COLUMN the first element of each row. Indices are unsigned, since
+    numba lets a signed one count from the end, which keeps loops from becoming vector code.
+    """
+    halves, integers, singles, bits = (
+        memory.view(np.uint16),
+        memory.view(np.int32),
+        memory.view(np.float32),
+        out.view(np.uint32),
+    )
+    step = 0 if spread == SPREAD_COLUMN else 1
+    for row in range(rows):
+        start = address if spread == SPREAD_ROW else address + row * pitch
+        to, first = row * columns, start >> 1
+        if dtype == _FP16:
+            for index in range(columns):
+                bits[np.uint64(to + index)] = _widen_half(np.uint32(halves[np.uint64(first + step * index)]))
+        elif dtype == _BF16:
+            for index in range(columns):
+                bits[np.uint64(to + index)] = np.uint32(halves[np.uint64(first + step * index)]) << np.uint32(16)
+        elif dtype == _FP32 or dtype == WORDS:
+            for index in range(columns):
+                out[np.uint64(to + index)] = singles[np.uint64((start >> 2) + step * index)]
+        elif dtype == _INT32:
+            for index in range(columns):
+                out[np.uint64(to + index)] = np.float32(integers[np.uint64((start >> 2) + step * index)])
+        else:
+            for index in range(columns):
+                out[np.uint64(to + index)] = bytes_as_float[dtype, memory[np.uint64(start + step * index)]]
 
 
-@kernel
-def store(values, count, dtype, memory, address):
-    """memory[address:] = values[0:count], rounded to the type; `values` is float32[>= count], `memory` uint8[n]."""
-    bits = values.view(np.uint32)
-    if dtype == _FP16:
-        halves = memory[address : address + 2 * count].view(np.uint16)
-        for index in range(count):
-            halves[index] = _narrow(bits[index], values[index], 13, 15, 15, 0x7C00, 0x7E00)
-    elif dtype == _BF16:
-        halves = memory[address : address + 2 * count].view(np.uint16)
-        for index in range(count):
-            word = bits[index]
-            rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            halves[index] = rounded if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(0x7FC0)
-    elif dtype == _FP32:
-        words = memory[address : address + 4 * count].view(np.uint32)
-        for index in range(count):
-            word = bits[index]
-            words[index] = word if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(_NAN)
-    elif dtype == _FP8E4M3:
-        for index in range(count):
-            memory[address + index] = _narrow(bits[index], values[index], 20, 7, 7, 0x7E, 0x7F)
-    elif dtype == _FP8E5M2:
-        for index in range(count):
-            memory[address + index] = _narrow(bits[index], values[index], 21, 15, 7, 0x7C, 0x7E)
-    else:
-        _store_integers(values, count, dtype, memory, address)
+@inner
+def store_block(values, rows, columns, dtype, memory, address, pitch):
+    """Store float32[rows * columns] as rows of elements, `pitch` bytes apart; `memory` is uint8[n], n % 4 == 0."""
+    halves, integers, words, bits = (
+        memory.view(np.uint16),
+        memory.view(np.int32),
+        memory.view(np.uint32),
+        values.view(np.uint32),
+    )
+    for row in range(rows):
+        start, first = address + row * pitch, row * columns
+        half, word = start >> 1, start >> 2
+        if dtype == _FP16:
+            for index in range(columns):
+                halves[np.uint64(half + index)] = _narrow(bits[np.uint64(first + index)], 13, 15, 15, 0x7C00, 0x7E00)
+        elif dtype == _BF16:
+            for index in range(columns):
+                halves[np.uint64(half + index)] = _narrow_to_bf16(bits[np.uint64(first + index)])
+        elif dtype == _FP32:
+            for index in range(columns):
+                words[np.uint64(word + index)] = _canonical(bits[np.uint64(first + index)])
+        elif dtype == WORDS:
+            for index in range(columns):
+                words[np.uint64(word + index)] = bits[np.uint64(first + index)]
+        elif dtype == _FP8E4M3:
+            for index in range(columns):
+                memory[np.uint64(start + index)] = _narrow(bits[np.uint64(first + index)], 20, 7, 7, 0x7E, 0x7F)
+        elif dtype == _FP8E5M2:
+            for index in range(columns):
+                memory[np.uint64(start + index)] = _narrow(bits[np.uint64(first + index)], 21, 15, 7, 0x7C, 0x7E)
+        elif dtype == _INT8:
+            for index in range(columns):
+                memory[np.uint64(start + index)] = _to_integer(values[np.uint64(first + index)], 128)
+        else:
+            for index in range(columns):
+                integers[np.uint64(word + index)] = _to_integer(values[np.uint64(first + index)], 1 << 31)
 
 
-@kernel
-def _widen_half(halves, count, out, bits):
-    """Binary16 codes to fp32: shift, rescale (which also makes subnormals right), restore infinities and the sign."""
-    for index in range(count):
-        code = np.uint32(halves[index])
-        bits[index] = (code & np.uint32(0x7FFF)) << np.uint32(13)
-        out[index] = out[index] * _HALF_SCALE
-        special = np.uint32(_INFINITY) if code & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
-        bits[index] = bits[index] | special | ((code & np.uint32(0x8000)) << np.uint32(16))
+@inner
+def _widen_half(code):
+    """Return the bits of a binary16 code in fp32: shift, rescale (subnormals too), restore infinities and the sign."""
+    small = np.uint32((code & np.uint32(0x7FFF)) << np.uint32(13))
+    scaled = np.float32(small.view(np.float32) * _HALF_SCALE).view(np.uint32)
+    special = np.uint32(_INFINITY) if code & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
+    return np.uint32(scaled | special | ((code & np.uint32(0x8000)) << np.uint32(16)))
 
 
-@kernel
-def _narrow(word, value, shift, bias, sign_bit, largest, nan):
+@inner
+def _canonical(word):
+    return word if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(_NAN)
+
+
+@inner
+def _narrow_to_bf16(word):
+    rounded = np.uint32(word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.uint32(rounded if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(0x7FC0))
+
+
+@inner
+def _narrow(word, shift, bias, sign_bit, largest, nan):
     """Return the code of an fp32 value (its bits: `word`) in a type with 23 - shift mantissa bits.
 
     `largest` is the code of infinity, or of the largest number where the type saturates. Below the smallest normal
     number, adding a power of two lets the adder do the rounding to a multiple of the smallest subnormal.
     """
-    magnitude = word & np.uint32(_MAGNITUDE)
+    magnitude = np.uint32(word & np.uint32(_MAGNITUDE))
     anchor = np.uint32((128 - bias + shift) << 23)
-    subnormal = np.uint32(np.float32(abs(value) + anchor.view(np.float32)).view(np.uint32) - anchor)
+    subnormal = np.uint32(np.float32(magnitude.view(np.float32) + anchor.view(np.float32)).view(np.uint32) - anchor)
     odd = (magnitude >> np.uint32(shift)) & np.uint32(1)
     half = np.uint32((1 << (shift - 1)) - 1)
     normal = np.uint32(magnitude - np.uint32((127 - bias) << 23) + half + odd) >> np.uint32(shift)
@@ -106,21 +138,12 @@ def _narrow(word, value, shift, bias, sign_bit, largest, nan):
     return np.uint32(code if magnitude <= np.uint32(_INFINITY) else np.uint32(nan))
 
 
-@kernel
-def _store_integers(values, count, dtype, memory, address):
-    if dtype == _INT8:
-        for index in range(count):
-            value = values[index]
-            clamped = min(max(value if value == value else np.float32(0.0), np.float32(-128.0)), np.float32(127.0))
-            rounded = np.int32((abs(clamped) + _ROUND) - _ROUND)
-            memory[address + index] = np.uint8(-rounded if clamped < 0 else rounded)
-        return
-    words = memory[address : address + 4 * count].view(np.int32)
-    for index in range(count):
-        value = values[index] if values[index] == values[index] else np.float32(0.0)
-        magnitude = min(abs(value), _INT32_END)
-        whole = np.int64((magnitude + _ROUND) - _ROUND if magnitude < _ROUND else magnitude)
-        words[index] = -whole if value < 0 else min(whole, 0x7FFFFFFF)
+@inner
+def _to_integer(value, end):
+    """Return a value rounded to nearest even and saturated to -end..end - 1; 0 for a NaN."""
+    magnitude = min(abs(value), np.float32(end)) if value == value else np.float32(0.0)
+    whole = np.int64((magnitude + _ROUND) - _ROUND if magnitude < _ROUND else magnitude)
+    return -whole if value < 0 else min(whole, end - 1)
 
 
 def load_plain(data: npt.NDArray[np.uint8], code: int) -> npt.NDArray[np.float32]:

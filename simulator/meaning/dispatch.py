@@ -1,4 +1,5 @@
-"""The entrance: execute one command on memories. The topic is found by the timing class of the instruction's row."""
+"""The entrance: execute one command on memories. The timing class of the instruction's row leads to
+its topic; operands are widened to fp32 before and rounded after, by the types and shapes in its row."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import numpy as np
 from isa import columns as col
 from isa import dtypes
 from isa.table import BY_OPCODE, Instruction, Timing
-from simulator.jit import kernel
-from simulator.meaning import accumulator, codes, layout, matrix, reduction, simd, transfer
+from simulator import traits as tr
+from simulator.jit import inner, kernel
+from simulator.meaning import accumulator, codes, elementwise, functions, layout, matrix, reduction, transfer
+from simulator.meaning.convert import WORDS, load_block, store_block
 from simulator.meaning.plain import Bytes, Command, Floats, Integers, MeaningError
 from simulator.meaning.tables import Tables, dtype_column
 
@@ -21,8 +24,12 @@ _TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION = (
         Timing.REDUCTION,
     )
 )  # fmt: skip
-_transfer, _layout, _matrix, _accumulator = transfer.run, layout.run, matrix.run, accumulator.run
-_simd, _reduction = simd.run, reduction.run
+_run_transfer, _run_layout, _run_matrix, _run_accumulator = transfer.run, layout.run, matrix.run, accumulator.run
+_run_elementwise, _run_limit, _run_function = elementwise.run, elementwise.limit, functions.run
+_run_reduction = reduction.run
+_FILL, _LIMIT = layout.FILL, elementwise.LIMIT
+_INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
+_OUT, _A, _B = range(3)
 
 
 @kernel
@@ -30,36 +37,103 @@ def execute(fields, values, out_address, a_address, b_address, local, sram, dram
     """Execute one command and return a code of `simulator.meaning.codes`.
 
     fields: int64[18] row of `isa.columns`; values: int64[8], what the registers in slots r0..r7 hold; *_address: byte
-    index of an operand in `local`, -1 if unused; local, sram, dram: uint8[n]; banks: float32[banks, rows, columns] of
-    this PE; link: float32[rows, columns] of the neighbour message; tables: `make_tables`. Ranges have been checked,
-    except of rows chosen by indices.
+    index of an operand in `local`, -1 if unused; local, sram, dram: uint8[n], local's size a multiple of 4; banks:
+    float32[banks, rows, columns] of this PE; link: float32[rows, columns], a neighbour's message; tables:
+    `make_tables`. Ranges have been checked, except of rows chosen by indices.
     """
-    timing = tables.timing_of_opcode[fields[col.OPCODE]]
-    if timing == _TRANSFER:
-        return _transfer(fields, values, out_address, a_address, b_address, local, sram, dram)
     addresses = (out_address, a_address, b_address)
     for operand in range(3):
         problem = _check(fields, values, addresses[operand], operand, tables)
         if problem != codes.OK:
             return problem
-    if timing == _SIMD or timing == _LUT:
-        return _simd(fields, values, out_address, a_address, b_address, local, tables)
-    if timing == _REDUCTION:
-        return _reduction(fields, values, out_address, a_address, local, tables)
+    opcode = fields[col.OPCODE]
+    timing = tables.traits[opcode, tr.TIMING]
+    if timing == _TRANSFER:
+        return _run_transfer(fields, values, out_address, a_address, b_address, local, sram, dram)
+    if timing == _LAYOUT and opcode != _FILL:
+        return _run_layout(fields, values, out_address, a_address, local, tables.element_bytes)
+    for operand in range(_A, _B + 1):
+        if addresses[operand] >= 0:
+            _load(fields, values, addresses[operand], operand, local, tables, tables.a if operand == _A else tables.b)
+    problem = _compute(timing, fields, values, banks, link, b_address < 0, tables)
+    if problem == codes.OK and out_address >= 0:
+        rows, columns = _shape(fields, values, _OUT, tables)
+        store_block(tables.out, rows, columns, _dtype(fields, _OUT, tables), local, out_address, values[1])
+    return problem
+
+
+@inner
+def _compute(timing, fields, values, banks, link, has_constant, tables):
+    """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message."""
+    opcode, count = fields[col.OPCODE], values[6] * values[7]
     if timing == _MATRIX:
-        return _matrix(fields, values, a_address, b_address, local, banks, tables)
+        return _run_matrix(fields, values, _shape(fields, values, _A, tables)[1], banks, tables)
     if timing == _ACCUMULATOR or timing == _LINK:
-        return _accumulator(fields, values, out_address, a_address, local, banks, link, tables)
-    if timing == _LAYOUT:
-        return _layout(fields, values, out_address, a_address, local, tables)
+        return _run_accumulator(fields, values, tables.a, tables.out, banks, link)
+    if timing == _LUT:
+        return _run_function(opcode, tables.a, tables.out, count)
+    if timing == _REDUCTION:
+        return _run_reduction(opcode, values[6], values[7], tables.a, tables.out)
+    value = np.int32(fields[col.IMMEDIATE]).view(np.float32)
+    if opcode == _LIMIT:
+        _run_limit(values, tables.a, value, tables.out)
+        return codes.OK
+    if has_constant:
+        target = tables.out if opcode == _FILL else tables.b
+        for index in range(count):
+            target[index] = value
+    if opcode == _FILL:
+        return codes.OK
+    if timing == _SIMD:
+        return _run_elementwise(opcode, tables.a, tables.b, value, tables.out, count)
     return codes.NO_MEANING
 
 
-@kernel
+@inner
+def _shape(fields, values, operand, tables):
+    """Return (rows, elements per row) of out (0), a (1) or b (2), a spread operand being spread already."""
+    first = tr.OUT_ROWS + 3 * operand
+    traits = tables.traits[fields[col.OPCODE]]
+    rows = values[6]
+    if traits[first] == tr.ONE:
+        rows = 1
+    elif traits[first] == tr.FROM_R7:
+        rows = values[7]
+    columns = values[7]
+    if traits[first + 1] == tr.ONE_ELEMENT:
+        columns = 1
+    elif traits[first + 1] == tr.PAIR:
+        columns = 2
+    elif traits[first + 1] == tr.K_BLOCKS:
+        columns = values[0] * tables.block_k_bytes[0] // tables.element_bytes[fields[col.D1]]
+    return rows, columns
+
+
+@inner
+def _dtype(fields, operand, tables):
+    """Return the element type of an operand; banks exchange int32 unchanged, and have ranges in fp32."""
+    opcode = fields[col.OPCODE]
+    column = tables.dtype_column[opcode, operand]
+    if column < 0:
+        return _FP32
+    dtype = fields[column]
+    return WORDS if tables.traits[opcode, tr.TIMING] == _ACCUMULATOR and dtype == _INT32 else dtype
+
+
+@inner
+def _load(fields, values, address, operand, local, tables, out):
+    rows, columns = _shape(fields, values, operand, tables)
+    is_spread = tables.traits[fields[col.OPCODE], tr.SPREAD_OPERAND] == operand
+    spread = fields[col.MODE] if is_spread else 0
+    dtype = _dtype(fields, operand, tables)
+    load_block(local, address, values[2 * operand + 1], rows, columns, spread, dtype, tables.bytes_as_float, out)
+
+
+@inner
 def _check(fields, values, address, operand, tables):
     """Return the problem with the element type or alignment of operand out (0), a (1) or b (2), or OK."""
     column = tables.dtype_column[fields[col.OPCODE], operand]
-    if column < 0:
+    if column < 0 or address < 0:
         return codes.OK
     size = tables.element_bytes[fields[column]]
     if size == 0:
@@ -74,7 +148,8 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     **layout.PLAIN,
     **matrix.PLAIN,
     **accumulator.PLAIN,
-    **simd.PLAIN,
+    **elementwise.PLAIN,
+    **functions.PLAIN,
     **reduction.PLAIN,
 }
 
@@ -108,7 +183,7 @@ def execute_plain(
 
 def _check_plain(command: Command, instruction: Instruction, operand: int, address: int) -> None:
     column = dtype_column(instruction, operand)
-    if column < 0:
+    if column < 0 or address < 0:
         return
     dtype = dtypes.BY_CODE.get(int(command.fields[column]))
     if dtype is None or dtype.bits < 8:

@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from isa.table import BY_NAME
-from simulator.jit import kernel
+from simulator.jit import inner
+from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
-from simulator.meaning.plain import Command
+from simulator.meaning.plain import Command, of_a, of_a_and_b, of_a_and_constant
 
-Floats = npt.NDArray[np.float32]
-
-_ADD, _SUB, _MUL, _DIV, _MAX, _MIN, _SELECT, _LIMIT = (
-    BY_NAME[name].opcode for name in ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect", "vlimit")
+LIMIT = BY_NAME["vlimit"].opcode
+_ADD, _SUB, _MUL, _DIV, _MAX, _MIN, _SELECT = (
+    BY_NAME[name].opcode for name in ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
 )
 _ADDS, _MULS, _MAXS, _MINS = (BY_NAME[name].opcode for name in ("vadds", "vmuls", "vmaxs", "vmins"))
 _CAST, _ABS = BY_NAME["vcast"].opcode, BY_NAME["vabs"].opcode
 
 
-@kernel
-def apply(opcode, a, b, value, limit, out, count):
-    """out[0:count] = operation(a, b); return False for an opcode that is not here.
-
-    `b` holds the constant where the instruction has no operand b; `limit` counts the elements that `vlimit` keeps.
-    """
+@inner
+def run(opcode, a, b, value, out, count):
+    """out[0:count] = operation(a, b, value); `b` holds the value where the instruction has no operand b."""
     if opcode == _ADD or opcode == _ADDS:
         for index in range(count):
             out[index] = a[index] + b[index]
@@ -48,9 +44,6 @@ def apply(opcode, a, b, value, limit, out, count):
     elif opcode == _SELECT:
         for index in range(count):
             out[index] = a[index] if b[index] != 0 else value
-    elif opcode == _LIMIT:
-        for index in range(count):
-            out[index] = a[index] if index < limit else value
     elif opcode == _CAST:
         for index in range(count):
             out[index] = a[index]
@@ -58,31 +51,40 @@ def apply(opcode, a, b, value, limit, out, count):
         for index in range(count):
             out[index] = abs(a[index])
     else:
-        return False
-    return True
+        return codes.NO_MEANING
+    return codes.OK
 
 
-def _limit(a: Floats, command: Command) -> Floats:
-    rows, columns = np.indices(a.shape)
+@inner
+def limit(values, a, value, out):
+    """`vlimit`: row i keeps its first r4 + i * r5 elements."""
+    rows, columns = values[6], values[7]
+    for row in range(rows):
+        kept = values[4] + row * values[5]
+        for column in range(columns):
+            out[row * columns + column] = a[row * columns + column] if column < kept else value
+
+
+def _limit_plain(command: Command) -> None:
+    rows, columns = np.indices((command.rows, command.columns))
     first, step = int(command.values[4]), int(command.values[5])
-    return np.where(columns < first + rows * step, a, command.constant)
+    a = command.read(1, command.rows, command.columns)
+    command.write(np.where(columns < first + rows * step, a, command.constant))
 
 
-BINARY: dict[str, Callable[[Floats, Floats, np.float32], Floats]] = {
-    "vadd": lambda a, b, value: a + b,
-    "vsub": lambda a, b, value: a - b,
-    "vmul": lambda a, b, value: a * b,
-    "vdiv": lambda a, b, value: a / b,
-    "vmax": lambda a, b, value: larger_plain(a, b),
-    "vmin": lambda a, b, value: smaller_plain(a, b),
-    "vselect": lambda a, b, value: np.where(b != 0, a, value),
-}
-UNARY: dict[str, Callable[[Floats, Command], Floats]] = {
-    "vlimit": _limit,
-    "vadds": lambda a, command: a + command.constant,
-    "vmuls": lambda a, command: a * command.constant,
-    "vmaxs": lambda a, command: larger_plain(a, np.full_like(a, command.constant)),
-    "vmins": lambda a, command: smaller_plain(a, np.full_like(a, command.constant)),
-    "vcast": lambda a, command: a,
-    "vabs": lambda a, command: np.abs(a),
+PLAIN: dict[str, Callable[[Command], None]] = {
+    "vadd": of_a_and_b(lambda a, b: a + b),
+    "vsub": of_a_and_b(lambda a, b: a - b),
+    "vmul": of_a_and_b(lambda a, b: a * b),
+    "vdiv": of_a_and_b(lambda a, b: a / b),
+    "vmax": of_a_and_b(larger_plain),
+    "vmin": of_a_and_b(smaller_plain),
+    "vselect": lambda command: of_a_and_b(lambda a, b: np.where(b != 0, a, command.constant))(command),
+    "vlimit": _limit_plain,
+    "vadds": of_a_and_constant(lambda a, constant: a + constant),
+    "vmuls": of_a_and_constant(lambda a, constant: a * constant),
+    "vmaxs": of_a_and_constant(larger_plain),
+    "vmins": of_a_and_constant(smaller_plain),
+    "vcast": of_a(lambda a: a),
+    "vabs": of_a(np.abs),
 }

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from isa.table import BY_NAME
-from simulator.jit import kernel
+from simulator.jit import inner
+from simulator.meaning import codes
+from simulator.meaning.plain import Command, Floats, of_a
 
-Floats = npt.NDArray[np.float32]
 EXP_ERROR_ULPS = 1.1
 
 _RECIP, _SQRT, _RSQRT, _EXP, _SIGMOID, _TANH, _SILU = (
@@ -36,7 +36,7 @@ _C5, _C6 = np.float32(0.008363178), np.float32(0.00139261817)
 """Interpolates (exp(r) - 1 - r) / r^2 at the Chebyshev points of |r| <= 0.3466."""
 
 
-@kernel
+@inner
 def exponential(x):
     """Return exp(x) of an fp32 number."""
     x = _LEAST if x < _LEAST else x
@@ -54,14 +54,14 @@ def exponential(x):
     return result * _power_of_two(half) * _power_of_two(np.int32(exponent - half))
 
 
-@kernel
+@inner
 def _power_of_two(exponent):
     return np.int32(np.int32(exponent + 127) << 23).view(np.float32)
 
 
-@kernel
-def apply(opcode, a, out, count):
-    """out[0:count] = function(a[0:count]); return False for an opcode that is not here."""
+@inner
+def run(opcode, a, out, count):
+    """out[0:count] = function(a[0:count])."""
     if opcode == _RECIP:
         for index in range(count):
             out[index] = _ONE / a[index]
@@ -84,8 +84,8 @@ def apply(opcode, a, out, count):
         for index in range(count):
             out[index] = a[index] / (_ONE + exponential(-a[index]))
     else:
-        return False
-    return True
+        return codes.NO_MEANING
+    return codes.OK
 
 
 def exponential_plain(x: Floats) -> Floats:
@@ -103,12 +103,12 @@ def exponential_plain(x: Floats) -> Floats:
     return result * first.view(np.float32) * second.view(np.float32)
 
 
-PLAIN: dict[str, Callable[[Floats], Floats]] = {
-    "vrecip": lambda a: _ONE / a,
-    "vsqrt": np.sqrt,
-    "vrsqrt": lambda a: _ONE / np.sqrt(a),
-    "vexp": exponential_plain,
-    "vsigmoid": lambda a: _ONE / (_ONE + exponential_plain(-a)),
-    "vtanh": lambda a: _ONE - _TWO / (exponential_plain(_TWO * a) + _ONE),
-    "vsilu": lambda a: a / (_ONE + exponential_plain(-a)),
+PLAIN: dict[str, Callable[[Command], None]] = {
+    "vrecip": of_a(lambda a: _ONE / a),
+    "vsqrt": of_a(np.sqrt),
+    "vrsqrt": of_a(lambda a: _ONE / np.sqrt(a)),
+    "vexp": of_a(exponential_plain),
+    "vsigmoid": of_a(lambda a: _ONE / (_ONE + exponential_plain(-a))),
+    "vtanh": of_a(lambda a: _ONE - _TWO / (exponential_plain(_TWO * a) + _ONE)),
+    "vsilu": of_a(lambda a: a / (_ONE + exponential_plain(-a))),
 }

@@ -9,33 +9,29 @@ import numpy as np
 from isa import columns as col
 from isa.dtypes import BY_CODE
 from isa.table import BY_NAME
-from simulator.jit import kernel
+from simulator.jit import inner
 from simulator.meaning import codes
-from simulator.meaning.convert import store
 from simulator.meaning.plain import Command
-from simulator.meaning.tables import CHUNK
 from simulator.meaning.transfer import copy_rows
 
-_TRANSPOSE, _COPY, _FILL = (BY_NAME[name].opcode for name in ("transpose", "copy", "fill"))
+_TRANSPOSE, _COPY, FILL = (BY_NAME[name].opcode for name in ("transpose", "copy", "fill"))
 
 
-@kernel
-def run(fields, values, out_address, a_address, local, tables):
+@inner
+def run(fields, values, out_address, a_address, local, element_bytes):
     """Execute a layout command."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
     if opcode == _COPY:
         copy_rows(local, out_address, values[1], local, a_address, values[3], rows, columns)
     elif opcode == _TRANSPOSE:
-        size = tables.element_bytes[fields[col.D1]]
+        size = element_bytes[fields[col.D1]]
         _transpose(local, out_address, values[1], a_address, values[3], rows, columns, size)
-    elif opcode == _FILL:
-        _fill(fields, values, out_address, local, tables)
     else:
         return codes.NO_MEANING
     return codes.OK
 
 
-@kernel
+@inner
 def _transpose(local, out_address, out_pitch, a_address, a_pitch, rows, columns, size):
     """out[column, row] = a[row, column] for elements of 1, 2 or 4 bytes."""
     if size == 1:
@@ -48,22 +44,12 @@ def _transpose(local, out_address, out_pitch, a_address, a_pitch, rows, columns,
         _transpose_elements(words, out_address // 4, out_pitch // 4, a_address // 4, a_pitch // 4, rows, columns)
 
 
-@kernel
+@inner
 def _transpose_elements(elements, out_start, out_pitch, a_start, a_pitch, rows, columns):
     for column in range(columns):
         for row in range(rows):
-            elements[out_start + column * out_pitch + row] = elements[a_start + row * a_pitch + column]
-
-
-@kernel
-def _fill(fields, values, out_address, local, tables):
-    row_values = tables.row[0]
-    row_values[:] = np.int32(fields[col.IMMEDIATE]).view(np.float32)
-    dtype = fields[col.D0]
-    for row in range(values[6]):
-        for start in range(0, values[7], CHUNK):
-            address = out_address + row * values[1] + start * tables.element_bytes[dtype]
-            store(row_values, min(CHUNK, values[7] - start), dtype, local, address)
+            value = elements[np.uint64(a_start + row * a_pitch + column)]
+            elements[np.uint64(out_start + column * out_pitch + row)] = value
 
 
 def _transpose_plain(command: Command) -> None:

@@ -13,78 +13,69 @@ import numpy as np
 from isa import columns as col
 from isa import dtypes
 from isa.table import BY_NAME
-from simulator.jit import kernel
+from simulator.jit import inner
 from simulator.meaning import codes
-from simulator.meaning.convert import load
 from simulator.meaning.plain import Command, MeaningError
 from simulator.meaning.tables import K_CHUNK
 
 _MML = BY_NAME["mml"].opcode
+_SET = 0
 _INT8, _INT32 = dtypes.INT8.code, dtypes.INT32.code
 
 
-@kernel
-def run(fields, values, a_address, b_address, local, banks, tables):
-    """Execute `mml`; operands are widened K_CHUNK elements of K at a time, laid out [k][row] for vector code."""
+@inner
+def run(fields, values, depth, banks, tables):
+    """Execute `mml` on tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
     if fields[col.OPCODE] != _MML:
         return codes.NO_MEANING
-    dtype, rows, columns = fields[col.D1], values[6], values[7]
-    if dtype == _INT32:
+    if fields[col.D1] == _INT32:
         return codes.UNSUPPORTED_DTYPE
-    size = tables.element_bytes[dtype]
-    depth = values[0] * tables.block_k_bytes[0] // size
-    a, b, out = tables.block_a, tables.block_b, tables.block_out
-    bank, is_integer = banks[fields[col.BANK]], dtype == _INT8
-    _take(bank, rows, columns, fields[col.MODE] == 1, out)
+    rows, columns, bank = values[6], values[7], banks[fields[col.BANK]]
+    if fields[col.MODE] == _SET:
+        _clear(bank, rows, columns)
     for start in range(0, depth, K_CHUNK):
         count = min(K_CHUNK, depth - start)
-        _widen(local, a_address + start * size, values[3], dtype, rows, count, tables, a)
-        _widen(local, b_address + start * size, values[5], dtype, columns, count, tables, b)
-        if is_integer:
-            _multiply_integers(a, b, out.view(np.int32), rows, columns, count)
+        _transpose(tables.a, start, depth, rows, count, tables.block_a)
+        _transpose(tables.b, start, depth, columns, count, tables.block_b)
+        if fields[col.D1] == _INT8:
+            _multiply_integers(tables.block_a, tables.block_b, bank.view(np.int32), rows, columns, count)
         else:
-            _multiply(a, b, out, rows, columns, count)
-    for row in range(rows):
-        for column in range(columns):
-            bank[row, column] = out[row * columns + column]
+            _multiply(tables.block_a, tables.block_b, bank, rows, columns, count)
     return codes.OK
 
 
-@kernel
-def _take(bank, rows, columns, is_added, out):
-    """Start from the bank (add) or from zero (set); fp32 zero and int32 zero have the same bits."""
+@inner
+def _clear(bank, rows, columns):
     for row in range(rows):
         for column in range(columns):
-            out[row * columns + column] = bank[row, column] if is_added else np.float32(0.0)
+            bank[row, column] = 0.0
 
 
-@kernel
-def _widen(local, address, pitch, dtype, rows, count, tables, out):
-    """out[k * rows + row] = element k of a row."""
-    line = tables.row[0]
+@inner
+def _transpose(source, start, depth, rows, count, out):
+    """out[k][row] = source[row][start + k] for count k: vector code runs over rows."""
     for row in range(rows):
-        load(local, address + row * pitch, dtype, count, tables, line)
         for k in range(count):
-            out[k * rows + row] = line[k]
+            out[np.uint64(k * rows + row)] = source[np.uint64(row * depth + start + k)]
 
 
-@kernel
-def _multiply(a, b, out, rows, columns, depth):
+@inner
+def _multiply(a, b, bank, rows, columns, depth):
     for k in range(depth):
         for row in range(rows):
             factor = a[k * rows + row]
             for column in range(columns):
-                out[row * columns + column] += factor * b[k * columns + column]
+                bank[row, column] += factor * b[np.uint64(k * columns + column)]
 
 
-@kernel
-def _multiply_integers(a, b, out, rows, columns, depth):
-    """As `_multiply`; `a` and `b` hold whole numbers as fp32, `out` int32."""
+@inner
+def _multiply_integers(a, b, bank, rows, columns, depth):
+    """As `_multiply`; `a` and `b` hold whole numbers as fp32, `bank` int32."""
     for k in range(depth):
         for row in range(rows):
             factor = np.int32(a[k * rows + row])
             for column in range(columns):
-                out[row * columns + column] += np.int32(factor * np.int32(b[k * columns + column]))
+                bank[row, column] += np.int32(factor * np.int32(b[np.uint64(k * columns + column)]))
 
 
 def _mml(command: Command) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simulator.jit import kernel
+from simulator.jit import inner
 
 Floats = npt.NDArray[np.float32]
 
 
-@kernel
+@inner
 def larger(left, right):
     """Return the larger of two fp32 numbers."""
     return left if left > right or left != left else right
 
 
-@kernel
+@inner
 def smaller(left, right):
     """Return the smaller of two fp32 numbers."""
     return left if left < right or left != left else right

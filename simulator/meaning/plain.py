@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,3 +111,31 @@ def rows_of(memory: Bytes, start: int, pitch: int, rows: int, row_bytes: int) ->
     """Return a writable view uint8[rows, row_bytes] of rows that lie `pitch` bytes apart."""
     end = start + max(rows - 1, 0) * pitch + row_bytes
     return np.lib.stride_tricks.as_strided(memory[start:end], (rows, row_bytes), (pitch, 1))
+
+
+def of_a(function: Callable[[Floats], Floats]) -> Callable[[Command], None]:
+    """Make a command's meaning from a function of a's elements."""
+
+    def execute(command: Command) -> None:
+        command.write(function(command.read(1, command.rows, command.columns)))
+
+    return execute
+
+
+def of_a_and_b(function: Callable[[Floats, Floats], Floats]) -> Callable[[Command], None]:
+    """Make a command's meaning from a function of the elements of a and of b, spread to a's shape."""
+
+    def execute(command: Command) -> None:
+        command.write(function(command.read(1, command.rows, command.columns), command.read_spread(2)))
+
+    return execute
+
+
+def of_a_and_constant(function: Callable[[Floats, Floats], Floats]) -> Callable[[Command], None]:
+    """Make a command's meaning from a function of a's elements and the float immediate."""
+
+    def execute(command: Command) -> None:
+        a = command.read(1, command.rows, command.columns)
+        command.write(function(a, np.full_like(a, command.constant)))
+
+    return execute

@@ -10,11 +10,10 @@ import numpy.typing as npt
 from isa.columns import INDEX
 from isa.dtypes import DTYPES
 from isa.table import INSTRUCTIONS, SLOTS, Instruction, Kind
+from simulator.traits import traits_table
 
-CHUNK = 512
-"""Elements of a row that are worked on at a time."""
 K_CHUNK = 128
-"""Elements of K that are widened at a time."""
+"""Elements of K that are multiplied at a time."""
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -23,27 +22,27 @@ Integers = npt.NDArray[np.int64]
 class Tables(NamedTuple):
     """See `make_tables`; never more than one set of array types, so kernels are compiled once."""
 
-    timing_of_opcode: Integers
+    traits: Integers
     dtype_column: Integers
     element_bytes: Integers
     bytes_as_float: Floats
-    row: Floats
+    a: Floats
+    b: Floats
+    out: Floats
     block_a: Floats
     block_b: Floats
-    block_out: Floats
     block_k_bytes: Integers
 
 
-def make_tables(block_k_bytes: int, bank_rows: int, bank_columns: int) -> Tables:
-    """Return tables for a machine's matrix block (bytes of K) and accumulator banks (rows, columns).
+def make_tables(block_k_bytes: int, bank_rows: int, bank_columns: int, local_bytes: int) -> Tables:
+    """Return tables for a machine's matrix block (bytes of K), accumulator banks, and bytes of local memory.
 
-    timing_of_opcode: int64[256], -1 for unknown opcodes; dtype_column: int64[256, 3], see there; element_bytes: int64[16] by dtype code, 0 if not addressable;
-    bytes_as_float: float32[16, 256], the values of all codes of the one-byte types. The rest is scratch.
+    traits: see `simulator.traits`; dtype_column: int64[256, 3], see there; element_bytes: int64[16] by dtype code, 0 if
+    not addressable; bytes_as_float: float32[16, 256], the values of all codes of the one-byte types; block_k_bytes:
+    int64[1]. The rest is scratch: operands as fp32, and pieces of matrix operands with K outermost.
     """
-    timing = np.full(1 << SLOTS["opcode"][1], -1, dtype=np.int64)
-    columns = np.full((len(timing), 3), -1, dtype=np.int64)
+    columns = np.full((1 << SLOTS["opcode"][1], 3), -1, dtype=np.int64)
     for instruction in INSTRUCTIONS:
-        timing[instruction.opcode] = instruction.timing
         columns[instruction.opcode] = [dtype_column(instruction, operand) for operand in range(3)]
     codes = 1 << SLOTS["d0"][1]
     element_bytes = np.zeros(codes, dtype=np.int64)
@@ -53,14 +52,15 @@ def make_tables(block_k_bytes: int, bank_rows: int, bank_columns: int) -> Tables
         if dtype.bits == 8:
             bytes_as_float[dtype.code] = np.arange(256, dtype=np.uint8).view(dtype.numpy).astype(np.float32)
     return Tables(
-        timing_of_opcode=timing,
+        traits=traits_table(),
         dtype_column=columns,
         element_bytes=element_bytes,
         bytes_as_float=bytes_as_float,
-        row=np.zeros((3, CHUNK), dtype=np.float32),
+        a=np.zeros(local_bytes, dtype=np.float32),
+        b=np.zeros(local_bytes, dtype=np.float32),
+        out=np.zeros(local_bytes, dtype=np.float32),
         block_a=np.zeros(K_CHUNK * bank_rows, dtype=np.float32),
         block_b=np.zeros(K_CHUNK * bank_columns, dtype=np.float32),
-        block_out=np.zeros(bank_rows * bank_columns, dtype=np.float32),
         block_k_bytes=np.array([block_k_bytes], dtype=np.int64),
     )
 
