@@ -18,7 +18,7 @@ from compiler.dialects.group_query import fuse_group_query
 from compiler.dialects.linear import fuse_elementwise, fuse_linear, fuse_residuals
 from compiler.dialects.rms_norm import fuse_norms
 from compiler.dialects.rotary import fuse_rotary
-from compiler.dialects.slicing import fuse_slices
+from compiler.dialects.slicing import fuse_packed, fuse_slices
 from compiler.fold import drop_no_operations, fold_constants, merge_equal, remove_dead
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
@@ -35,8 +35,9 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("fold_constants", fold_constants, "Evaluate what depends on constants and sizes only."),
     ("drop_no_operations", drop_no_operations, "Drop Identity, casts between float types and the like."),
     ("merge_equal", merge_equal, "Merge equal constants and operations, so that layers share masks and tables."),
-    ("fuse_embeddings", fuse_embeddings, "Gather of token rows -> embedding."),
     ("fuse_linear", fuse_linear, "MatMul with a constant, its transposition and its bias -> linear."),
+    ("fuse_embeddings", fuse_embeddings, "Gather of token rows -> embedding."),
+    ("fuse_packed", fuse_packed, "Columns of a packed projection -> slice."),
     ("fuse_norms", fuse_norms, "All spellings of RMS norm -> rms_norm."),
     ("fuse_rotary", fuse_rotary, "All spellings of rotary embedding -> rope with fp32 tables."),
     ("fuse_group_query", fuse_group_query, "GroupQueryAttention -> rope and attention."),

@@ -62,7 +62,8 @@ def dtype_of(name: str) -> np.dtype:
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        dtype: np.dtype = np.dtype(getattr(ml_dtypes, name))
+        return dtype
 
 
 # --- attributes, one frozen class per kind of operation that needs any --------------------------------------------

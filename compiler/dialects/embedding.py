@@ -34,7 +34,14 @@ def _uncast(rewriter: Rewriter, name: str) -> str:
 
 
 def _feeds_activations(rewriter: Rewriter, gather: Operation) -> bool:
-    """Tell rows of a vocabulary from rows of a rotary table (which go to multiplications by activations only)."""
-    readers = rewriter.consumers.get(gather.outputs[0] or "", [])
-    norms = ("Pow", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "MatMul")
-    return any(is_onnx(reader, *norms) for reader in readers)
+    """Tell rows of a vocabulary from rows of a rotary table: only the former reach a projection before an attention."""
+    pending, seen = [gather], {id(gather)}
+    while pending:
+        for name in pending.pop().outputs:
+            for reader in rewriter.consumers.get(name or "", []):
+                if reader.kind == "linear":
+                    return True
+                if id(reader) not in seen and not is_onnx(reader, "MatMul", "Attention", "GroupQueryAttention"):
+                    seen.add(id(reader))
+                    pending.append(reader)
+    return False

@@ -22,7 +22,34 @@ def fuse_slices(graph: Graph) -> Graph:
     return rewriter.build()
 
 
-def _fuse_slice(rewriter: Rewriter, operation: Operation) -> None:
+def fuse_packed(graph: Graph) -> Graph:
+    """Turn Split or Slice of a projection's columns (q, k and v, or gate and up, from one product) into `slice`s."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        producer = rewriter.producers.get(operation.inputs[0] or "") if operation.inputs else None
+        if producer is None or producer.kind != "linear":
+            continue
+        if is_onnx(operation, "Split"):
+            _fuse_split(rewriter, operation)
+        elif is_onnx(operation, "Slice"):
+            _fuse_slice(rewriter, operation, axis=2)
+    return rewriter.build()
+
+
+def _fuse_split(rewriter: Rewriter, operation: Operation) -> None:
+    shape = rewriter.graph.value(operation.inputs[0] or "").shape
+    axis = integer(operation, "axis", 0) % len(shape)
+    slices = []
+    start: Dim = 0
+    for name in operation.outputs:
+        size = rewriter.graph.value(name or "").shape[axis]
+        slices.append(_slice(operation, name or "", axis, start, size))
+        start = start + size
+    if axis == len(shape) - 1:
+        rewriter.replace(operation, slices)
+
+
+def _fuse_slice(rewriter: Rewriter, operation: Operation, axis: int | None = None) -> None:
     facts = [_fact(rewriter, name) for name in operation.inputs]
     try:
         call = Call(onnx_attributes(operation), facts, 1, Solver(rewriter.graph.symbols), operation.name)
@@ -30,8 +57,8 @@ def _fuse_slice(rewriter: Rewriter, operation: Operation) -> None:
     except Undecided:
         return
     shape = rewriter.graph.value(operation.inputs[0] or "").shape
-    cut = [(axis, start, size) for axis, start, size in ranges if size != shape[axis]]
-    if len(cut) == 1:
+    cut = [(place, start, size) for place, start, size in ranges if size != shape[place]]
+    if len(cut) == 1 and axis in (None, cut[0][0]):
         rewriter.replace(operation, [_slice(operation, operation.outputs[0] or "", *cut[0])])
 
 
@@ -62,4 +89,4 @@ def _fuse_gather(rewriter: Rewriter, operation: Operation) -> None:
 
 def _slice(operation: Operation, output: str, axis: int, start: Dim, size: Dim) -> Operation:
     attributes = SliceAttributes(axis, start, size)
-    return Operation("slice", operation.name, operation.inputs[:1], (output,), attributes)
+    return Operation("slice", f"{operation.name}/{output}", operation.inputs[:1], (output,), attributes)
