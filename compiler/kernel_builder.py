@@ -107,6 +107,11 @@ class CoreBuilder:
         """Return a register that holds a launch argument throughout; do not write it."""
         return self._once("arg", "value", self._arguments.index(name))
 
+    def load_argument(self, name: str, into: Register) -> Register:
+        """Emit `into = argument`, for one that is needed rarely."""
+        self.emit("arg", destination=into, value=self._arguments.index(name))
+        return into
+
     def coordinate(self, which: Coordinate) -> Register:
         """Return a register that holds this PE's row or column, or the launch's rows or columns."""
         return self._once("coord", "which", which)

@@ -8,6 +8,7 @@ Addresses, rounds and chunks are launch arguments: one kernel serves all layers 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from compiler.graph import Operation
@@ -90,7 +91,9 @@ class _Walk:
             core.copy(0, self.row_start)
         else:
             core.multiply(core.coordinate("row"), self.mapping.tile_rows, self.row_start)
-        with core.loop(core.argument("row_rounds")):
+        with ExitStack() as body:
+            with core.scratch() as rounds:
+                body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
             with core.scratch() as last:
                 core.minimum(self.row_start, core.subtract(rows, 1, last), self.first_row)
             core.subtract(rows, self.first_row, self.tile_rows)
@@ -104,16 +107,18 @@ class _Walk:
         """Loop over output tiles of this PE; keeps `out_offset`."""
         core = self.core
         core.multiply(self.index, self.tile_bytes, self.out_offset)
-        with core.scratch() as trips:
-            core.subtract(core.argument("output_tiles"), self.index, trips)
-            core.increase(trips, self.stride)
-            core.increase(trips, -1)
-            core.compute("div", trips, self.stride, trips)
-            with core.loop(trips):
-                yield
-                with core.scratch() as step:
-                    core.multiply(self.stride, self.tile_bytes, step)
-                    core.increase(self.out_offset, step)
+        with ExitStack() as body:
+            with core.scratch() as trips:
+                core.load_argument("output_tiles", trips)
+                core.subtract(trips, self.index, trips)
+                core.increase(trips, self.stride)
+                core.increase(trips, -1)
+                core.compute("div", trips, self.stride, trips)
+                body.enter_context(core.loop(trips))
+            yield
+            with core.scratch() as step:
+                core.multiply(self.stride, self.tile_bytes, step)
+                core.increase(self.out_offset, step)
 
 
 class _Loader(_Walk):
@@ -125,12 +130,14 @@ class _Loader(_Walk):
         x_row = core.register()
         core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
         if mapping.resident:
-            self._load_x(core.argument("x"), core.argument("rows"), core.argument("k_bytes"), "all")
+            self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"), "all")
         for _ in self.row_tiles():
             core.multiply(self.index, tile_step, weight_tile)
-            core.increase(weight_tile, core.argument("weight"))
+            with core.scratch() as base:
+                core.increase(weight_tile, core.load_argument("weight", base))
             core.multiply(self.first_row, core.argument("x_pitch"), x_row)
-            core.increase(x_row, core.argument("x"))
+            with core.scratch() as base:
+                core.increase(x_row, core.load_argument("x", base))
             for _ in self.output_tiles():
                 self._load_initial()
                 self._load_chunks(weight_tile, x_row)
