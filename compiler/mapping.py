@@ -32,6 +32,8 @@ CAPACITY_STEP = 32
 HEAD_DIM_STEP = 16
 VIEW_ALIGNMENT_BYTES = 64
 """A slice of columns is a view if it starts and ends at multiples of this."""
+ROPE_TABLES = (2, 3)
+"""Indices of cosines and sines among the inputs of rope; its positions come before them."""
 MASK_INPUT = 5
 """Index of the keep mask among the inputs of attention."""
 
@@ -225,7 +227,7 @@ class _Mapper:
         """Pack both tables as fp32 rows of half a head."""
         assert isinstance(op.attributes, RopeAttributes)
         half = op.attributes.head_dim // 2
-        for index in (1, 2):
+        for index in ROPE_TABLES:
             table = self.graph.constants[self.constant_input(op, index)]
             if int(table.value.shape[-1]) not in (half, 2 * half):  # type: ignore[arg-type]
                 what = f"a rotary table of {table.value.shape[-1]} columns for heads of {2 * half}"

@@ -249,7 +249,7 @@ def lower(context: Lowering, op: Operation) -> None:
     assert isinstance(op.attributes, RopeAttributes)
     attributes, x, (name,) = op.attributes, context.region(op.inputs[0]), op.outputs
     cache = context.mapped.caches.get(name or "")
-    positions = context.region(op.inputs[3]) if len(op.inputs) > 3 and op.inputs[3] else None
+    positions = context.region(op.inputs[1]) if op.inputs[1] else None
     shape = RopeShape(
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0, cache is not None, context.dtype,
@@ -261,8 +261,8 @@ def lower(context: Lowering, op: Operation) -> None:
     start: Dim = attributes.start if attributes.start is not None else 0
     sequence = int(context.mapped.graph.value(op.inputs[0] or "").shape[1])  # type: ignore[arg-type]
     arguments: dict[str, ArgumentValue] = {
-        "x": context.address(x), "x_pitch": x.pitch_bytes, "cosines": context.packed(op, 1),
-        "sines": context.packed(op, 2), "start": start, "positions": context.address(positions) if positions else 0,
+        "x": context.address(x), "x_pitch": x.pitch_bytes, "cosines": context.packed(op, 2),
+        "sines": context.packed(op, 3), "start": start, "positions": context.address(positions) if positions else 0,
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
         **_target(context, name, sequence),
     }  # fmt: skip

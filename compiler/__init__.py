@@ -1,0 +1,60 @@
+"""The compiler: an ONNX model -> a program for a machine.
+
+    program = compile_model("llama.onnx", machine="mtia-2i", dims={"batch": 1, "sequence": 1, "past": (0, 4096)})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+    from compiler.graph import Graph
+    from isa.machine import Machine
+    from isa.program import Program
+
+__all__ = ["compile_model"]
+
+
+def compile_model(
+    model: str | Path | onnx.ModelProto,
+    machine: str | Machine = "mtia-2i",
+    dtype: str = "fp16",
+    dims: Mapping[str, int | tuple[int, int]] | None = None,
+    ignore_capacity: bool = False,
+) -> Program:
+    """Compile an ONNX file or model; `dims` gives named dims a size, or (for a cache length) a range (low, high).
+
+    `machine` is a preset, a TOML file or a Machine; `dtype` (fp16 or bf16) is that of weights and activations. Raises
+    a ToolError that says where, what and what to do for a model that cannot be compiled.
+    """
+    from compiler.pipeline import BACK, FRONT, Options, run_passes
+    from isa.machine import load_machine
+    from isa.program import Program
+
+    chosen = load_machine(machine) if isinstance(machine, str) else machine
+    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity)
+    _check_dtype(options.dtype, chosen)
+    outcome = run_passes((*FRONT, *BACK), _imported(model), options)
+    assert isinstance(outcome.level, Program)
+    return outcome.level
+
+
+def _imported(model: str | Path | onnx.ModelProto) -> Graph:
+    from compiler.onnx_import import import_model, load_onnx
+
+    if isinstance(model, (str, Path)):
+        return load_onnx(Path(model))
+    return import_model(model, None, model.graph.name or "model")
+
+
+def _check_dtype(dtype: str, machine: Machine) -> None:
+    from isa.errors import UnsupportedError
+
+    if dtype not in ("fp16", "bf16"):
+        raise UnsupportedError(f"dtype '{dtype}' is not supported", where="--dtype", help="choose fp16 or bf16")
+    if not machine.matrix.rate_by_dtype[dtype]:
+        raise UnsupportedError(f"{machine.name} does not multiply {dtype}", where="--dtype", help="choose the other one")
