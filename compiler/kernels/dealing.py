@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from compiler.kernel_builder import CoreBuilder, Register, Scalar, round_up
+from compiler.kernel_builder import BufferHandle, CoreBuilder, Register, Scalar, round_up
 from compiler.packing import ROW_ALIGNMENT_BYTES
+from isa.machine import Machine
+
+INDEX_BYTES = 4
 
 
 @contextmanager
@@ -65,3 +68,33 @@ def row_address(core: CoreBuilder, base: str, pitch: str, row: Register, into: R
     core.multiply(row, core.argument(pitch), into)
     core.increase(into, core.argument(base))
     return into
+
+
+def fetch_row(
+    core: CoreBuilder,
+    machine: Machine,
+    *,
+    out: BufferHandle,
+    indices: BufferHandle,
+    index: Register,
+    table: Register,
+    pitch: Scalar,
+    row_bytes: Scalar,
+) -> None:
+    """Load the row of a table that element `index` of an int32 buffer chooses.
+
+    `table` is the address of row 0. Machines without indexed transfers read the index into a register first.
+    """
+    with core.scratch() as offset:
+        core.multiply(index, INDEX_BYTES, offset)
+        if machine.dma.indexed:
+            core.emit(
+                "dma_gather", out=out, a=indices, a_offset=offset, address=table, address_pitch=pitch, rows=1,
+                row_bytes=row_bytes,
+            )  # fmt: skip
+        else:
+            core.emit("lw", destination=offset, a=indices, a_offset=offset)
+            core.multiply(offset, pitch, offset)
+            core.increase(offset, table)
+            core.emit("dma_in", out=out, address=offset, rows=1, row_bytes=row_bytes)
+    core.push(out)

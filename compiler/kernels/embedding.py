@@ -1,4 +1,4 @@
-"""Rows of a table by int32 ids: core A reads an id and fetches that row (or a piece of it), core B stores it."""
+"""Rows of a table by int32 ids: core A fetches the row that an id chooses (or a piece of it), core B stores it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from compiler.graph import Operation
 from compiler.kernel_builder import CoreBuilder, KernelBuilder, Register
-from compiler.kernels.dealing import Pieces, cut_rows, dealt_pieces, row_address
+from compiler.kernels.dealing import INDEX_BYTES, Pieces, cut_rows, dealt_pieces, fetch_row, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from isa.errors import UnsupportedError
 from isa.kernel import Kernel
@@ -14,7 +14,6 @@ from isa.machine import Machine
 
 ARGUMENTS = ("ids", "table", "table_pitch", "out", "out_pitch", "items", "pieces", "row_bytes")
 LARGEST_PIECE_BYTES = 16384
-INDEX_BYTES = 4
 
 
 def build(machine: Machine, id_bytes: int, piece_bytes: int) -> Kernel:
@@ -28,12 +27,9 @@ def build(machine: Machine, id_bytes: int, piece_bytes: int) -> Kernel:
     )  # fmt: skip
     a.push(ids)
     with _pieces(a, piece_bytes) as (row, offset, size), a.scratch() as address:
-        a.multiply(row, INDEX_BYTES, address)
-        a.emit("lw", destination=address, a=ids, a_offset=address)
-        row_address(a, "table", "table_pitch", address, address)
-        a.increase(address, offset)
-        a.emit("dma_in", out=rows, address=address, rows=1, row_bytes=size)
-        a.push(rows)
+        a.add(offset, a.argument("table"), address)
+        pitch = a.argument("table_pitch")
+        fetch_row(a, machine, out=rows, indices=ids, index=row, table=address, pitch=pitch, row_bytes=size)
     with _pieces(b, piece_bytes) as (row, offset, size), b.scratch() as address:
         row_address(b, "out", "out_pitch", row, address)
         b.increase(address, offset)

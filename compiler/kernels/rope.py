@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import dealt_items, row_address
+from compiler.kernels.dealing import dealt_items, fetch_row, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.affine import Dim
@@ -24,7 +24,6 @@ ARGUMENTS = (
     "out_token_pitch", "out_head_pitch",
 )  # fmt: skip
 """Token `i` of a sequence has position `start + i`, or `positions[token % position_count]` if the kernel reads them."""
-INDEX_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +99,20 @@ def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
         if positions is None:
             core.compute("rem", token, core.argument("sequence"), position)
             core.increase(position, core.argument("start"))
+            core.multiply(position, shape.table_bytes, position)
         else:
             core.compute("rem", token, core.argument("position_count"), position)
-            core.multiply(position, INDEX_BYTES, position)
-            core.emit("lw", destination=position, a=positions, a_offset=position)
-        core.multiply(position, shape.table_bytes, position)
         for name, buffer in (("cosines", buffers.cosines), ("sines", buffers.sines)):
-            core.add(position, core.argument(name), address)
-            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=shape.table_bytes)
-            core.push(buffer)
+            table = core.argument(name)
+            if positions is None:
+                core.add(position, table, address)
+                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=shape.table_bytes)
+                core.push(buffer)
+            else:
+                fetch_row(
+                    core, builder.machine, out=buffer, indices=positions, index=position, table=table,
+                    pitch=shape.table_bytes, row_bytes=shape.table_bytes,
+                )  # fmt: skip
 
 
 def _load_positions(builder: KernelBuilder, shape: RopeShape) -> BufferHandle:
