@@ -10,8 +10,7 @@ from simulator import memory_system as memory
 from simulator import operands
 from simulator import state as st
 from simulator import traits as tr
-from simulator.jit import kernel
-from simulator.meaning.dispatch import execute
+from simulator.jit import inner_kernel
 
 _CYCLE = hw.TICKS_PER_CYCLE
 _FI, _DPE = int(Unit.FI), int(Unit.DPE)
@@ -19,17 +18,17 @@ _TRANSFER, _LAYOUT, _MATRIX, _LINK = int(Timing.TRANSFER), int(Timing.LAYOUT), i
 _ACCUMULATOR, _SIMD, _LUT = int(Timing.ACCUMULATOR), int(Timing.SIMD), int(Timing.LUT)
 
 
-@kernel
+@inner_kernel
 def jitter(hardware, state):
     """Return the next pseudo-random delay in ticks, 0 unless the machine was made with jitter."""
     limit = hardware.numbers[hw.JITTER_TICKS]
     if limit == 0:
         return 0
-    state.random[0] = (state.random[0] * 1103515245 + 12345) & 0x7FFFFFFF
-    return (state.random[0] >> 8) % limit
+    state.scratch[st.RANDOM] = (state.scratch[st.RANDOM] * 1103515245 + 12345) & 0x7FFFFFFF
+    return (state.scratch[st.RANDOM] >> 8) % limit
 
 
-@kernel
+@inner_kernel
 def bank_ready(state, pe, bank, role, snapshot):
     """Return when a bank is free for a command, or -1 while an earlier command on it has not started."""
     if role == tr.BANK_BY_DPE:
@@ -39,10 +38,10 @@ def bank_ready(state, pe, bank, role, snapshot):
     return time if done >= snapshot else -1
 
 
-@kernel
+@inner_kernel
 def link_target(code, pe, direction):
     """Return the PE that a PE's link in a direction leads to (0 north, 1 east, 2 south, 3 west), or -1."""
-    rows, columns = code.rectangle[0], code.rectangle[1]
+    rows, columns = code.header[st.ROWS], code.header[st.COLUMNS]
     row, column = pe // columns, pe % columns
     row += 1 if direction == 2 else (-1 if direction == 0 else 0)
     column += 1 if direction == 1 else (-1 if direction == 3 else 0)
@@ -51,12 +50,12 @@ def link_target(code, pe, direction):
     return row * columns + column
 
 
-@kernel
+@inner_kernel
 def _vectors(rows, columns, lanes):
     return rows * ((columns + lanes - 1) // lanes)
 
 
-@kernel
+@inner_kernel
 def work_ticks(hardware, stats, fields, values, extents, timing):
     """Return how long a command occupies its unit, without memory and port limits; count the work."""
     rows, columns = values[6], values[7]
@@ -65,30 +64,30 @@ def work_ticks(hardware, stats, fields, values, extents, timing):
         k_bytes = hardware.numbers[hw.BLOCK_K_BYTES]
         held = (rows * k_bytes + hardware.numbers[hw.FILL_BYTES_PER_CYCLE] - 1) // hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
         dtype = fields[col.D1]
-        k = values[0] * k_bytes // hardware.element_bytes[dtype]
-        stats.macs[st.ISSUED_MACS, dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
-        stats.macs[st.ACTIVE_MACS, dtype] += k * rows * columns
-        return values[0] * max(columns, held) * hardware.matrix_ticks[dtype]
+        k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype]
+        stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
+        stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
+        return values[0] * max(columns, held) * hardware.numbers[hw.MATRIX_TICKS + dtype]
     if timing == _TRANSFER or timing == _LAYOUT:
         moved = max(extents[0, 0] * extents[0, 1], extents[1, 0] * extents[1, 1])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
     if timing == _ACCUMULATOR or timing == _LINK:
-        stats.counters[st.ACCUMULATOR_ELEMENTS] += rows * columns
+        stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
     elif timing == _LUT:
-        stats.counters[st.LUT_ELEMENTS] += rows * columns
+        stats.counts[st.LUT_ELEMENTS] += rows * columns
     else:
-        stats.counters[st.SIMD_ELEMENTS] += rows * columns
+        stats.counts[st.SIMD_ELEMENTS] += rows * columns
     return fixed + _vectors(rows, columns, lanes) * _CYCLE
 
 
-@kernel
+@inner_kernel
 def _local_bytes(extents):
     written = extents[0, 0] * extents[0, 1]
     read = extents[1, 0] * extents[1, 1] + extents[2, 0] * extents[2, 1]
     return read, written
 
 
-@kernel
+@inner_kernel
 def serve_shared(code, hardware, state, stats, fields, values, traits, row, start):
     """Serve a transfer at the shared memories and links; return (error, time of its last byte)."""
     numbers = hardware.numbers
@@ -96,15 +95,13 @@ def serve_shared(code, hardware, state, stats, fields, values, traits, row, star
     read, write = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
     done = start + numbers[hw.REQUEST_TICKS]
     if read >= 0:
-        error = memory.check_range(hardware, values[read], rows, size, values[read + 1] if rows > 1 else 0, state.error)
+        error = memory.check_range(hardware, state, values[read], rows, size, values[read + 1] if rows > 1 else 0)
         if error and (error == codes.NO_ADDRESS or not traits[tr.INDEXED]):
             return error, 0
         served = memory.serve_memory(hardware, state, stats, values[read], rows, size, values[read + 1], start, False)
         done = max(done, served + numbers[hw.REQUEST_TICKS])
     if write >= 0:
-        error = memory.check_range(
-            hardware, values[write], rows, size, values[write + 1] if rows > 1 else 0, state.error
-        )
+        error = memory.check_range(hardware, state, values[write], rows, size, values[write + 1] if rows > 1 else 0)
         if error and (error == codes.NO_ADDRESS or not traits[tr.INDEXED]):
             return error, 0
         served = memory.serve_memory(hardware, state, stats, values[write], rows, size, values[write + 1], start, True)
@@ -116,7 +113,7 @@ def serve_shared(code, hardware, state, stats, fields, values, traits, row, star
     return codes.OK, done
 
 
-@kernel
+@inner_kernel
 def finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occupancy, start, done):
     """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
     timing = code.traits[fields[col.OPCODE], tr.TIMING]
@@ -126,12 +123,12 @@ def finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occu
     latency = hardware.cost[timing, hw.LATENCY]
     end = max(start + occupancy + latency, done) + jitter(hardware, state)
     end = max(end, state.stream[stream, st.FINISH])
-    state.unit_free[pe, unit] = start + occupancy
+    state.pe[pe, unit] = start + occupancy
     state.stream[stream, st.FINISH] = end
     stats.busy[pe, unit] += occupancy
     if unit == _FI:
         slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
-        state.in_flight[stream, slot] = end
+        state.stream[stream, st.IN_FLIGHT + slot] = end
     state.stream[stream, st.STARTED] += 1
     role = code.traits[fields[col.OPCODE], tr.BANK_ROLE]
     if role == tr.BANK_BY_DPE:
@@ -142,8 +139,8 @@ def finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occu
         state.bank[pe, fields[col.BANK], st.RE_TIME] = end
 
 
-@kernel
-def perform(code, state, memories, tables, pe, fields, values, extents):
+@inner_kernel
+def perform(code, state, memories, tables, meaning, pe, fields, values, extents):
     """Execute the meaning of a command; return an error code."""
     error = codes.OK
     out = a = b = -1
@@ -157,10 +154,10 @@ def perform(code, state, memories, tables, pe, fields, values, extents):
     if code.traits[fields[col.OPCODE], tr.LINK_ROLE] == tr.LINK_SENDS:
         target = link_target(code, pe, fields[col.MODE])
         link = memories.links[target, (fields[col.MODE] + 2) & 3]
-    failed = execute(
+    failed = meaning(
         fields, values, out, a, b, memories.local[pe], memories.sram, memories.dram, memories.banks[pe], link, tables
     )
     if failed:
-        state.error[st.ERROR_DETAIL] = failed
+        state.scratch[st.ERROR_DETAIL] = failed
         return codes.MEANING
     return error

@@ -11,7 +11,7 @@ from simulator import streams
 from simulator import traits as tr
 from simulator.commands import jitter
 from simulator.events import schedule
-from simulator.jit import kernel
+from simulator.jit import inner_kernel
 
 _CORE, _DPE = int(Unit.CORE), int(Unit.DPE)
 _HALT, _LI, _ADD, _SLT = (BY_NAME[name].opcode for name in ("halt", "li", "add", "slt"))
@@ -22,10 +22,11 @@ _BARRIER, _FENCE = BY_NAME["barrier"].opcode, BY_NAME["fence"].opcode
 _SUB, _MUL, _DIV, _REM, _MIN, _MAX = (BY_NAME[name].opcode for name in ("sub", "mul", "div", "rem", "min", "max"))
 _AND, _OR, _XOR, _SLL, _SRA = (BY_NAME[name].opcode for name in ("and", "or", "xor", "sll", "sra"))
 _BNE, _BLT = BY_NAME["bne"].opcode, BY_NAME["blt"].opcode
+_UNITS = st.UNITS
 NEXT, STOP = -1, -2
 
 
-@kernel
+@inner_kernel
 def arithmetic(opcode, left, right):
     """Return the 64-bit wrapping result of a register operation; division floors and is 0 by zero."""
     if opcode == _ADD:
@@ -55,7 +56,7 @@ def arithmetic(opcode, left, right):
     return 1 if left < right else 0
 
 
-@kernel
+@inner_kernel
 def _compare(opcode, left, right):
     if opcode == _BEQ:
         return left == right
@@ -66,34 +67,41 @@ def _compare(opcode, left, right):
     return left >= right
 
 
-@kernel
+@inner_kernel
+def loop_columns(depth):
+    """Return the columns of `State.core` that hold first instruction, end and trips left of a hardware loop."""
+    column = st.LOOP + 3 * depth
+    return column, column + 1, column + 2
+
+
+@inner_kernel
 def _follow_loops(state, core, pc, jumped):
     """Return the next pc after the ends of hardware loops; a jump out of a loop leaves it."""
-    loops = state.loops[core]
     while state.core[core, st.LOOPS] > 0:
         top = state.core[core, st.LOOPS] - 1
-        if jumped and (pc < loops[top, 0] or pc > loops[top, 1]):
+        first, end, trips = loop_columns(top)
+        if jumped and (pc < state.core[core, first] or pc > state.core[core, end]):
             state.core[core, st.LOOPS] = top
             continue
-        if pc != loops[top, 1]:
+        if pc != state.core[core, end]:
             return pc
-        loops[top, 2] -= 1
-        if loops[top, 2] > 0:
-            return loops[top, 0]
+        state.core[core, trips] -= 1
+        if state.core[core, trips] > 0:
+            return state.core[core, first]
         state.core[core, st.LOOPS] = top
     return pc
 
 
-@kernel
-def _claim(state, pe, buffer, side, stream, error):
+@inner_kernel
+def _claim(state, pe, buffer, side, stream):
     """Bind a buffer's producer or consumer at its first use; return False if another one has it."""
-    state.error[st.ERROR_DETAIL] = buffer
+    state.scratch[st.ERROR_DETAIL] = buffer
     if state.buffer[pe, buffer, side] < 0:
         state.buffer[pe, buffer, side] = stream
     return state.buffer[pe, buffer, side] == stream
 
 
-@kernel
+@inner_kernel
 def _claim_operands(code, state, pe, stream, fields):
     """Bind all buffers of a command; return an error code."""
     row = code.traits[fields[col.OPCODE]]
@@ -101,41 +109,42 @@ def _claim_operands(code, state, pe, stream, fields):
         if row[tr.OUT_ROWS + 3 * operand] == tr.NONE:
             continue
         buffer = fields[col.C0 + operand]
-        state.error[st.ERROR_DETAIL] = buffer
+        state.scratch[st.ERROR_DETAIL] = buffer
         if buffer >= code.buffers.shape[0]:
             return codes.BAD_BUFFER
         side = st.PRODUCER if operand == 0 else st.CONSUMER
-        if not _claim(state, pe, buffer, side, stream, 0):
+        if not _claim(state, pe, buffer, side, stream):
             return codes.TWO_PRODUCERS if operand == 0 else codes.TWO_CONSUMERS
     return codes.OK
 
 
-@kernel
+@inner_kernel
 def _check_unit_limits(code, hardware, state, pe, fields, values):
     """Check bank, block and element type of matrix and accumulator commands, and that a neighbour exists."""
     row = code.traits[fields[col.OPCODE]]
     if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
         limit = hardware.numbers[hw.BLOCK_ROWS]
-        state.error[st.ERROR_DETAIL], state.error[st.ERROR_EXTRA] = fields[col.BANK], values[6] * values[7]
+        state.scratch[st.ERROR_DETAIL], state.scratch[st.ERROR_EXTRA] = fields[col.BANK], values[6] * values[7]
         if fields[col.BANK] >= hardware.numbers[hw.BANKS] or values[6] > limit or values[7] > limit:
             return codes.BANK_RANGE
-    if row[tr.BANK_ROLE] == tr.BANK_BY_DPE and hardware.matrix_ticks[fields[col.D1]] == 0:
-        state.error[st.ERROR_DETAIL] = fields[col.D1]
+    if row[tr.BANK_ROLE] == tr.BANK_BY_DPE and hardware.numbers[hw.MATRIX_TICKS + fields[col.D1]] == 0:
+        state.scratch[st.ERROR_DETAIL] = fields[col.D1]
         return codes.UNSUPPORTED_DTYPE
     if row[tr.LINK_ROLE] != tr.LINK_UNUSED and streams.commands.link_target(code, pe, fields[col.MODE]) < 0:
         return codes.NO_NEIGHBOUR
     return codes.OK
 
 
-@kernel
+@inner_kernel
 def _enqueue(code, hardware, state, core, pc, stream, fields):
     """Put a command with its register values into a queue that has room."""
-    entry = state.queue[stream, (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % state.queue.shape[1]]
+    position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % streams.queue_depth(state)
+    entry = streams.queue_entry(state, stream, position)
     entry[st.Q_PC] = pc
     arrival = state.core[core, st.TIME] + jitter(hardware, state)
     entry[st.Q_ARRIVAL] = arrival
     for slot in range(8):
-        entry[st.Q_VALUES + slot] = state.registers[core, fields[col.R0 + slot]]
+        entry[st.Q_VALUES + slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
     pe, bank, role = core // st.CORES, fields[col.BANK], code.traits[fields[col.OPCODE], tr.BANK_ROLE]
     if role == tr.BANK_BY_DPE:
         entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.RE_ISSUED]
@@ -149,20 +158,20 @@ def _enqueue(code, hardware, state, core, pc, stream, fields):
         schedule(state, arrival, stream)
 
 
-@kernel
+@inner_kernel
 def _issue(code, hardware, state, stats, core, pc, stream, fields):
     """Issue a command; return (error, NEXT or STOP when the queue is full)."""
-    if state.stream[stream, st.COUNT] == state.queue.shape[1]:
+    if state.stream[stream, st.COUNT] == streams.queue_depth(state):
         state.core[core, st.STATUS] = st.ON_QUEUE
         state.core[core, st.WAITING_FOR] = stream
         return codes.OK, STOP
     pe = core // st.CORES
     state.core[core, st.TIME] += hardware.numbers[hw.ISSUE_TICKS]
-    stats.counters[st.COMMANDS] += 1
+    stats.counts[st.COMMANDS] += 1
     if fields[col.OPCODE] != _PUSH and fields[col.OPCODE] != _POP:
-        values = state.values
+        values = state.scratch[st.VALUES :]
         for slot in range(8):
-            values[slot] = state.registers[core, fields[col.R0 + slot]]
+            values[slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
         error = _claim_operands(code, state, pe, stream, fields)
         if not error:
             error = _check_unit_limits(code, hardware, state, pe, fields, values)
@@ -172,13 +181,13 @@ def _issue(code, hardware, state, stats, core, pc, stream, fields):
     return codes.OK, NEXT
 
 
-@kernel
+@inner_kernel
 def _move_pointer(code, hardware, state, stats, core, pc, fields):
     """Issue a push or pop to the stream that owns the buffer's side; a core's own pop acts at once."""
     pe = core // st.CORES
     is_push = fields[col.OPCODE] == _PUSH
     buffer = fields[col.C0] if is_push else fields[col.C1]
-    state.error[st.ERROR_DETAIL] = buffer
+    state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
         return codes.BAD_BUFFER, STOP
     if fields[col.IMMEDIATE] > code.buffers[buffer, 2] or fields[col.IMMEDIATE] < 0:
@@ -186,9 +195,9 @@ def _move_pointer(code, hardware, state, stats, core, pc, fields):
     owner = state.buffer[pe, buffer, st.PRODUCER if is_push else st.CONSUMER]
     if owner < 0:
         return codes.BAD_BUFFER, STOP
-    if owner // _UNITS_ != core:
+    if owner // _UNITS != core:
         return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), STOP
-    if owner % _UNITS_ == _CORE:
+    if owner % _UNITS == _CORE:
         if not streams.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
             state.core[core, st.STATUS] = st.ON_DATA
             state.core[core, st.WAITING_FOR] = buffer
@@ -200,23 +209,21 @@ def _move_pointer(code, hardware, state, stats, core, pc, fields):
     return _issue(code, hardware, state, stats, core, pc, owner, fields)
 
 
-_UNITS_ = st.UNITS
-
-
-@kernel
+@inner_kernel
 def _load_word(code, hardware, state, memories, core, fields, functional):
     """Load an int32 from a buffer, waiting for it."""
     if not functional:
         return codes.DATA_IN_PROFILE, STOP
     pe, buffer = core // st.CORES, fields[col.C1]
-    state.error[st.ERROR_DETAIL] = buffer
+    state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
         return codes.BAD_BUFFER, STOP
-    if not _claim(state, pe, buffer, st.CONSUMER, core * _UNITS_ + _CORE, 0):
+    if not _claim(state, pe, buffer, st.CONSUMER, core * _UNITS + _CORE):
         return codes.TWO_CONSUMERS, STOP
     state.extents[1, 0], state.extents[1, 1] = 1, 4
-    state.values[2] = state.registers[core, fields[col.R2]]
-    error, address, ready = streams.operands.place(code, state, pe, fields, state.values, state.extents, streams.operands.A)
+    values = state.scratch[st.VALUES :]
+    values[2] = state.core[core, st.REGISTER + fields[col.R2]]
+    error, address, ready = streams.operands.place(code, state, pe, fields, values, state.extents, streams.operands.A)
     if error:
         return error, STOP
     if ready < 0:
@@ -227,45 +234,46 @@ def _load_word(code, hardware, state, memories, core, fields, functional):
     word = 0
     for byte in range(4):
         word |= int(memories.local[pe, address + byte]) << (8 * byte)
-    state.registers[core, fields[col.R0]] = word - (1 << 32) if word >= 1 << 31 else word
+    if fields[col.R0] != 0:
+        state.core[core, st.REGISTER + fields[col.R0]] = word - (1 << 32) if word >= 1 << 31 else word
     return codes.OK, NEXT
 
 
-@kernel
+@inner_kernel
 def _meet(code, hardware, state, core):
     """Arrive at the barrier of this core's number; the last one lets all go on."""
     number = core % st.CORES
-    barrier = state.barrier[number]
+    barrier = state.group[number, state.group.shape[1] - 1]
     barrier[0] += 1
     barrier[1] = max(barrier[1], state.core[core, st.TIME])
     state.core[core, st.STATUS] = st.ON_BARRIER
-    members = code.rectangle[0] * code.rectangle[1]
+    members = code.header[st.ROWS] * code.header[st.COLUMNS]
     if barrier[0] < members:
         return
     time = barrier[1] + hardware.numbers[hw.BARRIER_TICKS]
-    barrier[:] = 0
+    barrier[0], barrier[1] = 0, 0
     for pe in range(members):
         other = pe * st.CORES + number
         if state.core[other, st.STATUS] == st.ON_BARRIER:
             streams.wake_core(state, other, time)
 
 
-@kernel
+@inner_kernel
 def _synchronize(code, hardware, state, core, opcode, fields):
     """Run signal, wait, barrier or fence; return (error, NEXT or STOP, whether the instruction is finished)."""
     pe, number = core // st.CORES, fields[col.IMMEDIATE]
     if opcode == _WAIT or opcode == _SIGNAL:
-        state.error[st.ERROR_DETAIL] = number
+        state.scratch[st.ERROR_DETAIL] = number
         if number < 0 or number >= st.SEMAPHORES:
             return codes.BAD_SEMAPHORE, STOP, False
     if opcode == _WAIT:
         semaphore = state.semaphore[pe, number]
-        if semaphore[0] == semaphore[1]:
+        if semaphore[st.SIGNALLED] == semaphore[st.TAKEN]:
             state.core[core, st.STATUS] = st.ON_SEMAPHORE
             state.core[core, st.WAITING_FOR] = number
             return codes.OK, STOP, False
-        posted = state.semaphore_time[pe, number, semaphore[1] % st.MAX_SLOTS]
-        semaphore[1] += 1
+        posted = semaphore[st.SIGNAL_TIME + semaphore[st.TAKEN] % st.MAX_SLOTS]
+        semaphore[st.TAKEN] += 1
         state.core[core, st.TIME] = max(state.core[core, st.TIME], posted)
         return codes.OK, NEXT, True
     time = streams.drained_time(state, core)
@@ -278,10 +286,10 @@ def _synchronize(code, hardware, state, core, opcode, fields):
         return codes.OK, STOP, True
     if opcode == _SIGNAL:
         semaphore = state.semaphore[pe, number]
-        if semaphore[0] - semaphore[1] >= st.MAX_SLOTS:
+        if semaphore[st.SIGNALLED] - semaphore[st.TAKEN] >= st.MAX_SLOTS:
             return codes.SEMAPHORE_FULL, STOP, False
-        state.semaphore_time[pe, number, semaphore[0] % st.MAX_SLOTS] = state.core[core, st.TIME]
-        semaphore[0] += 1
+        semaphore[st.SIGNAL_TIME + semaphore[st.SIGNALLED] % st.MAX_SLOTS] = state.core[core, st.TIME]
+        semaphore[st.SIGNALLED] += 1
         other = core ^ 1
         for waiting in (core, other):
             if state.core[waiting, st.STATUS] == st.ON_SEMAPHORE and state.core[waiting, st.WAITING_FOR] == number:
@@ -289,20 +297,20 @@ def _synchronize(code, hardware, state, core, opcode, fields):
     return codes.OK, NEXT, True
 
 
-@kernel
+@inner_kernel
 def _coordinate(code, core, which):
-    pe, columns = core // st.CORES, code.rectangle[1]
+    pe, columns = core // st.CORES, code.header[st.COLUMNS]
     if which == 0:
         return pe // columns
     if which == 1:
         return pe % columns
-    return code.rectangle[0] if which == 2 else columns
+    return code.header[st.ROWS] if which == 2 else columns
 
 
-@kernel
+@inner_kernel
 def _scalar(code, hardware, state, core, pc, opcode, fields):
     """Run a register, branch or loop instruction; return (error, next pc)."""
-    registers = state.registers[core]
+    registers = state.core[core, st.REGISTER : st.LOOP]
     left, right = registers[fields[col.R1]], registers[fields[col.R2]]
     target = pc + 1 + fields[col.IMMEDIATE]
     if opcode == _JUMP or (_BEQ <= opcode < _JUMP and _compare(opcode, left, right)):
@@ -316,7 +324,8 @@ def _scalar(code, hardware, state, core, pc, opcode, fields):
         depth = state.core[core, st.LOOPS]
         if depth == st.LOOP_DEPTH:
             return codes.LOOP_TOO_DEEP, 0
-        state.loops[core, depth, 0], state.loops[core, depth, 1], state.loops[core, depth, 2] = pc + 1, target, left
+        first, end, trips = loop_columns(depth)
+        state.core[core, first], state.core[core, end], state.core[core, trips] = pc + 1, target, left
         state.core[core, st.LOOPS] = depth + 1
         return codes.OK, pc + 1
     if opcode == _LI:
@@ -327,40 +336,40 @@ def _scalar(code, hardware, state, core, pc, opcode, fields):
         value = left * fields[col.IMMEDIATE]
     elif opcode == _ARG:
         index = fields[col.IMMEDIATE]
-        if index < 0 or index >= code.arguments.shape[0]:
-            state.error[st.ERROR_DETAIL] = index
+        if index < 0 or index >= code.header.shape[0] - st.ARGUMENTS:
+            state.scratch[st.ERROR_DETAIL] = index
             return codes.BAD_ARGUMENT, 0
-        value = code.arguments[index]
+        value = code.header[st.ARGUMENTS + index]
     elif opcode == _COORD:
         value = _coordinate(code, core, fields[col.MODE])
     else:
         value = arithmetic(opcode, left, right)
-    registers[fields[col.R0]] = value
-    registers[0] = 0
+    if fields[col.R0] != 0:
+        registers[fields[col.R0]] = value
     return codes.OK, _follow_loops(state, core, pc + 1, False)
 
 
-@kernel
+@inner_kernel
 def step_core(code, hardware, state, stats, memories, core, functional):
     """Run a core until it stops; return an error code."""
     number = core % st.CORES
     while True:
         pc = state.core[core, st.PC]
-        state.error[st.ERROR_PC] = pc
-        if pc < 0 or pc >= code.lengths[number]:
+        state.scratch[st.ERROR_PC] = pc
+        if pc < 0 or pc >= code.header[st.LENGTH + number]:
             return codes.ENDS_WITHOUT_HALT
         fields = code.instructions[number, pc]
         opcode = fields[col.OPCODE]
         row = code.traits[opcode]
         if row[tr.KNOWN] == 0:
-            state.error[st.ERROR_DETAIL] = opcode
+            state.scratch[st.ERROR_DETAIL] = opcode
             return codes.UNKNOWN_OPCODE
         error, action, finished = codes.OK, NEXT, True
         if opcode == _HALT:
             state.core[core, st.STATUS] = st.HALTED
             return codes.OK
         if row[tr.UNIT] != _CORE:
-            stream = core * _UNITS_ + row[tr.UNIT]
+            stream = core * _UNITS + row[tr.UNIT]
             error, action = _issue(code, hardware, state, stats, core, pc, stream, fields)
             finished = action == NEXT
         elif opcode == _PUSH or opcode == _POP:
@@ -377,11 +386,11 @@ def step_core(code, hardware, state, stats, memories, core, functional):
             return error
         if finished:
             state.core[core, st.TIME] += hardware.numbers[hw.SCALAR_TICKS]
-            stats.counters[st.SCALAR_INSTRUCTIONS] += 1
+            stats.counts[st.SCALAR_INSTRUCTIONS] += 1
             state.core[core, st.EXECUTED] += 1
             state.core[core, st.PC] = action if action >= 0 else _follow_loops(state, core, pc + 1, False)
         if action == STOP:
             return codes.OK
         if state.core[core, st.EXECUTED] > hardware.numbers[hw.INSTRUCTION_LIMIT]:
-            state.error[st.ERROR_DETAIL] = hardware.numbers[hw.INSTRUCTION_LIMIT]
+            state.scratch[st.ERROR_DETAIL] = hardware.numbers[hw.INSTRUCTION_LIMIT]
             return codes.TOO_LONG

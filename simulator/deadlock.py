@@ -38,8 +38,8 @@ def _lines(kernel: Kernel, code: st.Code, state: st.State) -> Iterator[str]:
     def named(index: int) -> str:
         return kernel.buffers[index].name if index < len(kernel.buffers) else str(index)
 
-    columns = int(code.rectangle[1])
-    for core in range(int(code.rectangle[0]) * columns * st.CORES):
+    columns = int(code.header[st.COLUMNS])
+    for core in range(int(code.header[st.ROWS]) * columns * st.CORES):
         pe, number = divmod(core, st.CORES)
         place = f"    PE ({pe // columns}, {pe % columns}) core {'AB'[number]}"
         status, detail = int(state.core[core, st.STATUS]), int(state.core[core, st.WAITING_FOR])
@@ -53,5 +53,5 @@ def _lines(kernel: Kernel, code: st.Code, state: st.State) -> Iterator[str]:
             if stream[st.COUNT] and int(stream[st.STREAM_STATUS]) in _STREAM_STATES:
                 detail = int(stream[st.DETAIL])
                 sentence = _STREAM_STATES[int(stream[st.STREAM_STATUS])].format(buffer=named(detail), detail=detail)
-                pc = int(state.queue[core * st.UNITS + unit, int(stream[st.HEAD]), st.Q_PC])
+                pc = int(stream[st.QUEUE + int(stream[st.HEAD]) * st.ENTRY + st.Q_PC])
                 yield f"{place} {Unit(unit).name} command at instruction {pc} {sentence}"

@@ -13,14 +13,14 @@ _FP32_BYTES = 4
 
 def event_joules(machine: Machine, stats: st.Stats) -> dict[str, float]:
     """Return the joules of each kind of counted event."""
-    energy, counters = machine.energy, stats.counters
+    energy, counters = machine.energy, stats.counts
     simd_operation = (energy.fp32_add + energy.fp32_multiply) / 2
     simd_elements = int(counters[st.SIMD_ELEMENTS]) + int(counters[st.LUT_ELEMENTS])
     vectors = simd_elements * _FP32_BYTES / _SIMD_VECTOR_BYTES
     dram_bits = 8 * (int(counters[st.DRAM_READ]) + int(counters[st.DRAM_WRITTEN]))
     activations = int(counters[st.DRAM_ROWS]) * energy.dram_activate_per_row
     picojoules = {
-        "matrix": sum(_mac(machine, code) * int(count) for code, count in enumerate(stats.macs[st.ACTIVE_MACS]) if count),
+        "matrix": sum(_mac(machine, code) * int(count) for code, count in enumerate(counters[st.ACTIVE_MACS : st.ACTIVE_MACS + 16]) if count),
         "accumulators": int(counters[st.ACCUMULATOR_ELEMENTS]) * energy.fp32_add,
         "simd": int(counters[st.SIMD_ELEMENTS]) * simd_operation
         + int(counters[st.LUT_ELEMENTS]) * energy.sfu_lut

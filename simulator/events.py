@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from simulator.jit import kernel
+from simulator.jit import inner_kernel
+from simulator.state import HEAP_SIZE
 
 
-@kernel
+@inner_kernel
 def _before(heap, i, j):
     return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
 
 
-@kernel
+@inner_kernel
 def _swap(heap, i, j):
     time, identity = heap[i, 0], heap[i, 1]
     heap[i, 0], heap[i, 1] = heap[j, 0], heap[j, 1]
     heap[j, 0], heap[j, 1] = time, identity
 
 
-@kernel
+@inner_kernel
 def schedule(state, time, identity):
     """Add an event; each id has at most one at a time."""
-    heap, child = state.heap, state.heap_size[0]
+    heap, child = state.heap, state.scratch[HEAP_SIZE]
     heap[child, 0], heap[child, 1] = time, identity
-    state.heap_size[0] += 1
+    state.scratch[HEAP_SIZE] += 1
     while child > 0:
         parent = (child - 1) >> 1
         if not _before(heap, child, parent):
@@ -31,13 +32,13 @@ def schedule(state, time, identity):
         child = parent
 
 
-@kernel
+@inner_kernel
 def next_event(state):
     """Remove and return the earliest (time, id)."""
     heap = state.heap
     time, identity = heap[0, 0], heap[0, 1]
-    state.heap_size[0] -= 1
-    size = state.heap_size[0]
+    state.scratch[HEAP_SIZE] -= 1
+    size = state.scratch[HEAP_SIZE]
     heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
     parent = 0
     while True:

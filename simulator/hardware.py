@@ -24,9 +24,11 @@ Integers = npt.NDArray[np.int64]
     ROWS, COLUMNS, LOCAL_BYTES, QUEUE_DEPTH, SCALAR_TICKS, ISSUE_TICKS, BRANCH_TICKS, LOCAL_BYTES_PER_CYCLE, BANKS,
     BLOCK_ROWS, BLOCK_K_BYTES, FILL_BYTES_PER_CYCLE, OUTSTANDING, PORT_BYTES_PER_CYCLE, LINK_BYTES_PER_CYCLE,
     REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
-    DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
-) = range(30)  # fmt: skip
-NUMBER_COUNT = 30
+    DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES, SRAM_UNIT_TICKS, DRAM_UNIT_TICKS,
+) = range(32)  # fmt: skip
+MATRIX_TICKS = 32
+ELEMENT_BYTES = MATRIX_TICKS + 16
+NUMBER_COUNT = ELEMENT_BYTES + 16
 
 FIXED, LANES, LATENCY = range(3)
 SRAM_ACCESS = 32
@@ -36,15 +38,15 @@ DEFAULT_INSTRUCTION_LIMIT = 1 << 33
 
 
 class Hardware(NamedTuple):
-    """`numbers` by the constants above; `cost[timing class]` = (fixed ticks, lanes per cycle, latency ticks);
-    `matrix_ticks[dtype code]` per streamed row of one block, 0 if unsupported; `memory_ticks` = ticks per interleave
-    unit of (SRAM slice, DRAM channel); `element_bytes[dtype code]`."""
+    """`numbers` by the constants above, and `cost[timing class]` = (fixed ticks, lanes per cycle, latency ticks).
+
+    `numbers[MATRIX_TICKS + dtype code]` is the time per streamed row of one block, 0 if unsupported;
+    `numbers[ELEMENT_BYTES + dtype code]` the size of an element, 0 if packed; `*_UNIT_TICKS` the time an interleave
+    unit keeps a slice or channel busy.
+    """
 
     numbers: Integers
     cost: Integers
-    matrix_ticks: Integers
-    memory_ticks: Integers
-    element_bytes: Integers
 
 
 def _cost_table(machine: Machine) -> Integers:
@@ -97,17 +99,18 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) 
         SRAM_ACCESS_BYTES: SRAM_ACCESS,
     }.items():  # fmt: skip
         numbers[index] = value
-    element_bytes = np.zeros(16, dtype=np.int64)
+    numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)
+    numbers[SRAM_UNIT_TICKS], numbers[DRAM_UNIT_TICKS] = _memory_ticks(machine)
     for dtype in DTYPES:
-        element_bytes[dtype.code] = dtype.bits // 8
-    return Hardware(numbers, _cost_table(machine), _matrix_ticks(machine), _memory_ticks(machine), element_bytes)
+        numbers[ELEMENT_BYTES + dtype.code] = dtype.bits // 8
+    return Hardware(numbers, _cost_table(machine))
 
 
-def _memory_ticks(machine: Machine) -> Integers:
+def _memory_ticks(machine: Machine) -> tuple[int, int]:
     """Ticks that one interleave unit keeps a slice or channel busy, at deliverable bandwidth, rounded up."""
     per_second = TICKS_PER_CYCLE * machine.cycles_per_second
     slice_rate = machine.sram.bytes_per_second / machine.sram.slices
     channel_rate = machine.dram_deliverable_bytes_per_second / machine.dram.channels
     sram = -(-machine.sram.interleave_bytes * per_second // slice_rate)
     dram = -(-machine.dram.interleave_bytes * per_second // channel_rate)
-    return np.array([sram, dram], dtype=np.int64)
+    return int(sram), int(dram)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from isa.affine import evaluate
 from isa.columns import decode_columns
-from isa.encoding import decode_text
 from isa.errors import SimulationError
 from isa.kernel import Kernel, buffer_bases
 from isa.machine import Machine
@@ -51,9 +50,12 @@ class Launcher:
         self._state = st.new_state(self._hardware)
         self._traits = traits_table()
         matrix, accumulator = machine.matrix, machine.accumulator
-        self._tables = make_tables(matrix.block_k_bytes, accumulator.rows, accumulator.columns)
+        self._tables = make_tables(
+            matrix.block_k_bytes, accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes
+        )
         self._memory = _memory(machine, device)
         self._functional = device is not None
+        self._run = sequencer.compiled_for(self._memory, self._tables, self._functional)
         if device is not None:
             self._hardware.numbers[hw.SRAM_BYTES] = len(device.sram)
             self._hardware.numbers[hw.DRAM_BYTES] = len(device.dram)
@@ -76,11 +78,7 @@ class Launcher:
         stats = st.new_stats(self._hardware)
         st.reset(self._state, int(self._hardware.numbers[hw.JITTER_SEED]))
         code = self._code(launch, bindings)
-        ticks = int(
-            sequencer.run_launch(
-                code, self._hardware, self._state, stats, self._memory, self._tables, self._functional
-            )
-        )
+        ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables)
         if ticks < 0:
             raise self._error(launch, code)
         timed = Timed(ticks, stats, reused=False)
@@ -107,13 +105,12 @@ class Launcher:
             self._codes[launch.kernel] = _decoded(self._program.kernels[launch.kernel])
         instructions, lengths, buffers = self._codes[launch.kernel]
         values = [self._value(argument, bindings) for argument in launch.arguments]
-        rectangle = np.array([launch.rows, launch.columns, launch.row, launch.column], dtype=np.int64)
-        return st.Code(
-            instructions, lengths, buffers, np.array(values, dtype=np.int64).reshape(-1), rectangle, self._traits
-        )
+        rectangle = (launch.rows, launch.columns, launch.row, launch.column)
+        header = np.array([*rectangle, *lengths, *values], dtype=np.int64)
+        return st.Code(instructions, buffers, header, self._traits)
 
     def _error(self, launch: Launch, code: st.Code) -> SimulationError:
-        error = self._state.error
+        error = self._state.scratch
         kernel = self._program.kernels[launch.kernel]
         if error[st.ERROR_CODE] == codes.DEADLOCK:
             report = deadlock.describe(kernel, code, self._state)
@@ -123,8 +120,10 @@ class Launcher:
         sentence = codes.SENTENCES[int(error[st.ERROR_CODE])]
         if error[st.ERROR_CODE] == codes.MEANING:
             sentence = MEANING_SENTENCES[int(error[st.ERROR_DETAIL])]
+        from isa.assembly import print_instruction
+
         words = kernel.core_b if core else kernel.core_a
-        text = decode_text(words[pc], kernel) if 0 <= pc < len(words) else "end of code"
+        text = print_instruction(kernel, words, pc) if 0 <= pc < len(words) else "end of code"
         detail: int | str = int(error[st.ERROR_DETAIL])
         if "buffer {detail}" in sentence and int(detail) < len(kernel.buffers):
             detail = f"'{kernel.buffers[int(detail)].name}'"

@@ -10,18 +10,18 @@ from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
 from simulator import codes
 from simulator import hardware as hw
 from simulator import state as st
-from simulator.jit import kernel
+from simulator.jit import inner_kernel
 
 _DRAM_ROW_BYTES = 2048
-_fold_count = kernel(fold_count)
+_fold_count = inner_kernel(fold_count)
 
 
-@kernel
-def check_range(hardware, address, rows, row_bytes, pitch, error):
-    """Return OK if rows at `address` lie inside one memory, else an error code with its details in `error`."""
+@inner_kernel
+def check_range(hardware, state, address, rows, row_bytes, pitch):
+    """Return OK if rows at `address` lie inside one memory, else an error code with its details in the state."""
     extent = (rows - 1) * pitch + row_bytes
-    error[st.ERROR_DETAIL] = address
-    error[st.ERROR_EXTRA] = extent
+    state.scratch[st.ERROR_DETAIL] = address
+    state.scratch[st.ERROR_EXTRA] = extent
     if address >= DRAM_BASE:
         if address - DRAM_BASE + extent > hardware.numbers[hw.DRAM_BYTES]:
             return codes.OUTSIDE_DRAM
@@ -33,10 +33,9 @@ def check_range(hardware, address, rows, row_bytes, pitch, error):
     return codes.OK
 
 
-@kernel
-def _serve_row(first, size, interleave, access, folds, ticks, start, free, busy):
+@inner_kernel
+def _serve_row(state, stats, server, units, first, size, interleave, access, folds, ticks, start):
     """Serve one contiguous run; return when its last byte passes."""
-    units = free.shape[0]
     done = start
     position = first // access * access
     end = (first + size + access - 1) // access * access
@@ -49,58 +48,59 @@ def _serve_row(first, size, interleave, access, folds, ticks, start, free, busy)
             digit += rest
         unit = digit % units
         duration = ((stop - position) * ticks + interleave - 1) // interleave
-        free[unit] = max(free[unit], start) + duration
-        busy[unit] += duration
-        done = max(done, free[unit])
+        state.servers[server, unit] = max(state.servers[server, unit], start) + duration
+        stats.server_busy[server, unit] += duration
+        done = max(done, state.servers[server, unit])
         position = stop
     return done
 
 
-@kernel
+@inner_kernel
 def serve_memory(hardware, state, stats, address, rows, row_bytes, pitch, start, is_write):
     """Serve rows from one memory; return when the last byte passes, latency included."""
     numbers = hardware.numbers
     total = rows * row_bytes
     done = start
     if address >= DRAM_BASE:
-        stats.counters[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += total
+        stats.counts[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += total
         folds = _fold_count(numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE])
         for row in range(rows):
             first = address - DRAM_BASE + row * pitch
-            stats.counters[st.DRAM_ROWS] += (first + row_bytes - 1) // _DRAM_ROW_BYTES - first // _DRAM_ROW_BYTES + 1
+            stats.counts[st.DRAM_ROWS] += (first + row_bytes - 1) // _DRAM_ROW_BYTES - first // _DRAM_ROW_BYTES + 1
             served = _serve_row(
-                first, row_bytes, numbers[hw.DRAM_INTERLEAVE], numbers[hw.DRAM_ACCESS_BYTES], folds,
-                hardware.memory_ticks[1], start, state.channel_free, stats.channel_busy,
+                state, stats, st.CHANNELS, numbers[hw.DRAM_CHANNELS], first, row_bytes, numbers[hw.DRAM_INTERLEAVE],
+                numbers[hw.DRAM_ACCESS_BYTES], folds, numbers[hw.DRAM_UNIT_TICKS], start,
             )  # fmt: skip
             done = max(done, served)
         return done + numbers[hw.DRAM_TICKS]
-    stats.counters[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
+    stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
     folds = _fold_count(numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE])
     for row in range(rows):
         served = _serve_row(
-            address - SRAM_BASE + row * pitch, row_bytes, numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES],
-            folds, hardware.memory_ticks[0], start, state.slice_free, stats.slice_busy,
+            state, stats, st.SLICES, numbers[hw.SRAM_SLICES], address - SRAM_BASE + row * pitch, row_bytes,
+            numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES], folds, numbers[hw.SRAM_UNIT_TICKS], start,
         )  # fmt: skip
         done = max(done, served)
     return done + numbers[hw.SRAM_TICKS]
 
 
-@kernel
+@inner_kernel
 def serve_link(hardware, state, stats, row, direction, size, start):
     """Serve `size` bytes on the network link of a PE row (0 = towards the PEs, 1 = towards memory)."""
     ticks = size * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LINK_BYTES_PER_CYCLE]
-    state.link_free[row, direction] = max(state.link_free[row, direction], start) + ticks
-    stats.link_busy[row, direction] += ticks
-    stats.counters[st.NOC_BYTES] += size
-    return state.link_free[row, direction]
+    link = 2 * row + direction
+    state.servers[st.LINKS, link] = max(state.servers[st.LINKS, link], start) + ticks
+    stats.server_busy[st.LINKS, link] += ticks
+    stats.counts[st.NOC_BYTES] += size
+    return state.servers[st.LINKS, link]
 
 
-@kernel
+@inner_kernel
 def serve_local(hardware, state, stats, pe, read_bytes, written_bytes, start):
     """Serve bytes at a PE's local memory; return when the last passes."""
     ticks = (read_bytes + written_bytes) * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
-    state.local_free[pe] = max(state.local_free[pe], start) + ticks
-    stats.local_busy[pe] += ticks
-    stats.counters[st.LOCAL_READ] += read_bytes
-    stats.counters[st.LOCAL_WRITTEN] += written_bytes
-    return state.local_free[pe]
+    state.pe[pe, st.LOCAL] = max(state.pe[pe, st.LOCAL], start) + ticks
+    stats.busy[pe, st.LOCAL] += ticks
+    stats.counts[st.LOCAL_READ] += read_bytes
+    stats.counts[st.LOCAL_WRITTEN] += written_bytes
+    return state.pe[pe, st.LOCAL]

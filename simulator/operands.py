@@ -7,12 +7,12 @@ from simulator import codes
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
-from simulator.jit import kernel
+from simulator.jit import inner_kernel
 
 OUT, A, B = range(3)
 
 
-@kernel
+@inner_kernel
 def _row_bytes(code, values, element, block_k_bytes):
     """Return the bytes per row that a bytes code means."""
     if code == tr.R7_ELEMENTS:
@@ -32,7 +32,7 @@ def _row_bytes(code, values, element, block_k_bytes):
     return 4
 
 
-@kernel
+@inner_kernel
 def measure(hardware, traits, fields, values, extents):
     """Fill extents[operand] = (rows, bytes per row) for out, a, b; rows are 0 for an absent operand."""
     row = traits[fields[col.OPCODE]]
@@ -43,7 +43,7 @@ def measure(hardware, traits, fields, values, extents):
             extents[operand, 0] = 0
             extents[operand, 1] = 0
             continue
-        element = hardware.element_bytes[fields[col.D0 + row[base + 2]]]
+        element = hardware.numbers[hw.ELEMENT_BYTES + fields[col.D0 + row[base + 2]]]
         size = _row_bytes(row[base + 1], values, element, hardware.numbers[hw.BLOCK_K_BYTES])
         rows = 1
         if rows_code == tr.FROM_R6:
@@ -59,7 +59,7 @@ def measure(hardware, traits, fields, values, extents):
         extents[operand, 1] = size
 
 
-@kernel
+@inner_kernel
 def place(code, state, pe, fields, values, extents, operand):
     """Return (error, local address, ready time or -1 if it must wait) of a buffer operand."""
     rows, size = extents[operand, 0], extents[operand, 1]
@@ -67,8 +67,8 @@ def place(code, state, pe, fields, values, extents, operand):
     offset = values[2 * operand]
     pitch = values[2 * operand + 1] if rows > 1 else 0
     base, slot_bytes, slots = code.buffers[buffer, 0], code.buffers[buffer, 1], code.buffers[buffer, 2]
-    state.error[st.ERROR_DETAIL] = buffer
-    state.error[st.ERROR_EXTRA] = offset
+    state.scratch[st.ERROR_DETAIL] = buffer
+    state.scratch[st.ERROR_EXTRA] = offset
     if pitch < 0 or offset < 0 or offset >= slot_bytes * slots:
         return codes.OUTSIDE_BUFFER, 0, 0
     slot = offset // slot_bytes
@@ -79,8 +79,8 @@ def place(code, state, pe, fields, values, extents, operand):
         index = state.buffer[pe, buffer, st.PUSHED] + slot
         ready = 0
         if index >= slots:
-            ready = state.pop_time[pe, buffer, index % slots] if state.buffer[pe, buffer, st.POPPED] > index - slots else -1
+            ready = state.buffer[pe, buffer, st.POP_TIME + index % slots] if state.buffer[pe, buffer, st.POPPED] > index - slots else -1
     else:
         index = state.buffer[pe, buffer, st.POPPED] + slot
-        ready = state.push_time[pe, buffer, index % slots] if state.buffer[pe, buffer, st.PUSHED] > index else -1
+        ready = state.buffer[pe, buffer, st.PUSH_TIME + index % slots] if state.buffer[pe, buffer, st.PUSHED] > index else -1
     return codes.OK, base + (index % slots) * slot_bytes + inner, ready

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from isa.machine import Machine
 from isa.table import BY_OPCODE, Unit
 from simulator import hardware as hw
@@ -108,37 +106,35 @@ def _plain(operation: OperationReport) -> dict[str, object]:
     return {**values, "utilization": dict(operation.utilization)}
 
 
-def busy_ticks(stats: st.Stats) -> dict[str, tuple[int, int]]:
+def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
     """Return (busy ticks summed over all instances, number of instances) per kind of resource."""
     units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
     busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
-    for name, array in (
-        ("local_memory", stats.local_busy), ("sram", stats.slice_busy),
-        ("noc", stats.link_busy), ("dram", stats.channel_busy),
-    ):  # fmt: skip
-        busy[name] = int(array.sum()), array.size
-    return busy
+    busy["local_memory"] = int(stats.busy[:, st.LOCAL].sum()), stats.busy.shape[0]
+    servers = {"sram": (st.SLICES, machine.sram.slices), "noc": (st.LINKS, 2 * machine.grid.rows),
+               "dram": (st.CHANNELS, machine.dram.channels)}  # fmt: skip
+    return busy | {name: (int(stats.server_busy[row].sum()), count) for name, (row, count) in servers.items()}
 
 
-def utilization_of(stats: st.Stats, ticks: int) -> dict[str, float]:
+def utilization_of(machine: Machine, stats: st.Stats, ticks: int) -> dict[str, float]:
     """Return busy / interval of each kind of resource, averaged over its instances."""
-    return {name: busy / (ticks * count) if ticks else 0.0 for name, (busy, count) in busy_ticks(stats).items()}
+    return {name: busy / (ticks * count) if ticks else 0.0 for name, (busy, count) in busy_ticks(machine, stats).items()}
 
 
 def add_stats(total: st.Stats, part: st.Stats) -> None:
     """Add one launch's counters to a total."""
     for into, array in zip(total, part, strict=True):
-        np.add(into, array, out=into)
+        into += array
 
 
 def command_counts(stats: st.Stats) -> dict[str, int]:
     """Return how often each command was started, by name, in order of opcode."""
-    return {BY_OPCODE[opcode].name: int(count) for opcode, count in enumerate(stats.opcode_count) if count}
+    return {BY_OPCODE[opcode].name: int(count) for opcode, count in enumerate(stats.counts[: st.ISSUED_MACS]) if count}
 
 
-def bound_of(stats: st.Stats, ticks: int) -> str:
+def bound_of(machine: Machine, stats: st.Stats, ticks: int) -> str:
     """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it."""
-    utilization = utilization_of(stats, ticks)
+    utilization = utilization_of(machine, stats, ticks)
     name = max(utilization, key=lambda key: utilization[key])
     return name if utilization[name] > 1 / 3 else "latency"
 

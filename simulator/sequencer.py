@@ -7,27 +7,34 @@ There is no tick: the next event is the next thing that can happen.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+from numba import int64, types, typeof
+
 
 from simulator import codes, cores, streams
 from simulator import state as st
 from simulator.events import next_event, schedule
-from simulator.jit import kernel
+from simulator.jit import inner_kernel, kernel
+from simulator.meaning.dispatch import execute
+from simulator.meaning.tables import Tables
 
 
-@kernel
+@inner_kernel
 def _blame(state, actor):
     """Note which PE and core an error belongs to."""
     stream_count = state.stream.shape[0]
     core = actor - stream_count if actor >= stream_count else actor // st.UNITS
-    state.error[st.ERROR_PE] = core // st.CORES
-    state.error[st.ERROR_CORE] = core % st.CORES
+    state.scratch[st.ERROR_PE] = core // st.CORES
+    state.scratch[st.ERROR_CORE] = core % st.CORES
 
 
-@kernel
+@inner_kernel
 def _end_time(code, state):
     """Return when the last command is complete and the last core has halted, or -1 if someone still waits."""
     time = 0
-    for core in range(code.rectangle[0] * code.rectangle[1] * st.CORES):
+    for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
         drained = streams.drained_time(state, core)
         if state.core[core, st.STATUS] != st.HALTED or drained < 0:
             return -1
@@ -36,22 +43,60 @@ def _end_time(code, state):
 
 
 @kernel
-def run_launch(code, hardware, state, stats, memories, tables, functional):
-    """Run a launch on a state that was reset; return its duration in ticks, or -1 with `state.error` set."""
+def run_launch(code, hardware, state, stats, memories, tables, meaning, functional):
+    """Run a launch on a state that was reset; return its duration in ticks, or -1 with the error in the state.
+
+    `meaning` is `execute` of `simulator.meaning.dispatch`, called through a pointer so that it compiles on its own.
+    """
     stream_count = state.stream.shape[0]
-    for core in range(code.rectangle[0] * code.rectangle[1] * st.CORES):
+    for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
         schedule(state, 0, stream_count + core)
-    while state.heap_size[0] > 0:
+    while state.scratch[st.HEAP_SIZE] > 0:
         now, actor = next_event(state)
         if actor >= stream_count:
             error = cores.step_core(code, hardware, state, stats, memories, actor - stream_count, functional)
         else:
-            error = streams.step_stream(code, hardware, state, stats, memories, tables, actor, functional, now)
+            error = streams.step_stream(code, hardware, state, stats, memories, tables, meaning, actor, functional, now)
         if error:
             _blame(state, actor)
-            state.error[st.ERROR_CODE] = error
+            state.scratch[st.ERROR_CODE] = error
             return -1
     end = _end_time(code, state)
     if end < 0:
-        state.error[st.ERROR_CODE] = codes.DEADLOCK
+        state.scratch[st.ERROR_CODE] = codes.DEADLOCK
     return end
+
+
+@kernel
+def do_nothing(fields, values, out_address, a_address, b_address, local, sram, dram, banks, link, tables):
+    """Stand in for `execute` when a launch is only timed."""
+    return codes.OK
+
+
+@functools.cache
+def _pointer_type(tables_type):
+    row, memory = types.Array(int64, 1, "C"), types.Array(types.uint8, 1, "C")
+    banks, link = types.Array(types.float32, 3, "C"), types.Array(types.float32, 2, "C")
+    return types.FunctionType(int64(row, row, int64, int64, int64, memory, memory, memory, banks, link, tables_type))
+
+
+def compiled_for(memories: st.Memory, tables: Tables, functional: bool) -> Callable[..., int]:
+    """Return `run_launch` bound to executing or only timing; the meaning of commands compiles only if it is needed."""
+    pointer = _pointer_type(typeof(tables))
+    meaning = execute if functional else do_nothing
+    meaning.compile(pointer.signature.args)
+
+    def run(code, hardware, state, stats, memories, tables) -> int:
+        arguments = (code, hardware, state, stats, memories, tables)
+        _compile_once((*(typeof(argument) for argument in arguments), pointer, types.boolean))
+        return int(run_launch(*arguments, meaning, functional))
+
+    return run
+
+
+@functools.cache
+def _compile_once(signature) -> None:
+    """Compile `run_launch` for a pointer to a meaning, and let calls choose only among what was compiled."""
+    run_launch.disable_compile(False)
+    run_launch.compile(signature)
+    run_launch.disable_compile(True)

@@ -109,15 +109,15 @@ class Simulator:
         seconds = clock / hw.TICKS_PER_CYCLE / machine.cycles_per_second
         parts = rp.energy_parts(machine, total, seconds)
         joules = sum(parts.values())
-        busy = rp.busy_ticks(total)
-        counters = total.counters
+        busy = rp.busy_ticks(machine, total)
+        counters = total.counts
         dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
         useful = sum(operation.useful_macs for operation in operations)
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
             cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched), energy_joules=joules,
             average_power_watts=joules / seconds if seconds else 0.0, energy_parts_joules=parts,
-            utilization=rp.utilization_of(total, clock),
+            utilization=rp.utilization_of(machine, total, clock),
             busy_cycles={name: value / hw.TICKS_PER_CYCLE for name, (value, _) in busy.items()},
             idle_cycles={name: (clock * count - value) / hw.TICKS_PER_CYCLE for name, (value, count) in busy.items()},
             dram_read_bytes=dram[0], dram_written_bytes=dram[1],
@@ -125,7 +125,7 @@ class Simulator:
             dram_bound_seconds=sum(dram) / machine.dram_deliverable_bytes_per_second,
             dram_peak_bytes_per_second=machine.dram.bytes_per_second,
             dram_deliverable_bytes_per_second=machine.dram_deliverable_bytes_per_second,
-            useful_macs=useful, issued_macs=int(total.macs[st.ISSUED_MACS].sum()),
+            useful_macs=useful, issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
             model_utilization=_model_utilization(machine, total, useful, seconds),
             instructions=int(counters[st.SCALAR_INSTRUCTIONS]), commands_by_name=rp.command_counts(total),
             host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
@@ -134,19 +134,20 @@ class Simulator:
         )  # fmt: skip
 
     def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
-        stats, counters = result.stats, result.stats.counters
+        stats, counters = result.stats, result.stats.counts
         seconds = result.ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
         return rp.OperationReport(
             name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
             start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
             useful_macs=evaluate(launch.useful_macs, bindings),
-            issued_macs=int(stats.macs[st.ISSUED_MACS].sum()),
+            issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
             stated_padding_macs=evaluate(launch.padding_macs, bindings),
             dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
             sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]),
-            commands=int(stats.opcode_count.sum()),
+            commands=int(counters[: st.ISSUED_MACS].sum()),
             energy_joules=sum(rp.energy_parts(self.machine, stats, seconds).values()),
-            bound_by=rp.bound_of(stats, result.ticks), utilization=rp.utilization_of(stats, result.ticks),
+            bound_by=rp.bound_of(self.machine, stats, result.ticks),
+            utilization=rp.utilization_of(self.machine, stats, result.ticks),
         )  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seco
     """Useful MACs over the peak of the element types that were used, weighted by what each issued."""
     from isa.dtypes import BY_CODE
 
-    issued = {BY_CODE[code].name: int(count) for code, count in enumerate(total.macs[st.ISSUED_MACS]) if count}
+    issued = {BY_CODE[code].name: int(count) for code, count in enumerate(total.counts[st.ISSUED_MACS : st.ACTIVE_MACS]) if count}
     if not issued or not seconds:
         return 0.0
     fastest = sum(count / machine.peak_macs_per_second(name) for name, count in issued.items()) / sum(issued.values())

@@ -15,89 +15,85 @@ from simulator import hardware as hw
 from simulator.hardware import Hardware
 
 Integers = npt.NDArray[np.int64]
-CORES, UNITS, SEMAPHORES, MAX_SLOTS, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 8, 32
+CORES, UNITS, SEMAPHORES, MAX_SLOTS, MAX_BUFFERS, MAX_OUTSTANDING, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 64, 64, 8, 32
 
-# Columns of `State.core`.
+# Columns of `State.core`: then the registers, then (first, end, trips) of each hardware loop.
 PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED = range(6)
+REGISTER = 6
+LOOP = REGISTER + REGISTERS
+CORE_COLUMNS = LOOP + 3 * LOOP_DEPTH
 # Status of a core.
 RUNNING, ON_QUEUE, ON_FENCE, ON_BARRIER, ON_SEMAPHORE, ON_DATA, HALTED = range(7)
-# Columns of `State.stream`.
+# Columns of `State.stream`: then the ends of transfers in flight, then the entries of the queue.
 HEAD, COUNT, STREAM_STATUS, CLOCK, FINISH, READY, STARTED, DETAIL = range(8)
+IN_FLIGHT = 8
+QUEUE = IN_FLIGHT + MAX_OUTSTANDING
 # Status of a stream (the head of a command queue).
 IDLE, ON_INPUT, ON_SPACE, ON_BANK, ON_GROUP, ON_LINK, SCHEDULED = range(7)
-# Columns of `State.queue`.
+# Columns of a queue entry: then the register values r0..r7.
 Q_PC, Q_ARRIVAL, Q_SNAPSHOT, Q_VALUES = 0, 1, 2, 3
-# Columns of `State.buffer`.
+ENTRY = Q_VALUES + 8
+# Columns of `State.buffer`: then when each slot was pushed, and when it was popped.
 PUSHED, POPPED, PRODUCER, CONSUMER = range(4)
+PUSH_TIME = 4
+POP_TIME = PUSH_TIME + MAX_SLOTS
 # Columns of `State.bank`.
 DPE_ISSUED, DPE_DONE, DPE_TIME, RE_ISSUED, RE_DONE, RE_TIME = range(6)
-# Columns of `State.group` (one broadcast that is being gathered).
+# Columns of `State.pe`: when each unit and the local memory are free, then (full, time) of the four incoming links.
+LOCAL = UNITS
+INCOMING = LOCAL + 1
+# Rows of `State.servers` and `Stats.server_busy`; a link is indexed by 2 * row + direction.
+CHANNELS, SLICES, LINKS = range(3)
+# Columns of `State.semaphore`: then the times of signals.
+SIGNALLED, TAKEN = range(2)
+SIGNAL_TIME = 2
+# Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
 G_ARRIVED, G_TIME, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(6)
-# Columns of `State.error`.
-ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA = range(6)
-# Rows of `Stats.macs`: all the array does, and those on rows that hold data (for energy).
-ISSUED_MACS, ACTIVE_MACS = range(2)
-# Columns of `Stats.counters`.
+# Places in `State.scratch`.
+ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, HEAP_SIZE, RANDOM, VALUES = range(9)
+# Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
+ISSUED_MACS = 256
+ACTIVE_MACS = ISSUED_MACS + 16
 (
     DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, DRAM_ROWS,
     SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS,
-) = range(13)  # fmt: skip
-COUNTER_COUNT = 13
+) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 29)  # fmt: skip
+# Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
+ROWS, COLUMNS, FIRST_ROW, FIRST_COLUMN, LENGTH = range(5)
+ARGUMENTS = LENGTH + CORES
 
 
 class Code(NamedTuple):
-    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), arguments, rectangle."""
+    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table."""
 
     instructions: Integers
-    lengths: Integers
     buffers: Integers
-    arguments: Integers
-    rectangle: Integers
+    header: Integers
     traits: Integers
 
 
 class State(NamedTuple):
-    """Everything that changes during a launch, except memory contents."""
+    """Everything that changes during a launch, except memory contents; few arrays, because each costs compile time."""
 
     core: Integers
-    registers: Integers
-    loops: Integers
     stream: Integers
-    queue: Integers
-    in_flight: Integers
     buffer: Integers
-    push_time: Integers
-    pop_time: Integers
     bank: Integers
-    unit_free: Integers
-    local_free: Integers
-    link_free: Integers
-    channel_free: Integers
-    slice_free: Integers
+    pe: Integers
+    servers: Integers
     group: Integers
     semaphore: Integers
-    semaphore_time: Integers
-    barrier: Integers
-    neighbour: Integers
     heap: Integers
-    heap_size: Integers
-    error: Integers
-    random: Integers
-    values: Integers
+    scratch: Integers
     extents: Integers
 
 
 class Stats(NamedTuple):
-    """Counters of a launch; times in ticks."""
+    """Counters of a launch; times in ticks. `busy` is [PE, unit or local memory], `server_busy` as `State.servers`."""
 
-    opcode_count: Integers
+    counts: Integers
     busy: Integers
-    local_busy: Integers
-    link_busy: Integers
-    channel_busy: Integers
-    slice_busy: Integers
-    macs: Integers
-    counters: Integers
+    server_busy: Integers
 
 
 class Memory(NamedTuple):
@@ -110,48 +106,39 @@ class Memory(NamedTuple):
     links: npt.NDArray[np.float32]
 
 
+def _zeros(*shape: int) -> Integers:
+    return np.zeros(shape, dtype=np.int64)
+
+
+def _server_shape(hardware: Hardware) -> tuple[int, int]:
+    numbers = hardware.numbers
+    return 3, int(max(numbers[hw.DRAM_CHANNELS], numbers[hw.SRAM_SLICES], 2 * numbers[hw.ROWS]))
+
+
 def new_state(hardware: Hardware) -> State:
     """Allocate the state for launches of any size up to the whole grid."""
     numbers = hardware.numbers
     rows, columns = int(numbers[hw.ROWS]), int(numbers[hw.COLUMNS])
     pes, depth = rows * columns, int(numbers[hw.QUEUE_DEPTH])
-    streams, cores, banks = pes * CORES * UNITS, pes * CORES, int(numbers[hw.BANKS])
-
-    def zeros(*shape: int) -> Integers:
-        return np.zeros(shape, dtype=np.int64)
-
+    streams, cores = pes * CORES * UNITS, pes * CORES
     return State(
-        core=zeros(cores, 6), registers=zeros(cores, REGISTERS), loops=zeros(cores, LOOP_DEPTH, 3),
-        stream=zeros(streams, 8), queue=zeros(streams, depth, 3 + 8),
-        in_flight=zeros(streams, int(numbers[hw.OUTSTANDING])), buffer=zeros(pes, 64, 4),
-        push_time=zeros(pes, 64, MAX_SLOTS), pop_time=zeros(pes, 64, MAX_SLOTS), bank=zeros(pes, banks, 6),
-        unit_free=zeros(pes, UNITS), local_free=zeros(pes), link_free=zeros(rows, 2),
-        channel_free=zeros(int(numbers[hw.DRAM_CHANNELS])), slice_free=zeros(int(numbers[hw.SRAM_SLICES])),
-        group=zeros(CORES, rows + columns + 1, 6), semaphore=zeros(pes, SEMAPHORES, 2),
-        semaphore_time=zeros(pes, SEMAPHORES, MAX_SLOTS), barrier=zeros(CORES, 2), neighbour=zeros(pes, 4, 2),
-        heap=zeros(streams + cores + 1, 2), heap_size=zeros(1), error=zeros(6), random=zeros(1), values=zeros(8),
-        extents=zeros(3, 2),
+        core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
+        buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS), bank=_zeros(pes, int(numbers[hw.BANKS]), 6),
+        pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
+        group=_zeros(CORES, rows + columns + 2, 6), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + MAX_SLOTS),
+        heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
     )  # fmt: skip
 
 
 def new_stats(hardware: Hardware) -> Stats:
     """Allocate counters, all zero."""
-    numbers = hardware.numbers
-    pes = int(numbers[hw.ROWS] * numbers[hw.COLUMNS])
-
-    def zeros(*shape: int) -> Integers:
-        return np.zeros(shape, dtype=np.int64)
-
-    return Stats(
-        opcode_count=zeros(256), busy=zeros(pes, UNITS), local_busy=zeros(pes),
-        link_busy=zeros(int(numbers[hw.ROWS]), 2), channel_busy=zeros(int(numbers[hw.DRAM_CHANNELS])),
-        slice_busy=zeros(int(numbers[hw.SRAM_SLICES])), macs=zeros(2, 16), counters=zeros(COUNTER_COUNT),
-    )  # fmt: skip
+    pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
+    return Stats(_zeros(ACCUMULATOR_ELEMENTS + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
 def reset(state: State, seed: int) -> None:
     """Bring a state to the start of a launch."""
     for array in state:
         array.fill(0)
-    state.buffer[:, :, PRODUCER:] = -1
-    state.random[0] = seed
+    state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
+    state.scratch[RANDOM] = seed

@@ -13,14 +13,27 @@ from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
-from simulator.jit import kernel
+from simulator.jit import inner_kernel
 
 _PUSH, _POP = BY_NAME["push"].opcode, BY_NAME["pop"].opcode
-_FI, _RE = int(Unit.FI), int(Unit.RE)
+_FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
 _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 
 
-@kernel
+@inner_kernel
+def queue_depth(state):
+    """Return how many commands a queue holds."""
+    return (state.stream.shape[1] - st.QUEUE) // st.ENTRY
+
+
+@inner_kernel
+def queue_entry(state, stream, position):
+    """Return the entry at a position of a stream's queue, as a view."""
+    first = st.QUEUE + position * st.ENTRY
+    return state.stream[stream, first : first + st.ENTRY]
+
+
+@inner_kernel
 def wake_stream(state, stream, time, cause):
     """Let a stream that waits for `cause` look again at `time`."""
     if stream >= 0 and state.stream[stream, st.STREAM_STATUS] == cause:
@@ -28,7 +41,7 @@ def wake_stream(state, stream, time, cause):
         schedule(state, time, stream)
 
 
-@kernel
+@inner_kernel
 def wake_core(state, core, time):
     """Let a stopped core go on, not before `time`."""
     state.core[core, st.STATUS] = st.RUNNING
@@ -36,7 +49,7 @@ def wake_core(state, core, time):
     schedule(state, state.core[core, st.TIME], state.stream.shape[0] + core)
 
 
-@kernel
+@inner_kernel
 def drained_time(state, core):
     """Return when all commands a core has issued are complete, or -1 while one has not started."""
     time = 0
@@ -47,9 +60,9 @@ def drained_time(state, core):
     return time
 
 
-@kernel
+@inner_kernel
 def _dequeue(state, stream, now):
-    depth = state.queue.shape[1]
+    depth = queue_depth(state)
     state.stream[stream, st.HEAD] = (state.stream[stream, st.HEAD] + 1) % depth
     state.stream[stream, st.COUNT] -= 1
     state.stream[stream, st.CLOCK] = now
@@ -62,7 +75,7 @@ def _dequeue(state, stream, now):
             wake_core(state, core, time)
 
 
-@kernel
+@inner_kernel
 def push_slots(code, state, pe, buffer, slots, time):
     """Make slots visible at `time`; return False if the buffer has no room for them yet."""
     capacity = code.buffers[buffer, 2]
@@ -70,12 +83,12 @@ def push_slots(code, state, pe, buffer, slots, time):
     if pushed + slots > state.buffer[pe, buffer, st.POPPED] + capacity:
         return False
     for index in range(pushed, pushed + slots):
-        state.push_time[pe, buffer, index % capacity] = time
+        state.buffer[pe, buffer, st.PUSH_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.PUSHED] = pushed + slots
     return True
 
 
-@kernel
+@inner_kernel
 def pop_slots(code, state, pe, buffer, slots, time):
     """Free slots at `time`; return False if they are not there yet."""
     capacity = code.buffers[buffer, 2]
@@ -83,12 +96,12 @@ def pop_slots(code, state, pe, buffer, slots, time):
     if popped + slots > state.buffer[pe, buffer, st.PUSHED]:
         return False
     for index in range(popped, popped + slots):
-        state.pop_time[pe, buffer, index % capacity] = time
+        state.buffer[pe, buffer, st.POP_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.POPPED] = popped + slots
     return True
 
 
-@kernel
+@inner_kernel
 def wake_consumer(state, pe, buffer, now):
     """Let whoever reads a buffer look again."""
     consumer = state.buffer[pe, buffer, st.CONSUMER]
@@ -100,7 +113,7 @@ def wake_consumer(state, pe, buffer, now):
         wake_core(state, core, now)
 
 
-@kernel
+@inner_kernel
 def _step_pointer(code, state, stream, pe, fields, now):
     """Run a push or pop at the head of a queue; return the status it waits with, or IDLE when it is done."""
     buffer = fields[col.C0] if fields[col.OPCODE] == _PUSH else fields[col.C1]
@@ -116,23 +129,25 @@ def _step_pointer(code, state, stream, pe, fields, now):
     return st.IDLE
 
 
-@kernel
+@inner_kernel
 def _link_ready(code, state, pe, fields, row):
     """Return (status, time) of a neighbour link for acc_send and acc_add."""
     direction = fields[col.MODE]
     if row[tr.LINK_ROLE] == tr.LINK_SENDS:
         target = commands.link_target(code, pe, direction)
-        full, time = state.neighbour[target, (direction + 2) & 3, 0], state.neighbour[target, (direction + 2) & 3, 1]
+        link = st.INCOMING + 2 * ((direction + 2) & 3)
+        full, time = state.pe[target, link], state.pe[target, link + 1]
         return (st.ON_LINK if full else st.IDLE), time
-    full, time = state.neighbour[pe, direction, 0], state.neighbour[pe, direction, 1]
+    link = st.INCOMING + 2 * direction
+    full, time = state.pe[pe, link], state.pe[pe, link + 1]
     return (st.IDLE if full else st.ON_LINK), time
 
 
-@kernel
+@inner_kernel
 def _readiness(code, hardware, state, stream, pe, unit, fields, values, extents):
     """Return (error, waiting status or IDLE, earliest start) of the command at the head of a queue."""
     row = code.traits[fields[col.OPCODE]]
-    ready = max(state.stream[stream, st.CLOCK], state.unit_free[pe, unit])
+    ready = max(state.stream[stream, st.CLOCK], state.pe[pe, unit])
     for operand in range(3):
         if extents[operand, 0] <= 0:
             continue
@@ -144,7 +159,7 @@ def _readiness(code, hardware, state, stream, pe, unit, fields, values, extents)
             return codes.OK, (st.ON_SPACE if operand == operands.OUT else st.ON_INPUT), 0
         ready = max(ready, time)
     if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
-        snapshot = state.queue[stream, state.stream[stream, st.HEAD], st.Q_SNAPSHOT]
+        snapshot = queue_entry(state, stream, state.stream[stream, st.HEAD])[st.Q_SNAPSHOT]
         time = commands.bank_ready(state, pe, fields[col.BANK], row[tr.BANK_ROLE], snapshot)
         if time < 0:
             state.stream[stream, st.DETAIL] = fields[col.BANK]
@@ -157,11 +172,11 @@ def _readiness(code, hardware, state, stream, pe, unit, fields, values, extents)
         ready = max(ready, time)
     if unit == _FI:
         slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
-        ready = max(ready, state.in_flight[stream, slot])
+        ready = max(ready, state.stream[stream, st.IN_FLIGHT + slot])
     return codes.OK, st.IDLE, ready
 
 
-@kernel
+@inner_kernel
 def _wake_after(code, state, stream, pe, fields):
     """Wake who may wait for the bank or link that a started command used."""
     row = code.traits[fields[col.OPCODE]]
@@ -170,20 +185,21 @@ def _wake_after(code, state, stream, pe, fields):
     if row[tr.BANK_ROLE] == tr.BANK_BY_DPE:
         wake_stream(state, core * _UNITS + _RE, now, st.ON_BANK)
     elif row[tr.BANK_ROLE] == tr.BANK_BY_RE:
-        wake_stream(state, core * _UNITS + int(Unit.DPE), now, st.ON_BANK)
+        wake_stream(state, core * _UNITS + _DPE, now, st.ON_BANK)
     if row[tr.LINK_ROLE] != tr.LINK_UNUSED:
         target, sends = commands.link_target(code, pe, fields[col.MODE]), row[tr.LINK_ROLE] == tr.LINK_SENDS
-        place = (target, (fields[col.MODE] + 2) & 3) if sends else (pe, fields[col.MODE])
-        state.neighbour[place[0], place[1], 0] = 1 if sends else 0
-        state.neighbour[place[0], place[1], 1] = state.stream[stream, st.FINISH]
+        receiver = target if sends else pe
+        link = st.INCOMING + 2 * (((fields[col.MODE] + 2) & 3) if sends else fields[col.MODE])
+        state.pe[receiver, link] = 1 if sends else 0
+        state.pe[receiver, link + 1] = state.stream[stream, st.FINISH]
         for other in range(st.CORES):
             wake_stream(state, target * _STREAMS_PER_PE + other * _UNITS + _RE, now, st.ON_LINK)
 
 
-@kernel
+@inner_kernel
 def _group_of(code, stream, pe, mode):
     """Return (index in State.group, first PE, PE step, PE count) of a broadcast."""
-    rows, columns = code.rectangle[0], code.rectangle[1]
+    rows, columns = code.header[st.ROWS], code.header[st.COLUMNS]
     if mode == 1:
         return pe // columns, pe // columns * columns, 1, columns
     if mode == 2:
@@ -191,7 +207,7 @@ def _group_of(code, stream, pe, mode):
     return rows + columns, 0, 1, rows * columns
 
 
-@kernel
+@inner_kernel
 def _gather(state, group, values, now):
     """Note that one PE has come to a broadcast; return an error code."""
     if group[st.G_ARRIVED] == 0:
@@ -204,24 +220,24 @@ def _gather(state, group, values, now):
     return codes.OK
 
 
-@kernel
-def _start_broadcast(code, hardware, state, stats, memories, tables, stream, fields, functional, now):
+@inner_kernel
+def _start_broadcast(code, hardware, state, stats, memories, tables, meaning, stream, fields, functional, now):
     """Start a broadcast that all PEs have come to: one read, delivered to each; return an error code."""
     core = (stream // _UNITS) % st.CORES
     pe = stream // _STREAMS_PER_PE
     mode = fields[col.MODE]
     index, first, step, count = _group_of(code, stream, pe, mode)
     state.group[core, index, :] = 0
-    columns = code.rectangle[1]
+    columns = code.header[st.COLUMNS]
     done = now
     for member in range(count):
         other = first + member * step
         other_stream = other * _STREAMS_PER_PE + core * _UNITS + _FI
-        head = state.stream[other_stream, st.HEAD]
-        other_fields = code.instructions[core, state.queue[other_stream, head, st.Q_PC]]
-        values = state.queue[other_stream, head, st.Q_VALUES :]
+        entry = queue_entry(state, other_stream, state.stream[other_stream, st.HEAD])
+        other_fields = code.instructions[core, entry[st.Q_PC]]
+        values = entry[st.Q_VALUES :]
         operands.measure(hardware, code.traits, other_fields, values, state.extents)
-        row = code.rectangle[2] + other // columns
+        row = code.header[st.FIRST_ROW] + other // columns
         if member == 0:
             error, done = commands.serve_shared(
                 code, hardware, state, stats, other_fields, values, code.traits[other_fields[col.OPCODE]], row, now
@@ -234,12 +250,12 @@ def _start_broadcast(code, hardware, state, stats, memories, tables, stream, fie
     for member in range(count):
         other = first + member * step
         other_stream = other * _STREAMS_PER_PE + core * _UNITS + _FI
-        head = state.stream[other_stream, st.HEAD]
-        other_fields = code.instructions[core, state.queue[other_stream, head, st.Q_PC]]
-        values = state.queue[other_stream, head, st.Q_VALUES :]
+        entry = queue_entry(state, other_stream, state.stream[other_stream, st.HEAD])
+        other_fields = code.instructions[core, entry[st.Q_PC]]
+        values = entry[st.Q_VALUES :]
         operands.measure(hardware, code.traits, other_fields, values, state.extents)
         error = _complete(
-            code, hardware, state, stats, memories, tables, other_stream, other_fields, values, functional, now, done
+            code, hardware, state, stats, memories, tables, meaning, other_stream, other_fields, values, functional, now, done
         )
         if error:
             return error
@@ -249,25 +265,25 @@ def _start_broadcast(code, hardware, state, stats, memories, tables, stream, fie
     return codes.OK
 
 
-@kernel
-def _complete(code, hardware, state, stats, memories, tables, stream, fields, values, functional, now, done):
+@inner_kernel
+def _complete(code, hardware, state, stats, memories, tables, meaning, stream, fields, values, functional, now, done):
     """Execute and book the command at the head of a queue and take it off; return an error code."""
     pe, unit, extents = stream // _STREAMS_PER_PE, stream % _UNITS, state.extents
     if functional:
-        error = commands.perform(code, state, memories, tables, pe, fields, values, extents)
+        error = commands.perform(code, state, memories, tables, meaning, pe, fields, values, extents)
         if error:
             return error
     timing = code.traits[fields[col.OPCODE], tr.TIMING]
     occupancy = commands.work_ticks(hardware, stats, fields, values, extents, timing)
     commands.finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occupancy, now, done)
-    stats.opcode_count[fields[col.OPCODE]] += 1
+    stats.counts[fields[col.OPCODE]] += 1
     _dequeue(state, stream, now)
     _wake_after(code, state, stream, pe, fields)
     return codes.OK
 
 
-@kernel
-def step_stream(code, hardware, state, stats, memories, tables, stream, functional, now):
+@inner_kernel
+def step_stream(code, hardware, state, stats, memories, tables, meaning, stream, functional, now):
     """Do all that a stream can do at time `now`; return an error code."""
     core = (stream // _UNITS) % st.CORES
     pe, unit, extents = stream // _STREAMS_PER_PE, stream % _UNITS, state.extents
@@ -275,12 +291,12 @@ def step_stream(code, hardware, state, stats, memories, tables, stream, function
         if state.stream[stream, st.COUNT] == 0:
             state.stream[stream, st.STREAM_STATUS] = st.IDLE
             return codes.OK
-        entry = state.queue[stream, state.stream[stream, st.HEAD]]
+        entry = queue_entry(state, stream, state.stream[stream, st.HEAD])
         if entry[st.Q_ARRIVAL] > now:
             state.stream[stream, st.STREAM_STATUS] = st.SCHEDULED
             schedule(state, entry[st.Q_ARRIVAL], stream)
             return codes.OK
-        state.error[st.ERROR_PC] = entry[st.Q_PC]
+        state.scratch[st.ERROR_PC] = entry[st.Q_PC]
         fields, values = code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
         opcode = fields[col.OPCODE]
         if opcode == _PUSH or opcode == _POP:
@@ -310,17 +326,17 @@ def step_stream(code, hardware, state, stats, memories, tables, stream, function
                 state.stream[stream, st.STREAM_STATUS] = st.ON_GROUP
                 return codes.OK
             error = _start_broadcast(
-                code, hardware, state, stats, memories, tables, stream, fields, functional, now
+                code, hardware, state, stats, memories, tables, meaning, stream, fields, functional, now
             )
             if error:
                 return error
             continue
         done = now
         if unit == _FI:
-            row = code.rectangle[2] + pe // code.rectangle[1]
+            row = code.header[st.FIRST_ROW] + pe // code.header[st.COLUMNS]
             error, done = commands.serve_shared(code, hardware, state, stats, fields, values, code.traits[opcode], row, now)
             if error:
                 return error
-        error = _complete(code, hardware, state, stats, memories, tables, stream, fields, values, functional, now, done)
+        error = _complete(code, hardware, state, stats, memories, tables, meaning, stream, fields, values, functional, now, done)
         if error:
             return error
