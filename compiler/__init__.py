@@ -1,6 +1,6 @@
 """The compiler: an ONNX model -> a program for a machine.
 
-    program = compile_model("llama.onnx", machine="mtia-2i", dims={"batch": 1, "sequence": 1, "past": (0, 4096)})
+program = compile_model("llama.onnx", machine="mtia-2i", dims={"batch": 1, "sequence": 1, "past": (0, 4096)})
 """
 
 from __future__ import annotations
@@ -57,4 +57,6 @@ def _check_dtype(dtype: str, machine: Machine) -> None:
     if dtype not in ("fp16", "bf16"):
         raise UnsupportedError(f"dtype '{dtype}' is not supported", where="--dtype", help="choose fp16 or bf16")
     if not machine.matrix.rate_by_dtype[dtype]:
-        raise UnsupportedError(f"{machine.name} does not multiply {dtype}", where="--dtype", help="choose the other one")
+        raise UnsupportedError(
+            f"{machine.name} does not multiply {dtype}", where="--dtype", help="choose the other one"
+        )

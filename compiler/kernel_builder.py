@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class BufferHandle:
     slots: int
 
 
-Scalar = Union[Register, int]
-OperandValue = Union[Register, BufferHandle, int, float, str]
+Scalar = Register | int
+OperandValue = Register | BufferHandle | int | float | str
 Coordinate = Literal["row", "column", "rows", "columns"]
 ZERO = Register(0)
 
@@ -192,7 +192,7 @@ class CoreBuilder:
     # --- instructions ------------------------------------------------------------------------------------------
 
     def emit(self, name: str, **operands: OperandValue) -> None:
-        """Emit an instruction with the operands of its row in `isa.table`; offsets, pitches and choices left out are 0."""
+        """Emit an instruction with the operands of its row in `isa.table`; registers and choices left out are 0."""
         instruction = instruction_named(name)
         values: dict[str, Value] = {}
         for operand in instruction.operands:

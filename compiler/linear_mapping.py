@@ -11,7 +11,7 @@ Two ways, both output-stationary (accumulators stay until K is done):
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from compiler.kernel_builder import round_up
@@ -21,7 +21,7 @@ from isa.machine import Machine
 
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
-MAXIMUM_CHUNK_BYTES = 2048
+SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk."""
 PREFERRED_SLOTS = 4
 LOADED_LATENCIES = 4
@@ -129,7 +129,7 @@ def padded_outputs(shape: LinearShape) -> int:
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return an estimate of the launch's cycles: the busiest of memory, links, ports and matrix engine, and the edges."""
+    """Return an estimate of the launch's cycles: the busiest of memory, links, ports and matrix engine, and edges."""
     shape = mapping.shape
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
@@ -193,10 +193,11 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         rounds = -(-tiles // (grid_rows * grid_columns))
         rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
-        yield from _chunked(
-            machine, shape=shape, resident=True, grid_rows=rows, grid_columns=columns, tile_rows=shape.rows,
-            tile_outputs=tile, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds,
+        choice = LinearMapping(
+            shape, True, rows, columns, tile_rows=shape.rows, tile_outputs=tile, chunks=1, chunk_bytes=k_bytes,
+            k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
+        yield from _chunked(choice, machine)
 
 
 def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
@@ -217,31 +218,26 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
             tile = column_blocks * machine.accumulator.columns
             tiles = -(-padded_outputs(shape) // tile)
             output_rounds = -(-tiles // machine.grid.columns)
-            yield from _chunked(
-                machine, shape=shape, resident=False, grid_rows=grid_rows, grid_columns=-(-tiles // output_rounds),
-                tile_rows=tile_rows, tile_outputs=tile, k_bytes=k_bytes, row_rounds=rounds,
-                output_rounds=output_rounds,
+            choice = LinearMapping(
+                shape, False, grid_rows, -(-tiles // output_rounds), tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
+                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
             )  # fmt: skip
+            yield from _chunked(choice, machine)
 
 
-def _chunked(machine: Machine, **choice: object) -> Iterator[LinearMapping]:
+def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Complete a choice with every useful split of K and the most slots that fit."""
-    k_bytes = choice["k_bytes"]
-    assert isinstance(k_bytes, int)
-    block = machine.matrix.block_k_bytes
-    fewest = -(-k_bytes // MAXIMUM_CHUNK_BYTES)
-    seen = set()
-    for chunks in range(fewest, max(fewest, k_bytes // 128) + 1):
-        chunk_bytes = round_up(-(-k_bytes // chunks), block)
-        chunks = -(-k_bytes // chunk_bytes)
+    block, seen = machine.matrix.block_k_bytes, set()
+    fewest = -(-choice.k_bytes // MAXIMUM_CHUNK_BYTES)
+    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
+        chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
         if chunk_bytes in seen:
             continue
         seen.add(chunk_bytes)
+        chunks = -(-choice.k_bytes // chunk_bytes)
         for slots in range(PREFERRED_SLOTS, 1, -1):
-            x_slots = 1 if choice["resident"] else slots
-            mapping = LinearMapping(
-                chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots, **choice
-            )  # type: ignore[arg-type]
+            x_slots = 1 if choice.resident else slots
+            mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 yield mapping
                 break

@@ -1,7 +1,7 @@
 """Level 3: the mapped graph. Every value has a place, every operation a way to run; addresses come last.
 
-A value is a `Region`: rows and columns of a storage with a row pitch. Views (slices) share the storage of another value.
-Keys and values of attention live in a `CacheRegion`, a state tensor [batch, kv head, capacity, head_dim].
+A value is a `Region`: rows and columns of a storage with a row pitch. Views (slices) share the storage of another
+value. Keys and values of attention live in a `CacheRegion`, a state tensor [batch, kv head, capacity, head_dim].
 """
 
 from __future__ import annotations
@@ -131,10 +131,10 @@ def _operation_text(mapped: MappedGraph, op: Operation) -> str:
 
 
 def _place_text(mapped: MappedGraph, name: str | None) -> str:
-    if name in mapped.caches:
+    if name and name in mapped.caches:
         cache = mapped.caches[name]
         return f"{cache.storage}[{cache.batch}, {cache.heads}, {cache.capacity}, {cache.head_dim}]"
-    if name in mapped.regions:
+    if name and name in mapped.regions:
         region = mapped.regions[name]
         offset = f"+{region.offset_bytes}" if region.offset_bytes else ""
         return f"{region.storage}{offset}[{region.rows}, {region.columns}]"

@@ -62,7 +62,8 @@ class _Mapper:
         for name in self.graph.inputs:
             if name not in self.caches:
                 self._map_input(self.graph.value(name))
-        for self.index, op in enumerate(self.graph.operations):
+        for op in self.graph.operations:
+            self.index += 1
             self._map_operation(op)
         self.index += 1
         for name in self.graph.outputs:
@@ -195,7 +196,9 @@ class _Mapper:
         assert isinstance(op.attributes, LinearAttributes)
         x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
         bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
-        shape = LinearShape(x.rows, x.columns, out.columns, self.dtype, self.dtype, bias is not None, residual is not None)
+        shape = LinearShape(
+            x.rows, x.columns, out.columns, self.dtype, self.dtype, bias is not None, residual is not None
+        )
         choice = choose_linear(shape, self.machine)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]
@@ -208,7 +211,9 @@ class _Mapper:
         if bias:
             row = self.graph.constants[self.constant_input(op, 2)]
             elements = choice.output_tiles * choice.tile_outputs
-            self._constant(op, 2, f"{row.value.name}.row_{elements}", lambda storage: pack_vector(row, storage, elements))
+            self._constant(
+                op, 2, f"{row.value.name}.row_{elements}", lambda storage: pack_vector(row, storage, elements)
+            )
 
     def pack_norm(self, op: Operation) -> None:
         """Pack the weight as one fp32 row with the padding of x."""

@@ -10,6 +10,7 @@ from compiler.graph import Constant as GraphConstant
 from compiler.graph import FileReference
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import LinearMapping
+from compiler.shape_inference import int_shape
 from isa.dtypes import FP32, Dtype
 from isa.program import (
     Absent,
@@ -50,13 +51,13 @@ def pack_weight(constant: GraphConstant, storage: str, mapping: LinearMapping, r
 
 def pack_vector(constant: GraphConstant, storage: str, elements: int, dtype: Dtype = FP32) -> Constant:
     """One row of `elements`, zeros at its end."""
-    count = int(np.prod(_shape(constant)))
+    count = int(np.prod(int_shape(constant.value.shape)))
     return _described(constant, storage, [Cast(dtype.name), Reshape((count,)), Pad((elements,))])
 
 
 def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int | None = None) -> Constant:
     """[rows, columns] with padded rows; `columns` keeps only the first ones."""
-    rows, width = _shape(constant)[-2:]
+    rows, width = int_shape(constant.value.shape)[-2:]
     steps: list[PackStep] = [Reshape((rows, width))]
     if columns is not None and columns != width:
         steps.append(Take(1, range(columns)))
@@ -66,11 +67,7 @@ def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int 
 
 
 def _described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) -> Constant:
-    return Constant(storage, _source(constant), _shape(constant), constant.value.dtype, tuple(steps))
-
-
-def _shape(constant: GraphConstant) -> tuple[int, ...]:
-    return tuple(int(dim) for dim in constant.value.shape)  # type: ignore[arg-type]
+    return Constant(storage, _source(constant), int_shape(constant.value.shape), constant.value.dtype, tuple(steps))
 
 
 def _source(constant: GraphConstant) -> Source:

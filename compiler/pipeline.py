@@ -27,8 +27,8 @@ from isa.machine import Machine
 if TYPE_CHECKING:
     from isa.program import Program
 
-Level = Union[Graph, MappedGraph, "Program"]
-DimRange = Union[int, tuple[int, int]]
+Level = Union[Graph, MappedGraph, "Program"]  # noqa: UP007 - a name in quotes takes no `|`
+DimRange = int | tuple[int, int]
 Observer = Callable[[str, Level], None]
 
 

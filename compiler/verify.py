@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from compiler.graph import Graph
 from compiler.mapped import MappedGraph, Region
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from isa.program import Program
 
 
-def verify(level: Union[Graph, MappedGraph, Program]) -> None:
-    """Raise AssertionError with the first thing that is wrong with a graph or mapped graph, ProgramError for a program."""
+def verify(level: Graph | MappedGraph | Program) -> None:
+    """Raise AssertionError for the first fault of a graph or mapped graph, ProgramError for a program."""
     if isinstance(level, Graph):
         verify_graph(level)
     elif isinstance(level, MappedGraph):

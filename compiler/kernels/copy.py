@@ -9,6 +9,7 @@ from compiler.graph import Operation, SliceAttributes
 from compiler.kernel_builder import CoreBuilder, KernelBuilder, Register
 from compiler.kernels.dealing import cut_rows, dealt_pieces, row_address
 from compiler.lowering import ArgumentValue, Lowering
+from compiler.shape_inference import int_shape
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 from isa.kernel import Kernel
@@ -60,8 +61,9 @@ def lower(context: Lowering, op: Operation) -> None:
     """Launch one copy per run of rows that have the same pitch: one in all, or one per sequence of a batch."""
     assert isinstance(op.attributes, SliceAttributes)
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
-    shape = [int(dim) for dim in context.mapped.graph.value(op.inputs[0] or "").shape]  # type: ignore[arg-type]
-    axis, start = op.attributes.axis % len(shape), int(op.attributes.start)  # type: ignore[call-overload]
+    shape = int_shape(context.mapped.graph.value(op.inputs[0] or "").shape)
+    (start,) = int_shape((op.attributes.start,))
+    axis = op.attributes.axis % len(shape)
     if axis == len(shape) - 1:
         _launch(context, op, context.address(x, start * x.dtype.bytes), context.address(out), out.rows)
         return

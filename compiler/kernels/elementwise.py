@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
@@ -74,9 +73,7 @@ def _compute(
         core.compute("div", size, dtype.bytes, elements)
         left, left_dtype = a, dtype.name
         if first is not None and recipe.first is not None:
-            core.emit(
-                recipe.first, out=first, a=a, rows=1, columns=elements, out_dtype="fp32", a_dtype=dtype.name
-            )
+            core.emit(recipe.first, out=first, a=a, rows=1, columns=elements, out_dtype="fp32", a_dtype=dtype.name)
             core.push(first)
             core.pop(a)
             left, left_dtype = first, "fp32"

@@ -1,8 +1,8 @@
 """`x @ W.T (+ bias | + residual)`: core A streams chunks of x and the packed weight, core B multiplies and stores.
 
-The packed weight is [output tile][K chunk][tile_outputs][chunk]; a chunk of a tile is one contiguous block. Accumulators
-start from the bias, the residual or zeros, so that all products add. Rows of x are padded with zeros up to a block of K.
-Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with the same tiles.
+The packed weight is [output tile][K chunk][tile_outputs][chunk]; a chunk of a tile is one contiguous block.
+Accumulators start from the bias, the residual or zeros, so that all products add. Rows of x are padded with zeros up
+to a block of K. Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with the same tiles.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from isa.kernel import Kernel
 from isa.machine import Machine
 
 ARGUMENTS = (
-    "x", "x_pitch", "weight", "out", "out_pitch", "rows", "k_bytes", "out_bytes", "chunks", "row_rounds", "output_tiles",
-    "initial", "initial_pitch",
+    "x", "x_pitch", "weight", "out", "out_pitch", "rows", "k_bytes", "out_bytes", "chunks", "row_rounds",
+    "output_tiles", "initial", "initial_pitch",
 )  # fmt: skip
 """Addresses, pitches, `rows` of x, bytes of K and of a result row that hold data or zeros, counts; `initial` is the
 bias (fp32, one row of whole tiles) or the residual (rows of the result)."""
@@ -228,7 +228,9 @@ class _Multiplier(_Walk):
         core, shape = self.core, self.mapping.shape
         has_initial = shape.has_bias or shape.has_residual
         if not has_initial:
-            core.emit("fill", out=self.buffers.initial, rows=1, columns=INITIAL_ROW_BYTES // 4, out_dtype="fp32", value=0.0)
+            core.emit(
+                "fill", out=self.buffers.initial, rows=1, columns=INITIAL_ROW_BYTES // 4, out_dtype="fp32", value=0.0
+            )
             core.push(self.buffers.initial)
         for _ in self.row_tiles():
             self._split_rows()
@@ -237,9 +239,11 @@ class _Multiplier(_Walk):
                 if has_initial:
                     core.pop(self.buffers.initial)
                 self._multiply_chunks()
-                with core.when_less(self.row_start, core.argument("rows")):
-                    with core.when_less(self.out_offset, core.argument("out_bytes")):
-                        self._store()
+                with (
+                    core.when_less(self.row_start, core.argument("rows")),
+                    core.when_less(self.out_offset, core.argument("out_bytes")),
+                ):
+                    self._store()
 
     def _split_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
@@ -258,7 +262,7 @@ class _Multiplier(_Walk):
                 yield block * len(self.column_blocks) + index, block, start, width
 
     def _start_accumulators(self) -> None:
-        core, shape, initial = self.core, self.mapping.shape, self.buffers.initial
+        shape, initial = self.mapping.shape, self.buffers.initial
         held = self.machine.accumulator.rows
         for bank, block, start, width in self._banks():
             rows = self.block_rows[block]

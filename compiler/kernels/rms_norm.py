@@ -52,7 +52,14 @@ def build(shape: RmsNormShape, machine: Machine) -> Kernel:
 
 def _local_bytes(shape: RmsNormShape, chunk: int, x_slots: int) -> int:
     row = shape.padded_columns
-    buffers = (x_slots * row * shape.dtype.bytes, row * 4, chunk * 4, 4 * (row // chunk + 1), 64, 2 * chunk * shape.dtype.bytes)
+    buffers = (
+        x_slots * row * shape.dtype.bytes,
+        row * 4,
+        chunk * 4,
+        4 * (row // chunk + 1),
+        64,
+        2 * chunk * shape.dtype.bytes,
+    )
     return sum(round_up(size, 64) for size in buffers)
 
 
@@ -102,7 +109,14 @@ def _statistic(core: CoreBuilder, buffers: _Buffers, shape: RmsNormShape, chunks
             core.push(wide)
             core.copy(index * 4, offset)
             core.emit(
-                "rowsum", out=partial, out_offset=offset, a=wide, rows=1, columns=width, out_dtype="fp32", a_dtype="fp32"
+                "rowsum",
+                out=partial,
+                out_offset=offset,
+                a=wide,
+                rows=1,
+                columns=width,
+                out_dtype="fp32",
+                a_dtype="fp32",
             )
             core.pop(wide)
     core.push(partial)

@@ -20,8 +20,8 @@ from isa.kernel import Kernel
 from isa.machine import Machine
 
 ARGUMENTS = (
-    "x", "x_pitch", "cosines", "sines", "start", "positions", "position_count", "tokens", "sequence", "out", "out_batch_pitch",
-    "out_token_pitch", "out_head_pitch",
+    "x", "x_pitch", "cosines", "sines", "start", "positions", "position_count", "tokens", "sequence", "out",
+    "out_batch_pitch", "out_token_pitch", "out_head_pitch",
 )  # fmt: skip
 """Token `i` of a sequence has position `start + i`, or `positions[token % position_count]` if the kernel reads them."""
 
@@ -130,8 +130,8 @@ def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) 
     zeros = _zeros(builder)
     with dealt_items(core, core.argument("tokens")) as token:
         _rotate(
-            core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size, x_pitch=shape.head_dim * size,
-            out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
+            core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size,
+            x_pitch=shape.head_dim * size, out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
         )  # fmt: skip
         _fill_padding(core, shape, zeros, buffers.out)
         core.push(buffers.out)
@@ -202,7 +202,14 @@ def _rotate_interleaved(builder: KernelBuilder, buffers: _Buffers, shape: RopeSh
     rotated = builder.buffer("rotated", 2 * pairs * size, 2)
     with dealt_items(core, core.argument("tokens")) as token:
         core.emit(
-            "transpose", out=apart, out_pitch=pairs * size, a=buffers.x, a_pitch=2 * size, rows=pairs, columns=2, a_dtype=name
+            "transpose",
+            out=apart,
+            out_pitch=pairs * size,
+            a=buffers.x,
+            a_pitch=2 * size,
+            rows=pairs,
+            columns=2,
+            a_dtype=name,
         )
         core.push(apart)
         core.pop(buffers.x)
@@ -227,7 +234,9 @@ def _rotate_interleaved(builder: KernelBuilder, buffers: _Buffers, shape: RopeSh
 
 
 def _store(core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Register) -> None:
-    rows, row_bytes = (shape.heads, shape.out_head_dim * shape.dtype.bytes) if shape.into_cache else (1, shape.out_bytes)
+    rows, row_bytes = (
+        (shape.heads, shape.out_head_dim * shape.dtype.bytes) if shape.into_cache else (1, shape.out_bytes)
+    )
     with core.scratch() as address:
         token_address(core, token, address)
         core.emit(
@@ -238,7 +247,7 @@ def _store(core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Regist
 
 
 def token_address(core: CoreBuilder, token: Register, into: Register) -> None:
-    """Emit the address of a token's result: `out + (token // sequence) * batch pitch + (token % sequence) * token pitch`."""
+    """Emit `into = out + (token // sequence) * out_batch_pitch + (token % sequence) * out_token_pitch`."""
     with core.scratch() as index:
         core.compute("div", token, core.argument("sequence"), into)
         core.multiply(into, core.argument("out_batch_pitch"), into)
