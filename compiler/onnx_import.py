@@ -6,6 +6,7 @@ the file (exporters get them wrong): `compiler.shape_inference` works them out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,21 @@ def load_onnx(path: Path) -> Graph:
         raise _not_onnx(path) from None
     if not model.graph.node or not model.graph.output:
         raise _not_onnx(path)
+    if not all(isinstance(text, str) for text in _texts(model.graph)):
+        raise ModelError("names that are no UTF-8 text", where=str(path), help="export or copy the model again")
     return import_model(model, path.parent, str(path))
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[object]:
+    """Yield the names that are used here; protobuf gives damaged ones as bytes."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for info in (*graph.input, *graph.output):
+        yield from (info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim))
 
 
 def _not_onnx(path: Path) -> ModelError:
@@ -159,7 +174,7 @@ def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
 
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         what = f"the data of tensor {tensor.name!r} does not fit its shape {list(tensor.dims)}"
         raise ModelError(what, where=name, help="export or copy the model again") from error
 
@@ -192,10 +207,29 @@ def _attribute(attribute: onnx.AttributeProto, name: str) -> object:
         return _array(value, name)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    expected = _ATTRIBUTE_TYPES.get(attribute.name)
+    if expected is not None and attribute.type != expected:
+        what = f"the attribute {attribute.name!r} has the wrong type"
+        raise ModelError(what, where=name, help="check the file with onnx.checker")
     return tuple(value) if attribute.type in _LIST_TYPES else value
 
 
-_LIST_TYPES = (6, 7, 8)  # AttributeProto: FLOATS, INTS, STRINGS
+# AttributeProto.AttributeType numbers.
+_FLOAT, _INT, _LIST_TYPES = 1, 2, (6, 7, 8)
+# Attributes that mean the same in all operators that have them.
+_ATTRIBUTE_TYPES = {
+    **dict.fromkeys(("epsilon", "scale", "softcap", "alpha"), _FLOAT),
+    **dict.fromkeys(("axes", "perm"), 7),
+    **dict.fromkeys(
+        (
+            "axis", "to", "keepdims", "allowzero", "start", "end", "upper", "exclusive", "reverse", "batch_dims",
+            "fmod", "noop_with_empty_axes", "num_outputs", "num_heads", "kv_num_heads", "q_num_heads", "interleaved",
+            "is_causal", "do_rotary", "rotary_interleaved", "local_window_size", "smooth_softmax", "qk_output",
+            "rotary_embedding_dim", "qk_matmul_output_mode",
+        ),
+        _INT,
+    ),
+}  # fmt: skip
 
 
 def _constant_of_node(node: onnx.NodeProto, operation: Operation) -> np.ndarray | None:

@@ -26,7 +26,7 @@ from compiler.graph import (
     dtype_of,
 )  # fmt: skip
 from compiler.kinds import SUPPORTED_KINDS
-from compiler.shape_rules import SHAPE_RULES, Call, Fact, shape_content, solved_shape
+from compiler.shape_rules import SHAPE_RULES, Call, Fact, check_arguments, shape_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
 from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
@@ -114,16 +114,20 @@ def _known_fact(graph: Graph, name: str | None, attributes: object) -> Fact:
     return Fact(value.shape, value.dtype, elements)
 
 
+# What NumPy and our rules raise for arguments that do not fit an operator.
+_MISFITS = (Contradiction, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, RuntimeError)
+
+
 def _results(call: Call, operation: Operation) -> list[Fact]:
     try:
-        typed = [
-            (solved_shape(shape, call.solver), dtype) for shape, dtype in SHAPE_RULES[call.attributes.op_type](call)
-        ]
+        check_arguments(call)
+        rule = SHAPE_RULES[call.attributes.op_type]
+        typed = [(solved_shape(shape, call.solver), dtype) for shape, dtype in rule(call)]
+        contents = _contents(call, typed)
     except Undecided as error:
         raise _undecided(call, operation, str(error)) from None
-    except (Contradiction, ValueError, IndexError, KeyError, TypeError) as error:
+    except _MISFITS as error:
         raise _misfit(call, operation, error) from None
-    contents = _contents(call, typed)
     return [Fact(shape, dtype, content) for (shape, dtype), content in zip(typed, contents, strict=False)]
 
 

@@ -179,6 +179,8 @@ def _unsqueeze(call: Call) -> list[Typed]:
     rank = len(fact.shape) + len(axes)
     rest = iter(fact.shape)
     inserted = {axis % rank for axis in axes}
+    if len(inserted) != len(axes):
+        raise Contradiction(f"axes {axes} and axes that differ")
     return [(tuple(1 if axis in inserted else next(rest) for axis in range(rank)), fact.dtype)]
 
 
@@ -386,6 +388,44 @@ SHAPE_RULES: dict[str, Rule] = {
     "Unsqueeze": _unsqueeze,
     "Where": _elementwise(dtype_from=1),
 }
+
+# Fewest and most inputs of each operator; all of the fewest must be there.
+_INPUT_COUNTS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys((*_BOOLEAN, *_ARITHMETIC), (2, 2)),
+    **dict.fromkeys(("Not", "IsNaN", "IsInf", *_UNARY), (1, 1)),
+    **dict.fromkeys(("Concat", "Max", "Min"), (1, 1 << 20)),
+    **{f"Reduce{name}": (1, 2) for name in ("Max", "Mean", "Min", "Prod", "Sum")},
+    **dict.fromkeys(("Cast", "ConstantOfShape", "Flatten", "Shape", "Size", "Transpose"), (1, 1)),
+    **dict.fromkeys(("CumSum", "Expand", "Gather", "GatherElements", "GatherND", "MatMul", "Reshape", "Tile"), (2, 2)),
+    **dict.fromkeys(("Split", "Squeeze", "Trilu"), (1, 2)),
+    "Attention": (3, 7),
+    "Clip": (1, 3),
+    "GroupQueryAttention": (1, 16),
+    "RMSNormalization": (2, 2),
+    "Range": (3, 3),
+    "RotaryEmbedding": (3, 4),
+    "SimplifiedLayerNormalization": (2, 2),
+    "SkipSimplifiedLayerNormalization": (3, 4),
+    "Slice": (3, 5),
+    "Unsqueeze": (2, 2),
+    "Where": (3, 3),
+}
+# Most outputs of each operator that can have more than one.
+_OUTPUT_COUNTS = {
+    "Attention": 3, "GroupQueryAttention": 3, "SkipSimplifiedLayerNormalization": 4, "Split": 1 << 20,
+}  # fmt: skip
+
+
+def check_arguments(call: Call) -> None:
+    """Raise Contradiction if an operator has the wrong number of inputs or outputs, or misses one."""
+    op_type = call.attributes.op_type
+    fewest, most = _INPUT_COUNTS[op_type]
+    if not fewest <= len(call.inputs) <= most or None in call.inputs[:fewest]:
+        raise Contradiction(f"{len(call.inputs)} inputs and {fewest} to {most} that it takes")
+    if op_type == "GroupQueryAttention" and (len(call.inputs) < 7 or None in call.inputs[5:7]):
+        raise Contradiction("fewer inputs and the 7 that it takes")
+    if not 1 <= call.output_count <= _OUTPUT_COUNTS.get(op_type, 1):
+        raise Contradiction(f"{call.output_count} outputs and {_OUTPUT_COUNTS.get(op_type, 1)} that it gives")
 
 
 def solved_shape(shape: Shape, solver: Solver) -> Shape:

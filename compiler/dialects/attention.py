@@ -162,7 +162,7 @@ class _Fuser:
     def _query(self, match: Match) -> tuple[Form, tuple[int, int, int, int]] | None:
         """Return the form of the queries and (batch, heads, sequence, head_dim)."""
         form, shape = self.forms[match.query], self._shape(match.query)
-        if any(isinstance(dim, Affine) for dim in shape) or form.scale is None:
+        if len(shape) != 4 or any(isinstance(dim, Affine) for dim in shape) or form.scale is None:
             return None
         batch, heads, sequence, head_dim = (int(dim) for dim in shape)  # type: ignore[arg-type]
         source = self._shape(form.source)
