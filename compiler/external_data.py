@@ -30,7 +30,8 @@ def external_reference(tensor: onnx.TensorProto, value: Value, base: Path | None
         )
         raise ModelError(what, where=where, help=f"known keys: {', '.join(sorted(KNOWN_KEYS))}")
     path = _path_inside(base, entries["location"], where)
-    needed = math.prod(int(dim) for dim in value.shape) * dtype_of(value.dtype).itemsize  # type: ignore[arg-type]
+    elements = math.prod(int(dim) for dim in tensor.dims)
+    needed = elements * dtype_of(value.dtype).itemsize
     offset, length = _number(entries, "offset", 0, where), _number(entries, "length", needed, where)
     if length != needed:
         what = f"external data has {length} bytes, but {value.dtype}{list(value.shape)} needs {needed}"

@@ -29,7 +29,7 @@ CONTRIB_DOMAIN = "com.microsoft"
 def load_onnx(path: Path) -> Graph:
     """Read an ONNX file; raises ModelError if it is missing, damaged, no ONNX file or of an unknown opset."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     path = Path(path)
     try:

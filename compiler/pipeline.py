@@ -27,7 +27,7 @@ from isa.machine import Machine
 if TYPE_CHECKING:
     from isa.program import Program
 
-Level = Union[Graph, MappedGraph, "Program"]  # noqa: UP007 - a name in quotes takes no `|`
+Level = Union[Graph, MappedGraph, "Program"]
 DimRange = int | tuple[int, int]
 Observer = Callable[[str, Level], None]
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from compiler.evaluate import FLOAT_DTYPES, MEANINGS, evaluate
+from compiler.dialects.rewrite import is_onnx
 from compiler.graph import Graph, OnnxAttributes, Operation, SizesAttributes
 from isa.affine import evaluate as evaluate_dim
 from isa.affine import symbols_of
@@ -64,10 +65,25 @@ class Subgraph:
                 symbols.update(*(symbols_of(element) for element in operation.attributes.elements))
         return frozenset(symbols)
 
+    def integer_roots_of(self, name: str) -> list[str]:
+        """Return the integer values that are cast to floating point on the way to a value and depend on symbols."""
+        roots = []
+        for operation in self._operations(name):
+            source = operation.inputs[0] if is_onnx(operation, "Cast") else None
+            becomes_float = self._graph.value(operation.outputs[0] or "").dtype in FLOAT_DTYPES
+            if source is not None and becomes_float and self._graph.value(source).dtype not in FLOAT_DTYPES:
+                roots.extend([source] if self.symbols_of(source) else [])
+        return sorted(set(roots))
+
     def run(self, name: str, bindings: Mapping[str, int], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute a value; raises ValueError, IndexError or Undecided if the arrays do not fit the graph."""
+        """Compute a value; raises ValueError, IndexError or Undecided if the arrays do not fit the graph.
+
+        `inputs` may also give inner values, which are then not computed.
+        """
         arrays: dict[str, np.ndarray] = dict(inputs)
         for operation in self._operations(name):
+            if operation.outputs[0] in inputs:
+                continue
             attributes = operation.attributes
             if isinstance(attributes, SizesAttributes):
                 shape = tuple(int(dim) for dim in self._graph.value(operation.outputs[0] or "").shape)  # type: ignore[arg-type]

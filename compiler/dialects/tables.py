@@ -102,24 +102,46 @@ class TableBuilder:
             raise UnsupportedError(what, where=f"node {node!r}", help="bind all but one of them")
         if not symbols:
             return Table(self._rows_at({}, column, batch, sequence, node), None, 0)
-        low, high = self._graph.symbols[symbols[0]]
-        first = self._rows_at({symbols[0]: low}, column, batch, sequence, node)
-        rows = np.zeros((high - low + sequence, first.shape[1]), np.float32)
-        checked = {low, min(low + 1, high), high}
-        for past in sorted({*range(low, high + 1, sequence), *checked}):
-            found = self._rows_at({symbols[0]: past}, column, batch, sequence, node)
-            rows[past - low : past - low + sequence] = found
-        for past in checked:
-            found = self._rows_at({symbols[0]: past}, column, batch, sequence, node)
+        symbol = symbols[0]
+        low, high = self._graph.symbols[symbol]
+        rows = self._rows_of_a_range(column, symbol, batch, sequence, node)
+        for past in _samples(low, high):
+            found = self._rows_at({symbol: past}, column, batch, sequence, node)
             if not np.array_equal(rows[past - low : past - low + sequence], found):
                 raise _no_function(node)
-        return Table(rows, None, Affine.symbol(symbols[0]) - low)
+        return Table(rows, None, Affine.symbol(symbol) - low)
+
+    def _rows_of_a_range(self, column: Column, symbol: str, batch: int, sequence: int, node: str) -> np.ndarray:
+        """Return the rows of all lengths: at once through the positions if the graph allows it, else one by one."""
+        low, high = self._graph.symbols[symbol]
+        roots = self._subgraph.integer_roots_of(column.value)
+        if len(roots) == 1:
+            first = self._subgraph.run(roots[0], {symbol: low}, {})
+            positions = int(first.min()) + np.arange(high - low + sequence)
+            for axis in [axis for axis, size in enumerate(first.shape) if size == sequence]:
+                shape = (*first.shape[:axis], positions.size, *first.shape[axis + 1 :])
+                try:
+                    given = {roots[0]: positions.reshape(shape)}
+                    array = self._subgraph.run(column.value, {symbol: low}, given)
+                    return np.asarray(_rows(array, column, (1, positions.size))[0])
+                except (ValueError, IndexError, Undecided):
+                    continue
+        rows = np.zeros((high - low + sequence, len(column.indices)), np.float32)
+        for past in (*range(low, high + 1, sequence), high):
+            rows[past - low : past - low + sequence] = self._rows_at({symbol: past}, column, batch, sequence, node)
+        return rows
 
     def _rows_at(self, bindings: Mapping[str, int], column: Column, batch: int, sequence: int, node: str) -> np.ndarray:
         rows = _rows(self._subgraph.run(column.value, bindings, {}), column, (batch, sequence))
         if not (rows == rows[:1]).all():
             raise _no_function(node)
         return np.asarray(rows[0])
+
+
+def _samples(low: int, high: int) -> list[int]:
+    """Return the ends of a range, their neighbours and some lengths between."""
+    between = np.linspace(low, high, 9).astype(int).tolist()
+    return sorted({low, min(low + 1, high), max(high - 1, low), high, *between})
 
 
 def _no_function(node: str) -> UnsupportedError:

@@ -2,7 +2,8 @@
 
 The packed weight is [output tile][K chunk][tile_outputs][chunk]; a chunk of a tile is one contiguous block.
 Accumulators start from the bias, the residual or zeros, so that all products add. Rows of x are padded with zeros up
-to a block of K. Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with the same tiles.
+to a block of K. Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with
+the same tiles.
 """
 
 from __future__ import annotations

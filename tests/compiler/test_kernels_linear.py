@@ -1,0 +1,144 @@
+"""`linear` against NumPy on the simulator: both ways to spread it, every start of the accumulators, odd sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from compiler.graph import LinearAttributes
+from compiler.legalize import legalize
+from compiler.linear_mapping import LinearMapping
+from compiler.mapping import map_graph
+from isa.machine import Machine
+from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, small_machine
+
+
+@dataclass(frozen=True)
+class Case:
+    """A product and what it starts from."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    bias: bool = False
+    residual: bool = False
+    rows_are_outputs: bool = False
+    dtype: str = "fp16"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A graph with one linear, inputs for it and the expected result in fp32."""
+
+    writer: GraphWriter
+    inputs: dict[str, Array]
+    expected: Array
+
+
+def problem(case: Case) -> Problem:
+    """Return random operands of unit size for a case."""
+    rng = np.random.default_rng(case.rows * 7919 + case.inputs)
+    writer = GraphWriter()
+    inputs = {"x": rng.standard_normal((1, case.rows, case.inputs)).astype(np.float16)}
+    writer.input("x", inputs["x"].shape)
+    weight = (rng.standard_normal((case.inputs, case.outputs)) / np.sqrt(case.inputs)).astype(np.float16)
+    expected = inputs["x"].astype(np.float64) @ weight.astype(np.float64)
+    writer.constant("weight", weight.T.copy() if case.rows_are_outputs else weight)
+    bias = residual = None
+    if case.bias:
+        row = rng.standard_normal(case.outputs).astype(np.float32)
+        bias = writer.constant("bias", row)
+        expected = expected + row
+    if case.residual:
+        inputs["r"] = rng.standard_normal((1, case.rows, case.outputs)).astype(np.float16)
+        residual = writer.input("r", inputs["r"].shape)
+        expected = expected + inputs["r"]
+    shape = (1, case.rows, case.outputs)
+    writer.add("linear", ("x", "weight", bias, residual), "y", shape, LinearAttributes(case.rows_are_outputs))
+    return Problem(writer, inputs, expected)
+
+
+def mapping_of(case: Case, machine: Machine) -> LinearMapping:
+    """Return the mapping that is chosen for a case."""
+    mapped = map_graph(legalize(problem(case).writer.graph("y")), machine, case.dtype)
+    return mapped.linears["y_op"]
+
+
+def check(case: Case, machine: Machine) -> None:
+    """Run a case and compare within the rounding of the stored result."""
+    given = problem(case)
+    result = run_graph(given.writer.graph("y"), machine, given.inputs, case.dtype)["y"]
+    relative = 2**-10 if case.dtype == "fp16" else 2**-7
+    np.testing.assert_allclose(result.astype(np.float64), given.expected, rtol=relative, atol=4 * relative)
+
+
+MACHINES = ("mtia-2i", "mtia-v1")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("rows", [1, 7, 33, 70])
+@pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True), (True, True)])
+def test_odd_sizes(machine: str, rows: int, bias: bool, residual: bool) -> None:
+    """Sizes that fill no block give the product, with every start of the accumulators."""
+    check(Case(rows, 172, 333, bias, residual, rows_are_outputs=residual), small_machine(machine))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("residual", [False, True])
+def test_resident_loops(machine: str, residual: bool) -> None:
+    """A resident product makes at least three trips in the loops over chunks and over output tiles."""
+    case = Case(3, 7000, 1500, residual=residual)
+    mapping = mapping_of(case, small_machine(machine))
+    assert mapping.resident and mapping.pe_count == 6
+    assert min(mapping.chunks, mapping.output_rounds) >= 3
+    check(case, small_machine(machine))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("residual", [False, True])
+def test_streamed_loops(machine: str, residual: bool) -> None:
+    """A streamed product makes at least three trips over chunks, output tiles and row tiles, with ragged last tiles."""
+    case = Case(1101, 500, 1000, residual=residual)
+    chip = small_machine(machine, **{"pe.local_memory_bytes": 98304, "accumulator.banks": 4})
+    mapping = mapping_of(case, chip)
+    assert not mapping.resident and mapping.pe_count == 6
+    assert min(mapping.chunks, mapping.output_rounds, mapping.row_rounds) >= 3
+    assert mapping.tile_rows > chip.accumulator.rows
+    check(case, chip)
+
+
+@pytest.mark.parametrize("changes", [{"dma.broadcast_reads": False}, {"matrix.max_repeat_blocks": 3}])
+@pytest.mark.parametrize("rows", [2, 70])
+def test_machine_features_are_asked(changes: dict[str, object], rows: int) -> None:
+    """Without broadcasts, or with a short repeat, other commands give the same product."""
+    check(Case(rows, 172, 333), small_machine(**changes))
+
+
+def test_bf16() -> None:
+    """The element type of a compilation is that of x, the weight and the result."""
+    check(Case(7, 172, 100, dtype="bf16"), small_machine())
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+def test_macs_are_those_of_the_commands(rows: int) -> None:
+    """Useful MACs are M x N x K; useful plus stated padding is what the simulator counts."""
+    from simulator import Simulator
+
+    program = compile_graph(problem(Case(rows, 172, 333)).writer.graph("y"), small_machine())
+    report = Simulator(program).profile()
+    (launch,) = program.entries[0].launches
+    assert launch.useful_macs == rows * 172 * 333
+    assert report.issued_macs == launch.useful_macs + launch.padding_macs
+
+
+def test_equal_tiles_share_a_kernel() -> None:
+    """Layers with the same tiles run the same kernel."""
+    writer = GraphWriter()
+    writer.input("x", (1, 1, 64))
+    for index in range(3):
+        writer.constant(f"w{index}", np.zeros((64, 64), np.float16))
+        source = "x" if index == 0 else f"y{index - 1}"
+        writer.add("linear", (source, f"w{index}", None, None), f"y{index}", (1, 1, 64), LinearAttributes(False))
+    assert len(compile_graph(writer.graph("y2"), small_machine()).kernels) == 1

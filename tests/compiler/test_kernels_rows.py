@@ -1,0 +1,71 @@
+"""Norms and element-wise operations against NumPy on the simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compiler.graph import RmsNormAttributes
+from isa.errors import UnsupportedError
+from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, small_machine
+
+MACHINES = ("mtia-2i", "mtia-v1")
+SHAPES = ((1, 172), (7, 64), (70, 1000), (3, 12000))
+TOLERANCE = {"rtol": 2**-10, "atol": 2**-10}
+
+
+def _pair(rows: int, columns: int) -> tuple[GraphWriter, dict[str, Array]]:
+    rng = np.random.default_rng(rows + columns)
+    writer, inputs = GraphWriter(), {}
+    for name in "ab":
+        inputs[name] = rng.standard_normal((1, rows, columns)).astype(np.float16)
+        writer.input(name, inputs[name].shape)
+    return writer, inputs
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_elementwise(machine: str, shape: tuple[int, int]) -> None:
+    """Sum, product and SiLU gate of rows of any length."""
+    writer, inputs = _pair(*shape)
+    for kind in ("add", "mul", "swiglu"):
+        writer.add(kind, ("a", "b"), kind, (1, *shape))
+    results = run_graph(writer.graph("add", "mul", "swiglu"), small_machine(machine), inputs)
+    a, b = (inputs[name].astype(np.float64) for name in "ab")
+    np.testing.assert_allclose(results["add"], a + b, **TOLERANCE)
+    np.testing.assert_allclose(results["mul"], a * b, **TOLERANCE)
+    np.testing.assert_allclose(results["swiglu"], a / (1 + np.exp(-a)) * b, **TOLERANCE)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_norm(machine: str, shape: tuple[int, int]) -> None:
+    """The mean counts true columns only; rows longer than a chunk are walked in pieces."""
+    writer, inputs = _pair(*shape)
+    weight = np.random.default_rng(1).standard_normal(shape[1]).astype(np.float32)
+    writer.constant("weight", weight)
+    writer.add("rms_norm", ("a", "weight"), "y", (1, *shape), RmsNormAttributes(1e-5))
+    result = run_graph(writer.graph("y"), small_machine(machine), inputs)["y"]
+    a = inputs["a"].astype(np.float64)
+    expected = a / np.sqrt((a * a).mean(-1, keepdims=True) + 1e-5) * weight
+    np.testing.assert_allclose(result, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("columns", [8192, 16384])
+def test_long_rows_fit_the_smallest_preset(columns: int) -> None:
+    """Norms of the widest models fit in 128 KB of local memory."""
+    writer = GraphWriter()
+    writer.input("x", (1, 1, columns))
+    writer.constant("weight", np.ones(columns, np.float32))
+    writer.add("rms_norm", ("x", "weight"), "y", (1, 1, columns), RmsNormAttributes(1e-5))
+    assert compile_graph(writer.graph("y"), small_machine("mtia-v1")).kernels
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    """A row that local memory cannot hold is an error that says so."""
+    writer = GraphWriter()
+    writer.input("x", (1, 1, 40000))
+    writer.constant("weight", np.ones(40000, np.float32))
+    writer.add("rms_norm", ("x", "weight"), "y", (1, 1, 40000), RmsNormAttributes(1e-5))
+    with pytest.raises(UnsupportedError, match="a row of 40000 elements does not fit"):
+        compile_graph(writer.graph("y"), small_machine("mtia-v1"))
