@@ -20,6 +20,9 @@ from isa.affine import Affine, Dim
 Arrays = Sequence["np.ndarray | None"]
 Meaning = Callable[[OnnxAttributes, Arrays, Bounds], "tuple[np.ndarray, ...]"]
 
+# What NumPy raises for arguments that do not fit an operator.
+BAD_ARGUMENTS = (ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, RuntimeError)
+
 # TensorProto.DataType numbers of the ONNX specification.
 ONNX_DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -29,7 +32,7 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def evaluate(attributes: OnnxAttributes, arrays: Arrays, bounds: Bounds) -> tuple[np.ndarray, ...]:
-    """Apply one operator; raises KeyError (no meaning here), Undecided, or ValueError/IndexError (bad arguments)."""
+    """Apply one operator; raises KeyError (no meaning here), Undecided, or one of BAD_ARGUMENTS."""
     widened = [_widen(array) if array is not None else None for array in arrays]
     with np.errstate(all="ignore"):
         results = MEANINGS[attributes.op_type](attributes, widened, bounds)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compiler.evaluate import FLOAT_DTYPES, MEANINGS, evaluate
+from compiler.evaluate import BAD_ARGUMENTS, FLOAT_DTYPES, MEANINGS, evaluate
 from compiler.graph import (
     Constant,
     Equality,
@@ -114,10 +114,6 @@ def _known_fact(graph: Graph, name: str | None, attributes: object) -> Fact:
     return Fact(value.shape, value.dtype, elements)
 
 
-# What NumPy and our rules raise for arguments that do not fit an operator.
-_MISFITS = (Contradiction, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, RuntimeError)
-
-
 def _results(call: Call, operation: Operation) -> list[Fact]:
     try:
         check_arguments(call)
@@ -126,7 +122,7 @@ def _results(call: Call, operation: Operation) -> list[Fact]:
         contents = _contents(call, typed)
     except Undecided as error:
         raise _undecided(call, operation, str(error)) from None
-    except _MISFITS as error:
+    except (Contradiction, *BAD_ARGUMENTS) as error:
         raise _misfit(call, operation, error) from None
     return [Fact(shape, dtype, content) for (shape, dtype), content in zip(typed, contents, strict=False)]
 

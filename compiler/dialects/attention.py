@@ -239,7 +239,7 @@ class _Fuser:
             return
         batch, heads, sequence, head_dim = sizes
         meaning = self.masks.classify(match.masks, Grid(batch, sequence, past), match.name)
-        causal = meaning.causal or self._own_causal(match, past)
+        causal = self._own_causal(match, past) or meaning.causal
         scale = match.scale * key.scale * (form.scale or 0.0)
         attributes = AttentionAttributes(heads, key.kv_head_count, head_dim, scale, causal, past)
         self._replace(match, form.source, key, value, meaning, attributes, sizes)

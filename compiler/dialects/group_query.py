@@ -68,7 +68,7 @@ def _checked_lengths(graph: Graph, subgraph: Subgraph, operation: Operation) -> 
             inputs = {flag: np.ones(_shape_at(graph, flag, bindings), np.int64) for flag in subgraph.inputs_of(name)}
             try:
                 found = subgraph.run(name, bindings, inputs)
-            except (ValueError, IndexError, Undecided) as error:
+            except Undecided as error:
                 raise _unknown_length(operation, index, str(error)) from None
             if not (found == evaluate(keys, bindings) - difference).all():
                 raise _unknown_length(

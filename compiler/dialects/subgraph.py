@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compiler.evaluate import FLOAT_DTYPES, MEANINGS, evaluate
 from compiler.dialects.rewrite import is_onnx
+from compiler.evaluate import BAD_ARGUMENTS, FLOAT_DTYPES, MEANINGS, evaluate
 from compiler.graph import Graph, OnnxAttributes, Operation, SizesAttributes
+from compiler.symbols import Undecided
 from isa.affine import evaluate as evaluate_dim
 from isa.affine import symbols_of
 
@@ -76,7 +77,7 @@ class Subgraph:
         return sorted(set(roots))
 
     def run(self, name: str, bindings: Mapping[str, int], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute a value; raises ValueError, IndexError or Undecided if the arrays do not fit the graph.
+        """Compute a value; raises Undecided if the arrays do not fit the graph.
 
         `inputs` may also give inner values, which are then not computed.
         """
@@ -92,7 +93,11 @@ class Subgraph:
                 continue
             assert isinstance(attributes, OnnxAttributes)
             read = [self._array(arrays, argument) if argument else None for argument in operation.inputs]
-            for output, result in zip(operation.outputs, evaluate(attributes, read, {}), strict=False):
+            try:
+                results = evaluate(attributes, read, {})
+            except BAD_ARGUMENTS as error:
+                raise Undecided(f"{operation.name}: {error}") from error
+            for output, result in zip(operation.outputs, results, strict=False):
                 if output:
                     arrays[output] = result
         return self._array(arrays, name)

@@ -244,6 +244,21 @@ def test_a_sliding_window_is_refused_at_the_length_where_it_begins() -> None:
     assert kinds(within) == TWO_LAYERS
 
 
+@pytest.mark.parametrize("file", ["prefill.onnx", "decode.onnx"])
+def test_the_causal_flag_of_attention_does_not_see_the_cache(file: str) -> None:
+    """`is_causal` aligns queries with the first keys: the same as our causal without a cache, refused with one."""
+    model = model_of("hf_dynamo_op23_past", file)
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            next(attribute for attribute in node.attribute if attribute.name == "is_causal").i = 1
+    graph, step = graph_of("hf_dynamo_op23_past", model), first_step("hf_dynamo_op23_past", file)
+    if file == "prefill.onnx":
+        assert kinds(fuse_model(graph, dims_for(graph, step.inputs))) == TWO_LAYERS
+    else:
+        with pytest.raises(UnsupportedError, match="is_causal with keys from a cache"):
+            fuse_model(graph, dims_for(graph, step.inputs))
+
+
 @pytest.mark.parametrize("case", ["hf_dynamo_nocache", "ref_llama_dynamo"])
 def test_another_rotation_is_refused(case: str) -> None:
     """A rotation with a wrong sign is an error, not a rope."""
