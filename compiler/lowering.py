@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
@@ -15,7 +16,7 @@ from isa.affine import Dim
 from isa.dtypes import Dtype
 from isa.kernel import Kernel
 from isa.machine import Machine
-from isa.program import Argument, Launch
+from isa.program import Argument, Launch, RoundedMacs
 
 ArgumentValue = Argument | Dim
 
@@ -70,9 +71,14 @@ class Lowering:
             kernel = build()
             if kernel not in self._index_by_kernel:
                 self._index_by_kernel[kernel] = len(self.kernels)
-                self.kernels.append(kernel)
+                self.kernels.append(self._renamed(kernel))
             self._index_by_key[key] = self._index_by_kernel[kernel]
         return self._index_by_key[key]
+
+    def _renamed(self, kernel: Kernel) -> Kernel:
+        """Number a kernel whose name is taken by another one."""
+        namesakes = sum(known.name == kernel.name for known in self._index_by_kernel) - 1
+        return replace(kernel, name=f"{kernel.name}.{namesakes + 1}") if namesakes else kernel
 
     def launch(
         self,
@@ -82,6 +88,7 @@ class Lowering:
         arguments: Mapping[str, ArgumentValue],
         useful_macs: Dim = 0,
         issued_macs: Dim = 0,
+        rounded_macs: tuple[RoundedMacs, ...] = (),
     ) -> None:
         """Add a launch on `grid` = (rows, columns) PEs from the corner; `arguments` are those the kernel declares."""
         names = self.kernels[kernel].arguments
@@ -102,7 +109,8 @@ class Lowering:
                 waits=(index - 1,) if index else (),
                 signals=index,
                 useful_macs=useful_macs,
-                padding_macs=issued_macs - useful_macs,
+                issued_macs=issued_macs,
+                rounded_macs=rounded_macs,
             )
         )
 
