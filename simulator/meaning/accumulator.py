@@ -13,7 +13,7 @@ import numpy as np
 from isa import columns as col
 from isa import dtypes
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.convert import store_plain
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
@@ -25,7 +25,7 @@ _LOAD, _DRAIN, _SEND, _ADD, _RANGE = (
 _INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
 
 
-@inner
+@inner_kernel
 def run(fields, values, a, out, banks, link):
     """Execute a command of the reduction engine on fp32 scratch `a` and `out`."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
@@ -48,7 +48,7 @@ def run(fields, values, a, out, banks, link):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _range(bank, rows, columns, out):
     for row in range(rows):
         least, greatest = np.float32(np.inf), np.float32(-np.inf)

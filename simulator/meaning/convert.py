@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa import dtypes
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 
 _INT8, _INT32, _FP16, _BF16, _FP32 = (
     dtype.code for dtype in (dtypes.INT8, dtypes.INT32, dtypes.FP16, dtypes.BF16, dtypes.FP32)
@@ -28,7 +28,7 @@ _ROUND = np.float32(2.0**23)
 """Adding and subtracting it rounds 0 <= x < 2**23 to an integer, to nearest even."""
 
 
-@inner
+@inner_kernel
 def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_float, out):
     """out[0 : rows * columns] = rows of elements, `pitch` bytes apart, as fp32; `memory` is uint8[n], n % 4 == 0.
 
@@ -62,7 +62,7 @@ def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_fl
                 out[np.uint64(to + index)] = bytes_as_float[dtype, memory[np.uint64(start + step * index)]]
 
 
-@inner
+@inner_kernel
 def store_block(values, rows, columns, dtype, memory, address, pitch):
     """Store float32[rows * columns] as rows of elements, `pitch` bytes apart; `memory` is uint8[n], n % 4 == 0."""
     halves, integers, words, bits = (
@@ -100,7 +100,7 @@ def store_block(values, rows, columns, dtype, memory, address, pitch):
                 integers[np.uint64(word + index)] = _to_integer(values[np.uint64(first + index)], 1 << 31)
 
 
-@inner
+@inner_kernel
 def _widen_half(code):
     """Return the bits of a binary16 code in fp32: shift, rescale (subnormals too), restore infinities and the sign."""
     small = np.uint32((code & np.uint32(0x7FFF)) << np.uint32(13))
@@ -109,18 +109,18 @@ def _widen_half(code):
     return np.uint32(scaled | special | ((code & np.uint32(0x8000)) << np.uint32(16)))
 
 
-@inner
+@inner_kernel
 def _canonical(word):
     return word if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(_NAN)
 
 
-@inner
+@inner_kernel
 def _narrow_to_bf16(word):
     rounded = np.uint32(word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.uint32(rounded if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(0x7FC0))
 
 
-@inner
+@inner_kernel
 def _narrow(word, shift, bias, sign_bit, largest, nan):
     """Return the code of an fp32 value (its bits: `word`) in a type with 23 - shift mantissa bits.
 
@@ -138,7 +138,7 @@ def _narrow(word, shift, bias, sign_bit, largest, nan):
     return np.uint32(code if magnitude <= np.uint32(_INFINITY) else np.uint32(nan))
 
 
-@inner
+@inner_kernel
 def _to_integer(value, end):
     """Return a value rounded to nearest even and saturated to -end..end - 1; 0 for a NaN."""
     magnitude = min(abs(value), np.float32(end)) if value == value else np.float32(0.0)

@@ -11,7 +11,7 @@ from isa import columns as col
 from isa import dtypes
 from isa.table import BY_OPCODE, Instruction, Timing
 from simulator import traits as tr
-from simulator.jit import inner, kernel
+from simulator.jit import inner_kernel, kernel
 from simulator.meaning import accumulator, codes, elementwise, functions, layout, matrix, reduction, transfer
 from simulator.meaning.convert import WORDS, load_block, store_block
 from simulator.meaning.plain import Bytes, Command, Floats, Integers, MeaningError
@@ -29,7 +29,7 @@ _run_elementwise, _run_limit, _run_function = elementwise.run, elementwise.limit
 _run_reduction = reduction.run
 _FILL, _LIMIT = layout.FILL, elementwise.LIMIT
 _INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
-_OUT, _A, _B = range(3)
+_OUT, _A, _B = (np.int64(operand) for operand in range(3))
 
 
 @kernel
@@ -62,7 +62,7 @@ def execute(fields, values, out_address, a_address, b_address, local, sram, dram
     return problem
 
 
-@inner
+@inner_kernel
 def _compute(timing, fields, values, banks, link, has_constant, tables):
     """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message."""
     opcode, count = fields[col.OPCODE], values[6] * values[7]
@@ -89,7 +89,7 @@ def _compute(timing, fields, values, banks, link, has_constant, tables):
     return codes.NO_MEANING
 
 
-@inner
+@inner_kernel
 def _shape(fields, values, operand, tables):
     """Return (rows, elements per row) of out (0), a (1) or b (2), a spread operand being spread already."""
     first = tr.OUT_ROWS + 3 * operand
@@ -109,7 +109,7 @@ def _shape(fields, values, operand, tables):
     return rows, columns
 
 
-@inner
+@inner_kernel
 def _dtype(fields, operand, tables):
     """Return the element type of an operand; banks exchange int32 unchanged, and have ranges in fp32."""
     opcode = fields[col.OPCODE]
@@ -120,7 +120,7 @@ def _dtype(fields, operand, tables):
     return WORDS if tables.traits[opcode, tr.TIMING] == _ACCUMULATOR and dtype == _INT32 else dtype
 
 
-@inner
+@inner_kernel
 def _load(fields, values, address, operand, local, tables, out):
     rows, columns = _shape(fields, values, operand, tables)
     is_spread = tables.traits[fields[col.OPCODE], tr.SPREAD_OPERAND] == operand
@@ -129,7 +129,7 @@ def _load(fields, values, address, operand, local, tables, out):
     load_block(local, address, values[2 * operand + 1], rows, columns, spread, dtype, tables.bytes_as_float, out)
 
 
-@inner
+@inner_kernel
 def _check(fields, values, address, operand, tables):
     """Return the problem with the element type or alignment of operand out (0), a (1) or b (2), or OK."""
     column = tables.dtype_column[fields[col.OPCODE], operand]

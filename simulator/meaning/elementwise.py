@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command, of_a, of_a_and_b, of_a_and_constant
@@ -20,7 +20,7 @@ _ADDS, _MULS, _MAXS, _MINS = (BY_NAME[name].opcode for name in ("vadds", "vmuls"
 _CAST, _ABS = BY_NAME["vcast"].opcode, BY_NAME["vabs"].opcode
 
 
-@inner
+@inner_kernel
 def run(opcode, a, b, value, out, count):
     """out[0:count] = operation(a, b, value); `b` holds the value where the instruction has no operand b."""
     if opcode == _ADD or opcode == _ADDS:
@@ -55,7 +55,7 @@ def run(opcode, a, b, value, out, count):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def limit(values, a, value, out):
     """`vlimit`: row i keeps its first r4 + i * r5 elements."""
     rows, columns = values[6], values[7]

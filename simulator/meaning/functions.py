@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, Floats, of_a
 
@@ -36,7 +36,7 @@ _C5, _C6 = np.float32(0.008363178), np.float32(0.00139261817)
 """Interpolates (exp(r) - 1 - r) / r^2 at the Chebyshev points of |r| <= 0.3466."""
 
 
-@inner
+@inner_kernel
 def exponential(x):
     """Return exp(x) of an fp32 number."""
     x = _LEAST if x < _LEAST else x
@@ -54,12 +54,12 @@ def exponential(x):
     return result * _power_of_two(half) * _power_of_two(np.int32(exponent - half))
 
 
-@inner
+@inner_kernel
 def _power_of_two(exponent):
     return np.int32(np.int32(exponent + 127) << 23).view(np.float32)
 
 
-@inner
+@inner_kernel
 def run(opcode, a, out, count):
     """out[0:count] = function(a[0:count])."""
     if opcode == _RECIP:

@@ -9,7 +9,7 @@ import numpy as np
 from isa import columns as col
 from isa.dtypes import BY_CODE
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command
 from simulator.meaning.transfer import copy_rows
@@ -17,7 +17,7 @@ from simulator.meaning.transfer import copy_rows
 _TRANSPOSE, _COPY, FILL = (BY_NAME[name].opcode for name in ("transpose", "copy", "fill"))
 
 
-@inner
+@inner_kernel
 def run(fields, values, out_address, a_address, local, element_bytes):
     """Execute a layout command."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
@@ -31,25 +31,15 @@ def run(fields, values, out_address, a_address, local, element_bytes):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _transpose(local, out_address, out_pitch, a_address, a_pitch, rows, columns, size):
-    """out[column, row] = a[row, column] for elements of 1, 2 or 4 bytes."""
-    if size == 1:
-        _transpose_elements(local, out_address, out_pitch, a_address, a_pitch, rows, columns)
-    elif size == 2:
-        elements = local.view(np.uint16)
-        _transpose_elements(elements, out_address // 2, out_pitch // 2, a_address // 2, a_pitch // 2, rows, columns)
-    else:
-        words = local.view(np.uint32)
-        _transpose_elements(words, out_address // 4, out_pitch // 4, a_address // 4, a_pitch // 4, rows, columns)
-
-
-@inner
-def _transpose_elements(elements, out_start, out_pitch, a_start, a_pitch, rows, columns):
+    """out[column, row] = a[row, column] for elements of `size` bytes."""
     for column in range(columns):
         for row in range(rows):
-            value = elements[np.uint64(a_start + row * a_pitch + column)]
-            elements[np.uint64(out_start + column * out_pitch + row)] = value
+            source = a_address + row * a_pitch + column * size
+            target = out_address + column * out_pitch + row * size
+            for byte in range(size):
+                local[np.uint64(target + byte)] = local[np.uint64(source + byte)]
 
 
 def _transpose_plain(command: Command) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from isa import columns as col
 from isa import dtypes
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, MeaningError
 from simulator.meaning.tables import K_CHUNK
@@ -23,7 +23,7 @@ _SET = 0
 _INT8, _INT32 = dtypes.INT8.code, dtypes.INT32.code
 
 
-@inner
+@inner_kernel
 def run(fields, values, depth, banks, tables):
     """Execute `mml` on tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
     if fields[col.OPCODE] != _MML:
@@ -44,14 +44,14 @@ def run(fields, values, depth, banks, tables):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _clear(bank, rows, columns):
     for row in range(rows):
         for column in range(columns):
             bank[row, column] = 0.0
 
 
-@inner
+@inner_kernel
 def _transpose(source, start, depth, rows, count, out):
     """out[k][row] = source[row][start + k] for count k: vector code runs over rows."""
     for row in range(rows):
@@ -59,7 +59,7 @@ def _transpose(source, start, depth, rows, count, out):
             out[np.uint64(k * rows + row)] = source[np.uint64(row * depth + start + k)]
 
 
-@inner
+@inner_kernel
 def _multiply(a, b, bank, rows, columns, depth):
     for k in range(depth):
         for row in range(rows):
@@ -68,7 +68,7 @@ def _multiply(a, b, bank, rows, columns, depth):
                 bank[row, column] += factor * b[np.uint64(k * columns + column)]
 
 
-@inner
+@inner_kernel
 def _multiply_integers(a, b, bank, rows, columns, depth):
     """As `_multiply`; `a` and `b` hold whole numbers as fp32, `bank` int32."""
     for k in range(depth):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 
 Floats = npt.NDArray[np.float32]
 
 
-@inner
+@inner_kernel
 def larger(left, right):
     """Return the larger of two fp32 numbers."""
     return left if left > right or left != left else right
 
 
-@inner
+@inner_kernel
 def smaller(left, right):
     """Return the smaller of two fp32 numbers."""
     return left if left < right or left != left else right

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command, Floats
@@ -15,7 +15,7 @@ from simulator.meaning.plain import Command, Floats
 _ROWSUM, _ROWMAX, _ROWMIN, _COLSUM = (BY_NAME[name].opcode for name in ("rowsum", "rowmax", "rowmin", "colsum"))
 
 
-@inner
+@inner_kernel
 def run(opcode, rows, columns, a, out):
     """Execute a reduction of fp32 rows x columns to one value per row, or per column."""
     if opcode == _COLSUM:
@@ -32,7 +32,7 @@ def run(opcode, rows, columns, a, out):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _fold(opcode, a, first, end):
     total = np.float32(0.0) if opcode == _ROWSUM else np.float32(-np.inf if opcode == _ROWMAX else np.inf)
     for index in range(first, end):

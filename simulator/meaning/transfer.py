@@ -9,7 +9,7 @@ import numpy as np
 from isa import columns as col
 from isa.memory_map import DRAM_BASE, SRAM_BASE
 from isa.table import BY_NAME
-from simulator.jit import inner
+from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, MeaningError, rows_of
 
@@ -18,7 +18,7 @@ _DMA_IN, _DMA_OUT, _GATHER, _SCATTER, _COPY = (
 )
 
 
-@inner
+@inner_kernel
 def copy_rows(target, target_start, target_pitch, source, source_start, source_pitch, rows, row_bytes):
     """Copy rows between byte arrays (uint8[n])."""
     for row in range(rows):
@@ -27,7 +27,7 @@ def copy_rows(target, target_start, target_pitch, source, source_start, source_p
             target[np.uint64(to + index)] = source[np.uint64(start + index)]
 
 
-@inner
+@inner_kernel
 def run(fields, values, out_address, a_address, b_address, local, sram, dram):
     """Execute a transfer; every index is checked, since only the data tell where it leads."""
     opcode, rows, row_bytes = fields[col.OPCODE], values[6], values[7]
@@ -50,7 +50,7 @@ def run(fields, values, out_address, a_address, b_address, local, sram, dram):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _shared(address, sram, dram):
     """Return the shared memory of a device address and the byte index in it."""
     if address >= DRAM_BASE:
@@ -58,7 +58,7 @@ def _shared(address, sram, dram):
     return sram, address - SRAM_BASE
 
 
-@inner
+@inner_kernel
 def _index(local, address, row):
     """Return the int32 at local[address + 4 * row], sign-extended."""
     word = np.uint32(0)
@@ -67,7 +67,7 @@ def _index(local, address, row):
     return np.int64(np.int32(word))
 
 
-@inner
+@inner_kernel
 def _row_start(place, index, pitch, row_bytes):
     """Return the byte index of a table's row, or -1 if it is not inside the memory."""
     memory, start = place
@@ -75,7 +75,7 @@ def _row_start(place, index, pitch, row_bytes):
     return first if index >= 0 and first >= 0 and first + row_bytes <= memory.size else -1
 
 
-@inner
+@inner_kernel
 def _gather(values, out_address, local, indices_address, place):
     for row in range(values[6]):
         start = _row_start(place, _index(local, indices_address, row), values[5], values[7])
@@ -85,7 +85,7 @@ def _gather(values, out_address, local, indices_address, place):
     return codes.OK
 
 
-@inner
+@inner_kernel
 def _scatter(values, a_address, local, indices_address, place):
     for row in range(values[6]):
         start = _row_start(place, _index(local, indices_address, row), values[1], values[7])
