@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from isa.affine import Dim
+from isa.affine import Dim, evaluate
 from isa.errors import ProgramError, did_you_mean
 from isa.kernel import Kernel
 from isa.machine import Machine
@@ -23,7 +23,7 @@ from isa.packing_steps import Cast, PackStep, Pad, Reshape, Take, Transpose
 
 __all__ = [
     "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "Inline", "Launch", "PackStep", "Pad", "Port",
-    "Program", "Reference", "Requirement", "Reshape", "Role", "Source", "Storage", "Take", "Transpose",
+    "Program", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs", "Source", "Storage", "Take", "Transpose",
 ]  # fmt: skip
 
 Role = Literal["input", "output", "state", "constant", "scratch"]
@@ -110,6 +110,18 @@ class Argument:
     storage: str | None = None
 
 
+class RoundedMacs(NamedTuple):
+    """`factor * size` MACs, with `size` rounded up to a multiple: what whole blocks of a runtime size cost."""
+
+    factor: int
+    size: Dim
+    multiple: int
+
+    def evaluate(self, bindings: Mapping[str, int]) -> int:
+        """Return the number under the values of the symbols."""
+        return self.factor * -(-evaluate(self.size, bindings) // self.multiple) * self.multiple
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
@@ -128,7 +140,12 @@ class Launch:
     waits: tuple[int, ...]
     signals: int
     useful_macs: Dim = 0
-    padding_macs: Dim = 0
+    issued_macs: Dim = 0
+    rounded_macs: tuple[RoundedMacs, ...] = ()
+
+    def stated_macs(self, bindings: Mapping[str, int]) -> int:
+        """Return the MACs that the compiler says the matrix engines will do: useful ones and padding."""
+        return evaluate(self.issued_macs, bindings) + sum(part.evaluate(bindings) for part in self.rounded_macs)
 
 
 class Equality(NamedTuple):

@@ -169,7 +169,7 @@ def _launch_problems(launch: Launch, entry: Entry, program: Program) -> Iterator
     if launch.row + launch.rows > grid.rows or launch.column + launch.columns > grid.columns:
         place = f"{launch.rows} x {launch.columns} PEs at row {launch.row}, column {launch.column}"
         yield f"{place} do not fit a grid of {grid.rows} x {grid.columns}"
-    yield from _unknown_symbols("a count of MACs", (launch.useful_macs, launch.padding_macs), entry)
+    yield from _unknown_symbols("a count of MACs", _mac_counts(launch), entry)
     if not 0 <= launch.kernel < len(program.kernels):
         yield f"kernel {launch.kernel} of {len(program.kernels)}"
         return
@@ -188,6 +188,10 @@ def _launch_problems(launch: Launch, entry: Entry, program: Program) -> Iterator
             yield f"argument '{name}': there is no storage '{argument.storage}'"
         elif low < 0 or high > storage.bytes:
             yield f"argument '{name}': offsets {low}..{high} of a storage of {storage.bytes} bytes"
+
+
+def _mac_counts(launch: Launch) -> tuple[Dim, ...]:
+    return (launch.useful_macs, launch.issued_macs, *(part.size for part in launch.rounded_macs))
 
 
 def _order_problems(entry: Entry) -> Iterator[str]:

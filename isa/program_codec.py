@@ -40,6 +40,8 @@ from isa.program import (
     Program,
     Reference,
     Requirement,
+    RoundedMacs,
+    RoundedMacs,
     Storage,
 )
 
@@ -208,7 +210,8 @@ _LAUNCH = record(
     waits=many(INTEGER),
     signals=INTEGER,
     useful_macs=DIM,
-    padding_macs=DIM,
+    issued_macs=DIM,
+    rounded_macs=many(record(RoundedMacs, factor=INTEGER, size=DIM, multiple=INTEGER)),
 )
 
 

@@ -27,7 +27,7 @@ class OperationReport:
     reused: bool
     useful_macs: int
     issued_macs: int
-    stated_padding_macs: int
+    stated_macs: int
     dram_bytes: int
     sram_bytes: int
     commands: int

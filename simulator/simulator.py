@@ -141,7 +141,7 @@ class Simulator:
             start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
             useful_macs=evaluate(launch.useful_macs, bindings),
             issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
-            stated_padding_macs=evaluate(launch.padding_macs, bindings),
+            stated_macs=launch.stated_macs(bindings),
             dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
             sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]),
             commands=int(counters[: st.ISSUED_MACS].sum()),

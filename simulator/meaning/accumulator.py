@@ -18,6 +18,7 @@ from simulator.meaning import codes
 from simulator.meaning.convert import store_plain
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command
+from simulator.meaning.tables import Array, Floats, Integers, Scalar
 
 _LOAD, _DRAIN, _SEND, _ADD, _RANGE = (
     BY_NAME[name].opcode for name in ("acc_load", "acc_drain", "acc_send", "acc_add", "acc_range")
@@ -26,7 +27,7 @@ _INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
 
 
 @inner_kernel
-def run(fields, values, a, out, banks, link):
+def run(fields: Integers, values: Integers, a: Floats, out: Floats, banks: Floats, link: Floats) -> Scalar:
     """Execute a command of the reduction engine on fp32 scratch `a` and `out`."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
     bank = banks[fields[col.BANK]]
@@ -49,7 +50,7 @@ def run(fields, values, a, out, banks, link):
 
 
 @inner_kernel
-def _range(bank, rows, columns, out):
+def _range(bank: Array, rows: Scalar, columns: Scalar, out: Floats) -> None:
     for row in range(rows):
         least, greatest = np.float32(np.inf), np.float32(-np.inf)
         for column in range(columns):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from isa import dtypes
 from simulator.jit import inner_kernel
+from simulator.meaning.tables import Bytes, Floats, Scalar
 
 _INT8, _INT32, _FP16, _BF16, _FP32 = (
     dtype.code for dtype in (dtypes.INT8, dtypes.INT32, dtypes.FP16, dtypes.BF16, dtypes.FP32)
@@ -29,7 +30,17 @@ _ROUND = np.float32(2.0**23)
 
 
 @inner_kernel
-def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_float, out):
+def load_block(
+    memory: Bytes,
+    address: Scalar,
+    pitch: Scalar,
+    rows: Scalar,
+    columns: Scalar,
+    spread: Scalar,
+    dtype: Scalar,
+    bytes_as_float: Floats,
+    out: Floats,
+) -> None:
     """out[0 : rows * columns] = rows of elements, `pitch` bytes apart, as fp32; `memory` is uint8[n], n % 4 == 0.
 
     spread SPREAD_ROW repeats the first row, SPREAD_COLUMN the first element of each row. Indices are unsigned, since
@@ -51,7 +62,7 @@ def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_fl
         elif dtype == _BF16:
             for index in range(columns):
                 bits[np.uint64(to + index)] = np.uint32(halves[np.uint64(first + step * index)]) << np.uint32(16)
-        elif dtype == _FP32 or dtype == WORDS:
+        elif dtype in (_FP32, WORDS):
             for index in range(columns):
                 out[np.uint64(to + index)] = singles[np.uint64((start >> 2) + step * index)]
         elif dtype == _INT32:
@@ -63,7 +74,9 @@ def load_block(memory, address, pitch, rows, columns, spread, dtype, bytes_as_fl
 
 
 @inner_kernel
-def store_block(values, rows, columns, dtype, memory, address, pitch):
+def store_block(
+    values: Floats, rows: Scalar, columns: Scalar, dtype: Scalar, memory: Bytes, address: Scalar, pitch: Scalar
+) -> None:
     """Store float32[rows * columns] as rows of elements, `pitch` bytes apart; `memory` is uint8[n], n % 4 == 0."""
     halves, integers, words, bits = (
         memory.view(np.uint16),
@@ -101,7 +114,7 @@ def store_block(values, rows, columns, dtype, memory, address, pitch):
 
 
 @inner_kernel
-def _widen_half(code):
+def _widen_half(code: Scalar) -> Scalar:
     """Return the bits of a binary16 code in fp32: shift, rescale (subnormals too), restore infinities and the sign."""
     small = np.uint32((code & np.uint32(0x7FFF)) << np.uint32(13))
     scaled = np.float32(small.view(np.float32) * _HALF_SCALE).view(np.uint32)
@@ -110,18 +123,18 @@ def _widen_half(code):
 
 
 @inner_kernel
-def _canonical(word):
+def _canonical(word: Scalar) -> Scalar:
     return word if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(_NAN)
 
 
 @inner_kernel
-def _narrow_to_bf16(word):
+def _narrow_to_bf16(word: Scalar) -> Scalar:
     rounded = np.uint32(word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.uint32(rounded if word & np.uint32(_MAGNITUDE) <= np.uint32(_INFINITY) else np.uint32(0x7FC0))
 
 
 @inner_kernel
-def _narrow(word, shift, bias, sign_bit, largest, nan):
+def _narrow(word: Scalar, shift: Scalar, bias: Scalar, sign_bit: Scalar, largest: Scalar, nan: Scalar) -> Scalar:
     """Return the code of an fp32 value (its bits: `word`) in a type with 23 - shift mantissa bits.
 
     `largest` is the code of infinity, or of the largest number where the type saturates. Below the smallest normal
@@ -139,7 +152,7 @@ def _narrow(word, shift, bias, sign_bit, largest, nan):
 
 
 @inner_kernel
-def _to_integer(value, end):
+def _to_integer(value: Scalar, end: Scalar) -> Scalar:
     """Return a value rounded to nearest even and saturated to -end..end - 1; 0 for a NaN."""
     magnitude = min(abs(value), np.float32(end)) if value == value else np.float32(0.0)
     whole = np.int64((magnitude + _ROUND) - _ROUND if magnitude < _ROUND else magnitude)

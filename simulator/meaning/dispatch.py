@@ -15,7 +15,7 @@ from simulator.jit import inner_kernel, kernel
 from simulator.meaning import accumulator, codes, elementwise, functions, layout, matrix, reduction, transfer
 from simulator.meaning.convert import WORDS, load_block, store_block
 from simulator.meaning.plain import Bytes, Command, Floats, Integers, MeaningError
-from simulator.meaning.tables import Tables, dtype_column
+from simulator.meaning.tables import Scalar, Tables, dtype_column
 
 _TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION = (
     int(timing)
@@ -33,7 +33,19 @@ _OUT, _A, _B = (np.int64(operand) for operand in range(3))
 
 
 @kernel
-def execute(fields, values, out_address, a_address, b_address, local, sram, dram, banks, link, tables):
+def execute(
+    fields: Integers,
+    values: Integers,
+    out_address: Scalar,
+    a_address: Scalar,
+    b_address: Scalar,
+    local: Bytes,
+    sram: Bytes,
+    dram: Bytes,
+    banks: Floats,
+    link: Floats,
+    tables: Tables,
+) -> Scalar:
     """Execute one command and return a code of `simulator.meaning.codes`.
 
     fields: int64[18] row of `isa.columns`; values: int64[8], what the registers in slots r0..r7 hold; *_address: byte
@@ -63,12 +75,20 @@ def execute(fields, values, out_address, a_address, b_address, local, sram, dram
 
 
 @inner_kernel
-def _compute(timing, fields, values, banks, link, has_constant, tables):
+def _compute(
+    timing: Scalar,
+    fields: Integers,
+    values: Integers,
+    banks: Floats,
+    link: Floats,
+    has_constant: Scalar,
+    tables: Tables,
+) -> Scalar:
     """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message."""
     opcode, count = fields[col.OPCODE], values[6] * values[7]
     if timing == _MATRIX:
         return _run_matrix(fields, values, _shape(fields, values, _A, tables)[1], banks, tables)
-    if timing == _ACCUMULATOR or timing == _LINK:
+    if timing in (_ACCUMULATOR, _LINK):
         return _run_accumulator(fields, values, tables.a, tables.out, banks, link)
     if timing == _LUT:
         return _run_function(opcode, tables.a, tables.out, count)
@@ -90,7 +110,7 @@ def _compute(timing, fields, values, banks, link, has_constant, tables):
 
 
 @inner_kernel
-def _shape(fields, values, operand, tables):
+def _shape(fields: Integers, values: Integers, operand: Scalar, tables: Tables) -> tuple[Scalar, Scalar]:
     """Return (rows, elements per row) of out (0), a (1) or b (2), a spread operand being spread already."""
     first = tr.OUT_ROWS + 3 * operand
     traits = tables.traits[fields[col.OPCODE]]
@@ -110,7 +130,7 @@ def _shape(fields, values, operand, tables):
 
 
 @inner_kernel
-def _dtype(fields, operand, tables):
+def _dtype(fields: Integers, operand: Scalar, tables: Tables) -> Scalar:
     """Return the element type of an operand; banks exchange int32 unchanged, and have ranges in fp32."""
     opcode = fields[col.OPCODE]
     column = tables.dtype_column[opcode, operand]
@@ -121,7 +141,9 @@ def _dtype(fields, operand, tables):
 
 
 @inner_kernel
-def _load(fields, values, address, operand, local, tables, out):
+def _load(
+    fields: Integers, values: Integers, address: Scalar, operand: Scalar, local: Bytes, tables: Tables, out: Floats
+) -> None:
     rows, columns = _shape(fields, values, operand, tables)
     is_spread = tables.traits[fields[col.OPCODE], tr.SPREAD_OPERAND] == operand
     spread = fields[col.MODE] if is_spread else 0
@@ -130,7 +152,7 @@ def _load(fields, values, address, operand, local, tables, out):
 
 
 @inner_kernel
-def _check(fields, values, address, operand, tables):
+def _check(fields: Integers, values: Integers, address: Scalar, operand: Scalar, tables: Tables) -> Scalar:
     """Return the problem with the element type or alignment of operand out (0), a (1) or b (2), or OK."""
     column = tables.dtype_column[fields[col.OPCODE], operand]
     if column < 0 or address < 0:

@@ -11,6 +11,7 @@ from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command, of_a, of_a_and_b, of_a_and_constant
+from simulator.meaning.tables import Floats, Integers, Scalar
 
 LIMIT = BY_NAME["vlimit"].opcode
 _ADD, _SUB, _MUL, _DIV, _MAX, _MIN, _SELECT = (
@@ -21,24 +22,24 @@ _CAST, _ABS = BY_NAME["vcast"].opcode, BY_NAME["vabs"].opcode
 
 
 @inner_kernel
-def run(opcode, a, b, value, out, count):
+def run(opcode: Scalar, a: Floats, b: Floats, value: Scalar, out: Floats, count: Scalar) -> Scalar:
     """out[0:count] = operation(a, b, value); `b` holds the value where the instruction has no operand b."""
-    if opcode == _ADD or opcode == _ADDS:
+    if opcode in (_ADD, _ADDS):
         for index in range(count):
             out[index] = a[index] + b[index]
     elif opcode == _SUB:
         for index in range(count):
             out[index] = a[index] - b[index]
-    elif opcode == _MUL or opcode == _MULS:
+    elif opcode in (_MUL, _MULS):
         for index in range(count):
             out[index] = a[index] * b[index]
     elif opcode == _DIV:
         for index in range(count):
             out[index] = a[index] / b[index]
-    elif opcode == _MAX or opcode == _MAXS:
+    elif opcode in (_MAX, _MAXS):
         for index in range(count):
             out[index] = larger(a[index], b[index])
-    elif opcode == _MIN or opcode == _MINS:
+    elif opcode in (_MIN, _MINS):
         for index in range(count):
             out[index] = smaller(a[index], b[index])
     elif opcode == _SELECT:
@@ -56,7 +57,7 @@ def run(opcode, a, b, value, out, count):
 
 
 @inner_kernel
-def limit(values, a, value, out):
+def limit(values: Integers, a: Floats, value: Scalar, out: Floats) -> None:
     """`vlimit`: row i keeps its first r4 + i * r5 elements."""
     rows, columns = values[6], values[7]
     for row in range(rows):

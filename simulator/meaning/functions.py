@@ -16,6 +16,7 @@ from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, Floats, of_a
+from simulator.meaning.tables import Scalar
 
 EXP_ERROR_ULPS = 1.1
 
@@ -37,7 +38,7 @@ _C5, _C6 = np.float32(0.008363178), np.float32(0.00139261817)
 
 
 @inner_kernel
-def exponential(x):
+def exponential(x: Scalar) -> Scalar:
     """Return exp(x) of an fp32 number."""
     x = _LEAST if x < _LEAST else x
     x = _GREATEST if x > _GREATEST else x
@@ -55,12 +56,12 @@ def exponential(x):
 
 
 @inner_kernel
-def _power_of_two(exponent):
+def _power_of_two(exponent: Scalar) -> Scalar:
     return np.int32(np.int32(exponent + 127) << 23).view(np.float32)
 
 
 @inner_kernel
-def run(opcode, a, out, count):
+def run(opcode: Scalar, a: Floats, out: Floats, count: Scalar) -> Scalar:
     """out[0:count] = function(a[0:count])."""
     if opcode == _RECIP:
         for index in range(count):

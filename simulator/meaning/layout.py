@@ -12,13 +12,16 @@ from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command
+from simulator.meaning.tables import Bytes, Integers, Scalar
 from simulator.meaning.transfer import copy_rows
 
 _TRANSPOSE, _COPY, FILL = (BY_NAME[name].opcode for name in ("transpose", "copy", "fill"))
 
 
 @inner_kernel
-def run(fields, values, out_address, a_address, local, element_bytes):
+def run(
+    fields: Integers, values: Integers, out_address: Scalar, a_address: Scalar, local: Bytes, element_bytes: Integers
+) -> Scalar:
     """Execute a layout command."""
     opcode, rows, columns = fields[col.OPCODE], values[6], values[7]
     if opcode == _COPY:
@@ -32,7 +35,16 @@ def run(fields, values, out_address, a_address, local, element_bytes):
 
 
 @inner_kernel
-def _transpose(local, out_address, out_pitch, a_address, a_pitch, rows, columns, size):
+def _transpose(
+    local: Bytes,
+    out_address: Scalar,
+    out_pitch: Scalar,
+    a_address: Scalar,
+    a_pitch: Scalar,
+    rows: Scalar,
+    columns: Scalar,
+    size: Scalar,
+) -> None:
     """out[column, row] = a[row, column] for elements of `size` bytes."""
     for column in range(columns):
         for row in range(rows):

@@ -16,7 +16,7 @@ from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, MeaningError
-from simulator.meaning.tables import K_CHUNK
+from simulator.meaning.tables import K_CHUNK, Array, Floats, Integers, Scalar, Tables
 
 _MML = BY_NAME["mml"].opcode
 _SET = 0
@@ -24,7 +24,7 @@ _INT8, _INT32 = dtypes.INT8.code, dtypes.INT32.code
 
 
 @inner_kernel
-def run(fields, values, depth, banks, tables):
+def run(fields: Integers, values: Integers, depth: Scalar, banks: Floats, tables: Tables) -> Scalar:
     """Execute `mml` on tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
     if fields[col.OPCODE] != _MML:
         return codes.NO_MEANING
@@ -45,14 +45,14 @@ def run(fields, values, depth, banks, tables):
 
 
 @inner_kernel
-def _clear(bank, rows, columns):
+def _clear(bank: Array, rows: Scalar, columns: Scalar) -> None:
     for row in range(rows):
         for column in range(columns):
             bank[row, column] = 0.0
 
 
 @inner_kernel
-def _transpose(source, start, depth, rows, count, out):
+def _transpose(source: Floats, start: Scalar, depth: Scalar, rows: Scalar, count: Scalar, out: Floats) -> None:
     """out[k][row] = source[row][start + k] for count k: vector code runs over rows."""
     for row in range(rows):
         for k in range(count):
@@ -60,7 +60,7 @@ def _transpose(source, start, depth, rows, count, out):
 
 
 @inner_kernel
-def _multiply(a, b, bank, rows, columns, depth):
+def _multiply(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, depth: Scalar) -> None:
     for k in range(depth):
         for row in range(rows):
             factor = a[k * rows + row]
@@ -69,7 +69,7 @@ def _multiply(a, b, bank, rows, columns, depth):
 
 
 @inner_kernel
-def _multiply_integers(a, b, bank, rows, columns, depth):
+def _multiply_integers(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, depth: Scalar) -> None:
     """As `_multiply`; `a` and `b` hold whole numbers as fp32, `bank` int32."""
     for k in range(depth):
         for row in range(rows):

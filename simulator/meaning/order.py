@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from simulator.jit import inner_kernel
-
-Floats = npt.NDArray[np.float32]
+from simulator.meaning.tables import Floats, Scalar
 
 
 @inner_kernel
-def larger(left, right):
+def larger(left: Scalar, right: Scalar) -> Scalar:
     """Return the larger of two fp32 numbers."""
     return left if left > right or left != left else right
 
 
 @inner_kernel
-def smaller(left, right):
+def smaller(left: Scalar, right: Scalar) -> Scalar:
     """Return the smaller of two fp32 numbers."""
     return left if left < right or left != left else right
 

@@ -6,17 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from isa import columns as col
 from isa.dtypes import BY_CODE
 from isa.memory_map import DRAM_BASE, SRAM_BASE
 from isa.table import BY_OPCODE
 from simulator.meaning.convert import load_plain, store_plain
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
+from simulator.meaning.tables import Bytes, Floats, Integers
 
 
 class MeaningError(Exception):
@@ -61,7 +57,7 @@ class Command:
         """The word of the instruction's choice operand."""
         operands = BY_OPCODE[int(self.fields[col.OPCODE])].operands
         choices = next(operand.choices for operand in operands if operand.slot == "mode")
-        return choices[self.fields[col.MODE]]
+        return str(choices[self.fields[col.MODE]])
 
     @property
     def bank(self) -> Floats:
@@ -81,7 +77,7 @@ class Command:
         address = int(self.values[slot])
         return (self.dram, address - DRAM_BASE) if address >= DRAM_BASE else (self.sram, address - SRAM_BASE)
 
-    def indices(self, operand: int) -> npt.NDArray[np.int64]:
+    def indices(self, operand: int) -> Integers:
         """Return the int32 indices, one per row, that a or b holds."""
         return (
             rows_of(self.local, self.addresses[operand], 0, 1, 4 * self.rows).copy().view(np.int32)[0].astype(np.int64)

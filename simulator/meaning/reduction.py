@@ -11,12 +11,13 @@ from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command, Floats
+from simulator.meaning.tables import Scalar
 
 _ROWSUM, _ROWMAX, _ROWMIN, _COLSUM = (BY_NAME[name].opcode for name in ("rowsum", "rowmax", "rowmin", "colsum"))
 
 
 @inner_kernel
-def run(opcode, rows, columns, a, out):
+def run(opcode: Scalar, rows: Scalar, columns: Scalar, a: Floats, out: Floats) -> Scalar:
     """Execute a reduction of fp32 rows x columns to one value per row, or per column."""
     if opcode == _COLSUM:
         for column in range(columns):
@@ -33,7 +34,7 @@ def run(opcode, rows, columns, a, out):
 
 
 @inner_kernel
-def _fold(opcode, a, first, end):
+def _fold(opcode: Scalar, a: Floats, first: Scalar, end: Scalar) -> Scalar:
     total = np.float32(0.0) if opcode == _ROWSUM else np.float32(-np.inf if opcode == _ROWMAX else np.inf)
     for index in range(first, end):
         if opcode == _ROWSUM:

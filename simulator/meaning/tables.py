@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,12 @@ from simulator.traits import traits_table
 K_CHUNK = 128
 """Elements of K that are multiplied at a time."""
 
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Scalar: TypeAlias = Any
+"""A number inside a kernel: numba infers its machine type."""
 
 
 class Tables(NamedTuple):

@@ -12,6 +12,7 @@ from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.plain import Command, MeaningError, rows_of
+from simulator.meaning.tables import Bytes, Integers, Scalar
 
 _DMA_IN, _DMA_OUT, _GATHER, _SCATTER, _COPY = (
     BY_NAME[name].opcode for name in ("dma_in", "dma_out", "dma_gather", "dma_scatter", "dma_copy")
@@ -19,7 +20,16 @@ _DMA_IN, _DMA_OUT, _GATHER, _SCATTER, _COPY = (
 
 
 @inner_kernel
-def copy_rows(target, target_start, target_pitch, source, source_start, source_pitch, rows, row_bytes):
+def copy_rows(
+    target: Bytes,
+    target_start: Scalar,
+    target_pitch: Scalar,
+    source: Bytes,
+    source_start: Scalar,
+    source_pitch: Scalar,
+    rows: Scalar,
+    row_bytes: Scalar,
+) -> None:
     """Copy rows between byte arrays (uint8[n])."""
     for row in range(rows):
         to, start = target_start + row * target_pitch, source_start + row * source_pitch
@@ -28,7 +38,16 @@ def copy_rows(target, target_start, target_pitch, source, source_start, source_p
 
 
 @inner_kernel
-def run(fields, values, out_address, a_address, b_address, local, sram, dram):
+def run(
+    fields: Integers,
+    values: Integers,
+    out_address: Scalar,
+    a_address: Scalar,
+    b_address: Scalar,
+    local: Bytes,
+    sram: Bytes,
+    dram: Bytes,
+) -> Scalar:
     """Execute a transfer; every index is checked, since only the data tell where it leads."""
     opcode, rows, row_bytes = fields[col.OPCODE], values[6], values[7]
     if opcode == _DMA_IN:
@@ -51,7 +70,7 @@ def run(fields, values, out_address, a_address, b_address, local, sram, dram):
 
 
 @inner_kernel
-def _shared(address, sram, dram):
+def _shared(address: Scalar, sram: Bytes, dram: Bytes) -> tuple[Bytes, Scalar]:
     """Return the shared memory of a device address and the byte index in it."""
     if address >= DRAM_BASE:
         return dram, address - DRAM_BASE
@@ -59,7 +78,7 @@ def _shared(address, sram, dram):
 
 
 @inner_kernel
-def _index(local, address, row):
+def _index(local: Bytes, address: Scalar, row: Scalar) -> Scalar:
     """Return the int32 at local[address + 4 * row], sign-extended."""
     word = np.uint32(0)
     for byte in range(4):
@@ -68,7 +87,7 @@ def _index(local, address, row):
 
 
 @inner_kernel
-def _row_start(place, index, pitch, row_bytes):
+def _row_start(place: tuple[Bytes, Scalar], index: Scalar, pitch: Scalar, row_bytes: Scalar) -> Scalar:
     """Return the byte index of a table's row, or -1 if it is not inside the memory."""
     memory, start = place
     first = start + index * pitch
@@ -76,7 +95,9 @@ def _row_start(place, index, pitch, row_bytes):
 
 
 @inner_kernel
-def _gather(values, out_address, local, indices_address, place):
+def _gather(
+    values: Integers, out_address: Scalar, local: Bytes, indices_address: Scalar, place: tuple[Bytes, Scalar]
+) -> Scalar:
     for row in range(values[6]):
         start = _row_start(place, _index(local, indices_address, row), values[5], values[7])
         if start < 0:
@@ -86,7 +107,9 @@ def _gather(values, out_address, local, indices_address, place):
 
 
 @inner_kernel
-def _scatter(values, a_address, local, indices_address, place):
+def _scatter(
+    values: Integers, a_address: Scalar, local: Bytes, indices_address: Scalar, place: tuple[Bytes, Scalar]
+) -> Scalar:
     for row in range(values[6]):
         start = _row_start(place, _index(local, indices_address, row), values[1], values[7])
         if start < 0:
