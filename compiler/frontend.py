@@ -24,7 +24,7 @@ from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
 from compiler.shape_inference import bind_dims, infer_shapes, unsupported_operations
 from isa.affine import Affine
-from isa.errors import ModelError
+from isa.errors import ModelError, UnsupportedError
 
 Step = Callable[[Graph], Graph]
 
@@ -80,11 +80,23 @@ def check_supported(graph: Graph) -> Graph:
         raise ModelError(what, where=graph.name, help="keep the small constants in the model file")
     if left:
         raise unsupported_operations(graph, left)
+    _check_order(graph)
+    return graph
+
+
+def _check_order(graph: Graph) -> None:
+    """Check that values are made once and before they are read; a cache used outside of its attention is not."""
+    known = {*graph.inputs, *graph.constants}
+    for operation in graph.operations:
+        early = [name for name in operation.inputs if name and name not in known]
+        if early or any(name in known for name in operation.outputs):
+            what = f"the operation reads {early[0]!r} before it is made" if early else "an output is made twice"
+            raise UnsupportedError(what, where=operation.name, help="use a cache in one attention only")
+        known.update(name for name in operation.outputs if name)
     for name in graph.outputs:
-        if name not in graph.producers():
+        if name in graph.inputs or name in graph.constants:
             what = f"the output {name!r} is an input or constant of the model"
             raise ModelError(what, where=graph.name, help="remove this output")
-    return graph
 
 
 def _is_absent(graph: Graph, name: str) -> bool:

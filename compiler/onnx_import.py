@@ -14,7 +14,7 @@ import numpy as np
 
 from compiler.evaluate import ONNX_DTYPES
 from compiler.external_data import external_reference
-from compiler.graph import Constant, Graph, OnnxAttributes, Operation, Value
+from compiler.graph import Constant, Graph, OnnxAttributes, Operation, Value, dtype_of
 from isa.affine import Affine, Dim, parse
 from isa.errors import ModelError, UnsupportedError
 
@@ -164,6 +164,8 @@ def _constant(tensor: onnx.TensorProto, base: Path | None, name: str) -> Constan
     import onnx
 
     value = Value(tensor.name, tuple(tensor.dims), _dtype(tensor.data_type, tensor.name, name))
+    if 0 in tensor.dims:
+        return Constant(value, np.zeros(tuple(tensor.dims), dtype_of(value.dtype)))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return Constant(value, external_reference(tensor, value, base, name))
     return Constant(value, _array(tensor, name))

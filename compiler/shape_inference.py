@@ -290,9 +290,13 @@ def _demand_length(mask: Value, length: Dim, operation: Operation, solver: Solve
         raise ModelError(f"sizes contradict each other: {error} ({origin})", where=mask.name, help=help) from None
 
 
+# Earlier inputs of these are activations and rotary factors.
+_FIRST_MASK_INPUT = {"Attention": 3, "GroupQueryAttention": 5, "MultiHeadAttention": 5, "RotaryEmbedding": 4}
+
+
 def _mask_inputs(operation: Operation, op_type: str) -> tuple[str | None, ...]:
     """The inputs of an operation that can carry a mask on to the scores."""
-    first = {"Attention": 3, "GroupQueryAttention": 5, "RotaryEmbedding": len(operation.inputs)}.get(op_type, 0)
+    first = _FIRST_MASK_INPUT.get(op_type, 0)
     return operation.inputs[first:]
 
 
@@ -305,6 +309,8 @@ def _key_length(operation: Operation, facts: Mapping[str, Fact]) -> Dim | None:
     if attributes.op_type == "GroupQueryAttention":
         query, past = facts[operation.inputs[0] or ""], operation.inputs[3]
         return query.shape[1] + (facts[past].shape[2] if past else 0)
+    if attributes.op_type == "MultiHeadAttention":
+        return facts[operation.inputs[1] or ""].shape[1]
     if attributes.op_type == "Attention":
         query, key = facts[operation.inputs[0] or ""], facts[operation.inputs[1] or ""]
         past = operation.inputs[4] if len(operation.inputs) > 4 else None

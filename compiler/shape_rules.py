@@ -321,6 +321,17 @@ def _attention(call: Call) -> list[Typed]:
     return [*outputs, *present][: call.output_count]
 
 
+def _multi_head_attention(call: Call) -> list[Typed]:
+    query, key, value = (call.fact(index) for index in range(3))
+    if any(len(fact.shape) != 3 for fact in (query, key, value)):
+        raise Undecided("MultiHeadAttention of packed or four-dimensional operands")
+    call.equal(key.shape[1], value.shape[1])
+    call.equal(query.shape[2], key.shape[2])
+    if call.has(5):
+        call.equal(call.fact(5).shape[-1], key.shape[1])
+    return [((*query.shape[:2], value.shape[2]), query.dtype)]
+
+
 def group_query_sizes(call: Call) -> tuple[Dim, Dim, Dim]:
     """Return (batch, sequence, head_dim) of a GroupQueryAttention."""
     query = call.fact(0)
@@ -375,6 +386,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "GatherND": _gather_nd,
     "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
+    "MultiHeadAttention": _multi_head_attention,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,
@@ -401,6 +413,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     "Attention": (3, 7),
     "Clip": (1, 3),
     "GroupQueryAttention": (1, 16),
+    "MultiHeadAttention": (3, 10),
     "RMSNormalization": (2, 2),
     "Range": (3, 3),
     "RotaryEmbedding": (3, 4),

@@ -23,7 +23,10 @@ from isa.errors import UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An attention as it stands in the graph: four-dimensional operands, mask parts and where it ends."""
+    """An attention as it stands in the graph: its operands, mask parts and where it ends.
+
+    Operands are [batch, heads, tokens, head_dim], or [batch, tokens, heads * head_dim] if `flat_head_count` is given.
+    """
 
     name: str
     query: str
@@ -34,6 +37,7 @@ class Match:
     masks: tuple[MaskPart, ...]
     causal: bool
     end: Operation
+    flat_head_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ def fuse_attention(graph: Graph) -> Graph:
             match = fuser.decomposed(operation)
         elif is_onnx(operation, "Attention"):
             match = fuser.direct(operation)
+        elif is_onnx(operation, "MultiHeadAttention"):
+            match = fuser.multi_head(operation)
         if match is not None:
             fuser.emit(match)
     return rewriter.build()
@@ -87,6 +93,22 @@ class _Fuser:
         causal = bool(integer(operation, "is_causal", 0))
         query, key, value = (name or "" for name in inputs[:3])
         return Match(operation.name, query, key, False, value, scale, masks, causal, operation)
+
+    def multi_head(self, operation: Operation) -> Match | None:
+        """Match com.microsoft MultiHeadAttention on flat operands, with an additive mask and without its own cache."""
+        inputs = (*operation.inputs, *[None] * 7)
+        heads = integer(operation, "num_heads", 0)
+        if any((*inputs[3:5], *inputs[6:])) or len(operation.outputs) != 1 or integer(operation, "unidirectional", 0):
+            return None
+        columns = self._shape(inputs[0])[2]
+        if heads == 0 or isinstance(columns, Affine) or columns % heads:
+            return None
+        if inputs[5] is not None and not self.subgraph.is_evaluable(inputs[5]):
+            return None
+        masks = (MaskPart(inputs[5], "additive"),) if inputs[5] is not None else ()
+        scale = number(operation, "scale", 0.0) or (columns // heads) ** -0.5
+        query, key, value = (name or "" for name in inputs[:3])
+        return Match(operation.name, query, key, False, value, scale, masks, False, operation, heads)
 
     def decomposed(self, softmax: Operation) -> Match | None:
         """Match Softmax(scale * Q K^T + mask) V around a softmax over the last axis."""
@@ -162,6 +184,8 @@ class _Fuser:
     def _query(self, match: Match) -> tuple[Form, tuple[int, int, int, int]] | None:
         """Return the form of the queries and (batch, heads, sequence, head_dim)."""
         form, shape = self.forms[match.query], self._shape(match.query)
+        if match.flat_head_count is not None:
+            return self._flat_query(form, shape, match.flat_head_count)
         if len(shape) != 4 or any(isinstance(dim, Affine) for dim in shape) or form.scale is None:
             return None
         batch, heads, sequence, head_dim = (int(dim) for dim in shape)  # type: ignore[arg-type]
@@ -170,8 +194,22 @@ class _Fuser:
             return None
         return form, (batch, heads, sequence, head_dim)
 
-    def _operand(self, name: str, transposed: bool, sizes: tuple[int, int, int, int]) -> Operand | None:
-        """Return the keys or values, given the form of a value [B, H, T, D] (or [B, H, D, T])."""
+    def _flat_query(
+        self, form: Form, shape: tuple[Dim, ...], heads: int
+    ) -> tuple[Form, tuple[int, int, int, int]] | None:
+        """Return the form of queries that are arranged as their projection."""
+        if any(isinstance(dim, Affine) for dim in shape) or form.scale is None:
+            return None
+        batch, sequence, columns = (int(dim) for dim in shape)  # type: ignore[arg-type]
+        if self._shape(form.source) != shape or form.dims != layout.source_dims(shape):
+            return None
+        return form, (batch, heads, sequence, columns // heads)
+
+    def _operand(self, name: str, order: str, sizes: tuple[int, int, int, int]) -> Operand | None:
+        """Return the keys or values, given a value [B, H, T, D].
+
+        In the order "columns" it is [B, H, D, T], in the order "flat" [B, T, H*D].
+        """
         batch, heads, sequence, head_dim = sizes
         form, scale = self.forms[name], self.forms[name].scale
         source = self._shape(form.source)
@@ -179,14 +217,14 @@ class _Fuser:
             return None
         if len(source) == 4:
             kv_heads = int(source[1]) if not isinstance(source[1], Affine) else 0
-            expected = _repeated(layout.source_dims(source), kv_heads, heads, transposed)
+            expected = _repeated(layout.source_dims(source), kv_heads, heads, order)
             new = self._appended(form.source) if form.dims in expected else None
             return None if new is None else self._new(new, form.source, sizes, kv_heads, scale)
         if len(source) != 3 or source[:2] != (batch, sequence) or isinstance(source[2], Affine) or source[2] % head_dim:
             return None
         kv_heads = source[2] // head_dim
         arranged = _heads_first(source, kv_heads, head_dim)
-        if form.dims not in _repeated(arranged, kv_heads, heads, transposed):
+        if form.dims not in _repeated(arranged, kv_heads, heads, order):
             return None
         return Operand(form.source, None, self._exposed(form.source, arranged, sizes, kv_heads), None, kv_heads, scale)
 
@@ -208,7 +246,7 @@ class _Fuser:
             return None
         if form.dims != _heads_first(source, kv_heads, head_dim) or self._shape(past)[3] != head_dim:
             return None
-        exposed = present if present in self.graph.outputs else None
+        exposed = present if present in self.graph.outputs and not self.rewriter.is_replaced(concat) else None
         return Operand(form.source, past, exposed, concat, kv_heads, scale)
 
     def _exposed(self, source: str, arranged: Dims, sizes: tuple[int, int, int, int], kv_heads: int) -> str | None:
@@ -230,8 +268,9 @@ class _Fuser:
         if found is None:
             return
         form, sizes = found
-        key = self._operand(match.key, match.key_is_transposed, sizes)
-        value = self._operand(match.value, False, sizes)
+        order = "flat" if match.flat_head_count is not None else "keys"
+        key = self._operand(match.key, "columns" if match.key_is_transposed else order, sizes)
+        value = self._operand(match.value, order, sizes)
         if key is None or value is None or key.kv_head_count != value.kv_head_count or value.scale != 1.0:
             return
         past = self._past(key, value, match)
@@ -262,11 +301,13 @@ class _Fuser:
         batch, heads, sequence, head_dim = sizes
         end = match.end.outputs[0] or ""
         dtype = self.graph.value(end).dtype
-        merged = self.rewriter.fresh(f"{end}/attention", (batch, sequence, heads * head_dim), dtype)
+        is_flat = match.flat_head_count is not None
+        merged = end if is_flat else self.rewriter.fresh(f"{end}/attention", (batch, sequence, heads * head_dim), dtype)
         inputs = (query, key.projection, value.projection, key.past, value.past, meaning.keep)
         attention = Operation("attention", match.name, inputs, (merged, key.present, value.present), attributes)
         arrangement = Heads(batch, sequence, heads, head_dim, (0, 2, 1, 3))
-        self.rewriter.replace(match.end, [attention, *split_heads(self.rewriter, merged, end, arrangement, match.name)])
+        split = [] if is_flat else split_heads(self.rewriter, merged, end, arrangement, match.name)
+        self.rewriter.replace(match.end, [attention, *split])
         for operand in (key, value):
             if operand.present is not None:
                 self.rewriter.replace(self.rewriter.producers[operand.present], [])
@@ -279,11 +320,15 @@ def _heads_first(source: tuple[Dim, ...], heads: int, head_dim: int) -> Dims:
     return layout.transposed(form, (0, 2, 1, 3)).dims
 
 
-def _repeated(dims: Dims, kv_heads: int, heads: int, transposed: bool) -> tuple[Dims, ...]:
+def _repeated(dims: Dims, kv_heads: int, heads: int, order: str) -> tuple[Dims, ...]:
     """Return the arrangements that keys or values [B, KV, T, D] can have: as they are, or each head repeated."""
     batch, head, keys, elements = dims
-    rest = (elements, keys) if transposed else (keys, elements)
-    plain = (batch, head, *rest)
-    if kv_heads == 0 or heads % kv_heads or heads == kv_heads:
-        return (plain,)
-    return ((batch, (*head, Atom(BROADCAST, 1, heads // kv_heads)), *rest), plain)
+    repeated = (*head, Atom(BROADCAST, 1, heads // max(kv_heads, 1)))
+    can_repeat = kv_heads != 0 and heads % kv_heads == 0 and heads != kv_heads
+    found: list[Dims] = []
+    for each in (repeated, head) if can_repeat else (head,):
+        if order == "flat":
+            found.append(layout.merged((batch, keys, (*each, *elements))))
+        else:
+            found.append((batch, each, elements, keys) if order == "columns" else (batch, each, keys, elements))
+    return tuple(found)

@@ -6,6 +6,8 @@ from compiler.dialects.rewrite import Rewriter, integer, is_onnx
 from compiler.evaluate import FLOAT_DTYPES
 from compiler.graph import Graph, Operation
 
+_MIXES_TOKENS = ("MatMul", "Attention", "GroupQueryAttention", "MultiHeadAttention")
+
 
 def fuse_embeddings(graph: Graph) -> Graph:
     """Turn Gather(table[V, H], ids[B, S]) into `embedding`, where the ids are a graph input."""
@@ -41,7 +43,7 @@ def _feeds_activations(rewriter: Rewriter, gather: Operation) -> bool:
             for reader in rewriter.consumers.get(name or "", []):
                 if reader.kind == "linear":
                     return True
-                if id(reader) not in seen and not is_onnx(reader, "MatMul", "Attention", "GroupQueryAttention"):
+                if id(reader) not in seen and not is_onnx(reader, *_MIXES_TOKENS):
                     seen.add(id(reader))
                     pending.append(reader)
     return False

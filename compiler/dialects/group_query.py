@@ -22,10 +22,12 @@ from compiler.graph import (
     Operation,
     RopeAttributes,
     SliceAttributes,
+    Value,
 )  # fmt: skip
-from compiler.symbols import Undecided
+from compiler.shape_inference import int_shape
+from compiler.symbols import Undecided, interval
 from isa.affine import Dim, evaluate
-from isa.errors import UnsupportedError
+from isa.errors import ModelError, UnsupportedError
 
 _REASON = "GroupQueryAttention counts its keys with it; padded sequences are not supported"
 
@@ -35,7 +37,7 @@ def fuse_group_query(graph: Graph) -> Graph:
     rewriter, subgraph = Rewriter(graph), Subgraph(graph)
     requirements = list(graph.requirements)
     for operation in graph.operations:
-        if is_onnx(operation, "GroupQueryAttention") and _is_plain(operation):
+        if is_onnx(operation, "GroupQueryAttention") and _is_plain(graph, operation):
             for flags in _checked_lengths(graph, subgraph, operation):
                 requirement = KeepAllOnes(flags, _REASON)
                 if requirement not in requirements:
@@ -44,14 +46,18 @@ def fuse_group_query(graph: Graph) -> Graph:
     return dataclasses.replace(rewriter.build(), requirements=tuple(requirements))
 
 
-def _is_plain(operation: Operation) -> bool:
+def _is_plain(graph: Graph, operation: Operation) -> bool:
     """Tell whether only features with a composite meaning are used."""
     inputs = (*operation.inputs, *[None] * 12)
     off = integer(operation, "local_window_size", -1) == -1 and number(operation, "softcap", 0.0) == 0
     off = off and integer(operation, "smooth_softmax", 0) == 0 and integer(operation, "qk_output", 0) == 0
     packed_or_not = (inputs[1] is None) == (inputs[2] is None)
-    tables = not integer(operation, "do_rotary", 0) or (inputs[7] is not None and inputs[8] is not None)
+    tables = not integer(operation, "do_rotary", 0) or all(_is_table(graph, name) for name in inputs[7:9])
     return off and packed_or_not and tables and not any(inputs[9:]) and (inputs[3] is None) == (inputs[4] is None)
+
+
+def _is_table(graph: Graph, name: str | None) -> bool:
+    return name in graph.constants and len(graph.value(name or "").shape) == 2
 
 
 def _checked_lengths(graph: Graph, subgraph: Subgraph, operation: Operation) -> list[str]:
@@ -134,6 +140,20 @@ def _projections(
 def _rope(rewriter: Rewriter, operation: Operation, source: str, heads: int, head_dim: int, past: Dim) -> Operation:
     value = rewriter.values[source]
     tables = (float_table(rewriter, operation.inputs[7] or ""), float_table(rewriter, operation.inputs[8] or ""))
+    sequence = value.shape[1]
+    for table in tables:
+        _check_rows(rewriter.constants[table].value, interval(past + sequence, rewriter.graph.symbols)[1], head_dim)
     attributes = RopeAttributes(heads, head_dim, bool(integer(operation, "rotary_interleaved", 0)), past)
     rotated = rewriter.fresh(f"{source}/rope", value.shape, value.dtype)
     return Operation("rope", f"{source}/rope", (source, None, *tables), (rotated,), attributes)
+
+
+def _check_rows(table: Value, longest: int, head_dim: int) -> None:
+    """Check that a rotary table has a row for each position and a column for each pair."""
+    rows, columns = int_shape(table.shape)
+    if columns != head_dim // 2:
+        what = f"the rotary table has {columns} columns for heads of {head_dim}; only whole heads can be rotated"
+        raise UnsupportedError(what, where=f"constant {table.name!r}", help="export without partial rotary embedding")
+    if rows < longest:
+        what = f"the rotary table has {rows} rows, but sequences can have {longest} tokens"
+        raise ModelError(what, where=f"constant {table.name!r}", help="bind a shorter cache length")

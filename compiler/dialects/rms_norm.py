@@ -31,7 +31,7 @@ def _is_weight(rewriter: Rewriter, weight: str | None, value: str | None) -> boo
 
 def _fuse_direct(rewriter: Rewriter, operation: Operation) -> None:
     rank = len(rewriter.graph.value(operation.inputs[0] or "").shape)
-    last = integer(operation, "axis", -1) % rank == rank - 1
+    last = rank > 0 and integer(operation, "axis", -1) % rank == rank - 1
     if last and len(operation.inputs) == 2 and _is_weight(rewriter, operation.inputs[1], operation.inputs[0]):
         attributes = RmsNormAttributes(number(operation, "epsilon", 1e-5))
         norm = Operation("rms_norm", operation.name, operation.inputs, operation.outputs[:1], attributes)
@@ -110,7 +110,7 @@ def _mean_square(rewriter: Rewriter, name: str) -> tuple[str, float] | None:
         arrays = [rewriter.array(argument) for argument in mean.inputs]
         axes = axes_of(onnx_attributes(mean), arrays)
         squared = _squared(rewriter, mean.inputs[0])
-        if squared and axes is not None and [axis % rank for axis in axes] == [rank - 1]:
+        if squared and axes is not None and rank and [axis % rank for axis in axes] == [rank - 1]:
             return squared, epsilon
     return None
 

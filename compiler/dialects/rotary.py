@@ -19,6 +19,7 @@ from compiler.dialects.rewrite import Rewriter, integer, is_onnx, onnx_attribute
 from compiler.dialects.subgraph import Subgraph
 from compiler.dialects.tables import Column, Table, TableBuilder
 from compiler.graph import Graph, OnnxAttributes, Operation, RopeAttributes
+from compiler.shape_inference import int_shape
 from isa.affine import Dim
 from isa.errors import UnsupportedError
 
@@ -59,8 +60,6 @@ def heads_of(form: Form, dims: layout.Dims, source: tuple[Dim, ...], shape: tupl
 def split_heads(rewriter: Rewriter, source: str, output: str, heads: Heads, name: str) -> list[Operation]:
     """Return the operations that arrange a projection as `output` (the inverse of what `heads_of` found)."""
     graph = rewriter.graph
-    if len(heads.order) == 3:
-        return [Operation("onnx", name, (source,), (output,), OnnxAttributes("", "Identity"))]
     split = (heads.batch, heads.sequence, heads.head_count, heads.head_dim)
     target = rewriter.constant(f"{output}/heads", np.array(split, np.int64))
     dtype = graph.value(output).dtype
@@ -130,9 +129,11 @@ class _Emitter:
         self._rotated.add(output)
         value = self.rewriter.graph.value(source)
         attributes = RopeAttributes(heads.head_count, heads.head_dim, interleaved, table.start)
-        rotated = self.rewriter.fresh(f"{output}/rope", value.shape, value.dtype)
+        is_flat = len(heads.order) == 3
+        rotated = output if is_flat else self.rewriter.fresh(f"{output}/rope", value.shape, value.dtype)
         rope = Operation("rope", f"{operation.name}/rope", (source, table.positions, *tables), (rotated,), attributes)
-        self.rewriter.replace(operation, [rope, *split_heads(self.rewriter, rotated, output, heads, operation.name)])
+        split = [] if is_flat else split_heads(self.rewriter, rotated, output, heads, operation.name)
+        self.rewriter.replace(operation, [rope, *split])
 
 
 # --- decomposed rotations ------------------------------------------------------------------------------------------
@@ -230,25 +231,30 @@ def _fuse_direct(emitter: _Emitter, forms: Forms, operation: Operation) -> None:
         cos, sin, positions = (*operation.inputs[1:3], operation.inputs[3] if len(operation.inputs) > 3 else None)
     else:
         positions, cos, sin = operation.inputs[1:4]
-    heads = _direct_heads(emitter, forms, operation)
-    if heads is None or cos is None or sin is None:
+    if cos is None or sin is None:
+        return
+    heads = _direct_heads(emitter, forms, operation, graph.value(cos).shape[-1])
+    if heads is None or graph.value(cos).shape[-1] != heads.head_dim // 2:
         return
     source = forms[operation.inputs[0] or ""].source
     interleaved = bool(integer(operation, "interleaved", 0))
     output = operation.outputs[0] or ""
     if positions is None:
-        if any(len(graph.value(name).shape) != 3 for name in (cos, sin)):
+        if any(len(graph.value(name).shape) != 3 or not emitter.builder.can_build(name) for name in (cos, sin)):
             return
         half = tuple(range(heads.head_dim // 2))
         columns = [Column(name, graph.value(name).shape[0] != 1, half, 1.0) for name in (cos, sin)]
         emitter.emit(operation, output, source, heads, (columns[0], columns[1]), interleaved)
     elif positions in graph.inputs and graph.value(positions).shape == (heads.batch, heads.sequence):
+        if any(name not in graph.constants or len(graph.value(name).shape) != 2 for name in (cos, sin)):
+            return
         tables = (float_table(emitter.rewriter, cos), float_table(emitter.rewriter, sin))
         table = Table(np.zeros((0, 0), np.float32), positions, None)
         emitter.emit_with(operation, output, source, heads, tables, table, interleaved)
 
 
-def _direct_heads(emitter: _Emitter, forms: Forms, operation: Operation) -> Heads | None:
+def _direct_heads(emitter: _Emitter, forms: Forms, operation: Operation, half: Dim) -> Heads | None:
+    """Return how the input arranges its heads; without a head count, the width of the table tells their size."""
     graph = emitter.rewriter.graph
     form = forms[operation.inputs[0] or ""]
     shape, source = graph.value(operation.inputs[0] or "").shape, graph.value(form.source).shape
@@ -257,10 +263,11 @@ def _direct_heads(emitter: _Emitter, forms: Forms, operation: Operation) -> Head
     heads = heads_of(form, form.dims, source, shape)
     if heads is None or len(heads.order) == 4:
         return heads if heads is None or heads.order == (0, 2, 1, 3) else None
-    count = integer(operation, "num_heads", 0)
-    if count == 0 or int(shape[2]) % count:  # type: ignore[arg-type]
+    (columns,) = int_shape(shape[2:])
+    count = integer(operation, "num_heads", 0) or columns // max(2 * int_shape((half,))[0], 1)
+    if count == 0 or columns % count:
         return None
-    return Heads(heads.batch, heads.sequence, count, int(shape[2]) // count, (0, 1, 2))  # type: ignore[arg-type]
+    return Heads(heads.batch, heads.sequence, count, columns // count, (0, 1, 2))
 
 
 def float_table(rewriter: Rewriter, name: str) -> str:

@@ -54,6 +54,10 @@ class TableBuilder:
         self._graph, self._subgraph = graph, subgraph
         self._tables: dict[tuple[Column, int, int], Table] = {}
 
+    def can_build(self, name: str) -> bool:
+        """Tell whether a factor follows from sizes, constants and integer inputs."""
+        return self._subgraph.is_evaluable(name)
+
     def table(self, column: Column, batch: int, sequence: int, node: str) -> Table:
         """Return the table of a column; raises UnsupportedError if it is no function of one position per token."""
         key = (column, batch, sequence)

@@ -22,6 +22,8 @@ CASES = tuple(sorted(path.name for path in FOLDER.iterdir() if path.is_dir()))
 PAST_RANGE = (0, 64)
 # Dims that follow from others and are therefore not given.
 DERIVED_DIMS = ("total", "total_sequence_length", "kv_cache_dim")
+# The mask of this case can only be broadcast for one new token or for an empty cache.
+NO_CHUNKS = ("genai_fp16_cpu",)
 PAST_DIMS = ("past", "past_sequence_length")
 
 
@@ -79,7 +81,7 @@ def graph_of(case: str, model: onnx.ModelProto) -> Graph:
     return import_model(model, FOLDER / case, "changed")
 
 
-def dims_for(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int | tuple[int, int]]:
+def dims_for(graph: Graph, inputs: Mapping[str, np.ndarray], case: str = "") -> dict[str, int | tuple[int, int]]:
     """Return the dims that a user would give for these inputs: sizes, and a range for the cache length."""
     dims: dict[str, int | tuple[int, int]] = {}
     for name in graph.inputs:
@@ -87,7 +89,8 @@ def dims_for(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int | 
             if isinstance(dim, Affine):
                 ((symbol, _),) = dim.terms
                 if symbol not in DERIVED_DIMS:
-                    dims[symbol] = PAST_RANGE if symbol in PAST_DIMS else int(size)
+                    is_range = symbol in PAST_DIMS and not (case in NO_CHUNKS and size == 0)
+                    dims[symbol] = PAST_RANGE if is_range else int(size)
     return dims
 
 
@@ -98,7 +101,7 @@ def _fused(case: str, file: str, dims: tuple[tuple[str, int | tuple[int, int]], 
 
 def fused_for(case: str, file: str, inputs: Mapping[str, np.ndarray]) -> Graph:
     """Return the fused graph for the shapes of these inputs."""
-    return _fused(case, file, tuple(sorted(dims_for(imported(case, file), inputs).items())))
+    return _fused(case, file, tuple(sorted(dims_for(imported(case, file), inputs, case).items())))
 
 
 def first_step(case: str, file: str) -> Step:

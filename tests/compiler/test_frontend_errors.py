@@ -200,3 +200,21 @@ def test_absent_tables_are_named() -> None:
     tensor.external_data.add(key="length", value=str(4 * count))
     with pytest.raises(ModelError, match=r"inv_freq is absent, but masks or tables are computed from it"):
         fuse_model(graph_of(DECODE[0], model), {"batch": 1, "seq": 1, "past": (0, 8)})
+
+
+def test_rotary_table_that_is_too_short() -> None:
+    """A cache longer than the table of the file is refused with both figures."""
+    graph = exported_models.imported("genai_fp16_gqa", "model.onnx")
+    dims = {"batch_size": 1, "sequence_length": 1, "past_sequence_length": (0, 256)}
+    with pytest.raises(ModelError, match="has 256 rows, but sequences can have 257 tokens"):
+        fuse_model(graph, dims)
+
+
+def test_an_output_that_is_an_input() -> None:
+    """Outputs must be computed."""
+    node = helper.make_node("Identity", ["x"], ["y"], name="same")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "copy", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises((ModelError, UnsupportedError), match="y"):
+        fuse_model(import_model(model, None, "copy"), {})
