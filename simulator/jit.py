@@ -1,4 +1,4 @@
-"""The one way to compile a kernel: `@kernel`, numba with strict IEEE arithmetic and an on-disk cache that cannot be stale.
+"""The one way to compile a kernel: numba with strict IEEE arithmetic and an on-disk cache that cannot be stale.
 
 numba's own cache misses edits in other files than the cached function's, and stops the program when a file is damaged.
 Here the cache folder's name is a digest of everything that shapes machine code: all sources of `isa` and `simulator`,
@@ -18,16 +18,19 @@ import stat
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import llvmlite
 import llvmlite.binding
-import numba
+import numba as numba_module
 import numpy as np
-from numba.core import caching
+from numba.core import caching as caching_module
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+numba: Any = numba_module
+caching: Any = caching_module
+"""Their annotations cover less than is used here."""
 PACKAGES = ("isa", "simulator")
 KEPT_DIGESTS = 4
 """Folders of this many versions of the sources are kept, the most recently used ones."""
@@ -40,10 +43,10 @@ _PREFIX = "kernels-"
 
 def kernel(function: Function) -> Function:
     """Compile a function with numba at its first call: no fast-math, no threads, IEEE division, cached on disk."""
-    dispatcher = numba.njit(**_OPTIONS)(function)
+    dispatcher: Any = numba.njit(**_OPTIONS)(function)
     if cache_directory() is not None and not numba.config.DISABLE_JIT:
         dispatcher._cache = _KernelCache(function)
-    return dispatcher  # type: ignore[no-any-return]
+    return cast(Function, dispatcher)
 
 
 def inner_kernel(function: Function) -> Function:
@@ -51,7 +54,7 @@ def inner_kernel(function: Function) -> Function:
 
     It is not cached: its code is part of the kernels that call it.
     """
-    return numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+    return cast(Function, numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
 
 
 def source_files(root: Path) -> list[Path]:
@@ -189,8 +192,8 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        files = self._cache_file
-        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, files._source_stamp)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file: Any = _CheckedFiles(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled code for a signature, or None to compile: also after a damaged file, which is deleted."""

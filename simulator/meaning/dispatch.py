@@ -14,8 +14,8 @@ from simulator import traits as tr
 from simulator.jit import inner_kernel, kernel
 from simulator.meaning import accumulator, codes, elementwise, functions, layout, matrix, reduction, transfer
 from simulator.meaning.convert import WORDS, load_block, store_block
-from simulator.meaning.plain import Bytes, Command, Floats, Integers, MeaningError
-from simulator.meaning.tables import Scalar, Tables, dtype_column
+from simulator.meaning.plain import Command, MeaningError
+from simulator.meaning.tables import Bytes, Floats, Integers, Scalar, Tables, dtype_column
 
 _TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION = (
     int(timing)

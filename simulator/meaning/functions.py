@@ -15,8 +15,8 @@ import numpy as np
 from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
-from simulator.meaning.plain import Command, Floats, of_a
-from simulator.meaning.tables import Scalar
+from simulator.meaning.plain import Command, of_a
+from simulator.meaning.tables import Floats, Scalar
 
 EXP_ERROR_ULPS = 1.1
 
@@ -101,13 +101,13 @@ def exponential_plain(x: Floats) -> Floats:
     exponent = shifted.view(np.int32) - _ROUND_BITS
     half = exponent >> 1
     first, second = ((part + np.int32(127)) << np.int32(23) for part in (half, exponent - half))
-    return result * first.view(np.float32) * second.view(np.float32)
+    return np.asarray(result * first.view(np.float32) * second.view(np.float32), dtype=np.float32)
 
 
 PLAIN: dict[str, Callable[[Command], None]] = {
     "vrecip": of_a(lambda a: _ONE / a),
-    "vsqrt": of_a(np.sqrt),
-    "vrsqrt": of_a(lambda a: _ONE / np.sqrt(a)),
+    "vsqrt": of_a(lambda a: np.sqrt(a, dtype=np.float32)),
+    "vrsqrt": of_a(lambda a: np.divide(_ONE, np.sqrt(a), dtype=np.float32)),
     "vexp": of_a(exponential_plain),
     "vsigmoid": of_a(lambda a: _ONE / (_ONE + exponential_plain(-a))),
     "vtanh": of_a(lambda a: _ONE - _TWO / (exponential_plain(_TWO * a) + _ONE)),

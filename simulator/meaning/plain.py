@@ -79,9 +79,8 @@ class Command:
 
     def indices(self, operand: int) -> Integers:
         """Return the int32 indices, one per row, that a or b holds."""
-        return (
-            rows_of(self.local, self.addresses[operand], 0, 1, 4 * self.rows).copy().view(np.int32)[0].astype(np.int64)
-        )
+        data = rows_of(self.local, self.addresses[operand], 0, 1, 4 * self.rows)
+        return np.frombuffer(data.tobytes(), dtype=np.int32).astype(np.int64)
 
     def read_like(self, operand: int, code: int, rows: int, columns: int) -> Floats:
         """Return a (1) or b (2) as float32[rows, columns], its elements being of type `code`."""

@@ -10,8 +10,8 @@ from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes
 from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
-from simulator.meaning.plain import Command, Floats
-from simulator.meaning.tables import Scalar
+from simulator.meaning.plain import Command
+from simulator.meaning.tables import Floats, Scalar
 
 _ROWSUM, _ROWMAX, _ROWMIN, _COLSUM = (BY_NAME[name].opcode for name in ("rowsum", "rowmax", "rowmin", "colsum"))
 

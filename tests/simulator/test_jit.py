@@ -1,4 +1,4 @@
-"""The kernel cache: never stale, never fatal. Programs run in fresh processes, with a copy of `jit.py` and one kernel."""
+"""The kernel cache: never stale, never fatal. Programs run in new processes, with a copy of `jit.py` and one kernel."""
 
 from __future__ import annotations
 

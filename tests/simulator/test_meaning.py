@@ -81,7 +81,7 @@ def pick_dtype(draw, instruction: Instruction) -> Dtype:
 
 @st.composite
 def commands(draw, instruction: Instruction):
-    """Return (fields, values, addresses): a legal command within its regions; operand i owns region i of local memory."""
+    """Return (fields, values, addresses): a legal command; operand i stays within region i of local memory."""
     fields, values = np.zeros(18, dtype=np.int64), np.zeros(8, dtype=np.int64)
     fields[col.OPCODE] = instruction.opcode
     for operand in instruction.operands:
