@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from compiler.graph import Operation, Value
+from compiler.graph import Graph, Operation, Value
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
-from isa.affine import Affine, Dim
+from isa.affine import Affine, Dim, symbols_of
 from isa.errors import UnsupportedError
 from isa.program import Entry, Equality, Port, Program, Requirement, Storage
 
@@ -37,12 +37,19 @@ def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
     graph = mapped.graph
     entry = Entry(
         "main", dict(graph.symbols), tuple(_ports(mapped, graph.inputs)), tuple(_ports(mapped, graph.outputs)),
-        tuple(lowering.launches), tuple(Equality(item.left, item.right, item.origin) for item in graph.equalities),
+        tuple(lowering.launches), tuple(_equalities(graph)),
         tuple(Requirement(item.input_name, item.reason) for item in graph.requirements),
     )  # fmt: skip
     return Program(
         mapped.machine, tuple(lowering.kernels), tuple(_storages(mapped)), mapped.constants, (entry,), capacity_ignored
     )
+
+
+def _equalities(graph: Graph) -> Iterable[Equality]:
+    """Those over symbols that are left: a dim the front end solved for is substituted, so the shapes of ports check it."""
+    for item in graph.equalities:
+        if symbols_of(item.left) | symbols_of(item.right) <= graph.symbols.keys():
+            yield Equality(item.left, item.right, item.origin)
 
 
 def kernel_module(op: Operation) -> ModuleType:

@@ -100,7 +100,7 @@ class _Mapper:
 
     def _map_input(self, value: Value) -> None:
         consumers = self.graph.consumers().get(value.name, [])
-        is_mask = any(op.kind == "attention" and _at(op.inputs, MASK_INPUT) == value.name for op in consumers)
+        is_mask = all(op.kind == "attention" and _at(op.inputs, MASK_INPUT) == value.name for op in consumers)
         shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]
         is_index = value.dtype in ("int64", "int32", "bool")
         dtype = INT32 if is_index else self.dtype
