@@ -130,7 +130,7 @@ def test_macs_are_those_of_the_commands(rows: int) -> None:
     report = Simulator(program).profile()
     (launch,) = program.entries[0].launches
     assert launch.useful_macs == rows * 172 * 333
-    assert report.issued_macs == launch.useful_macs + launch.padding_macs
+    assert report.issued_macs == launch.issued_macs >= launch.useful_macs
 
 
 def test_equal_tiles_share_a_kernel() -> None:

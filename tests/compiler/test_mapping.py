@@ -122,10 +122,11 @@ def test_packed_weight(rows_are_outputs: bool) -> None:
 
 def test_unbound_size() -> None:
     """A size that is open where it may not be names the dim to bind."""
-    writer = GraphWriter()
-    writer.input("x", (1, Affine.symbol("sequence"), 64))
+    writer, shape = GraphWriter(), (1, Affine.symbol("sequence"), 64)
+    writer.input("x", shape)
+    writer.add("add", ("x", "x"), "y", shape)
     with pytest.raises(UnsupportedError) as caught:
-        map_graph(writer.graph(), small_machine(), "fp16")
+        map_graph(writer.graph("y"), small_machine(), "fp16")
     assert str(caught.value) == (
         "x: the size sequence is not known when compiling\n"
         "  help: bind it, for example --dim sequence=1; only the length of the past may stay open"
