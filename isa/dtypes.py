@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,14 @@ class Dtype:
         return self.bits // 8
 
     @cached_property
-    def numpy(self) -> np.dtype:
+    def numpy(self) -> np.dtype[Any]:
         """The host's array type."""
         if hasattr(np, self.host):
             return np.dtype(self.host)
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, self.host))
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.host))
+        return dtype
 
 
 DTYPES = (
@@ -46,7 +48,9 @@ DTYPES = (
     Dtype("fp16", 2, 16, "float16", True, "IEEE 754 binary16"),
     Dtype("bf16", 3, 16, "bfloat16", True, "upper half of binary32"),
     Dtype("fp32", 4, 32, "float32", True, "IEEE 754 binary32; accumulator of float products"),
-    Dtype("fp8e4m3", 5, 8, "float8_e4m3fn", True, "4 exponent bits, 3 mantissa bits, no infinity; stores saturate to 448"),
+    Dtype(
+        "fp8e4m3", 5, 8, "float8_e4m3fn", True, "4 exponent bits, 3 mantissa bits, no infinity; stores saturate to 448"
+    ),
     Dtype("fp8e5m2", 6, 8, "float8_e5m2", True, "5 exponent bits, 2 mantissa bits"),
     Dtype("int4", 7, 4, "int4", False, "storage only: two per byte, low nibble first"),
 )

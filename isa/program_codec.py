@@ -41,7 +41,6 @@ from isa.program import (
     Reference,
     Requirement,
     RoundedMacs,
-    RoundedMacs,
     Storage,
 )
 

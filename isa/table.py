@@ -145,7 +145,9 @@ def _scalar(name: str, opcode: int, symbol: str) -> Instruction:
 
 def _branch(name: str, opcode: int, symbol: str) -> Instruction:
     doc = "Continues at the target when the comparison of the two signed registers holds."
-    return Instruction(name, opcode, Unit.CORE, Timing.BRANCH, (LEFT, RIGHT, TARGET), f"if left {symbol} right: goto", doc)
+    return Instruction(
+        name, opcode, Unit.CORE, Timing.BRANCH, (LEFT, RIGHT, TARGET), f"if left {symbol} right: goto", doc
+    )
 
 
 def _core(name: str, opcode: int, operands: tuple[Operand, ...], formula: str, doc: str) -> Instruction:

@@ -65,9 +65,9 @@ def dims_of_inputs(entry: Entry, inputs: Mapping[str, Array]) -> dict[str, int]:
                 help=f"it is declared as {_described(port)}",
             )
     for left, right, origin in entry.equalities:
-        if evaluate(left, bindings) != evaluate(right, bindings):
-            raise SimulationError(f"{left} = {evaluate(left, bindings)} and {right} = {evaluate(right, bindings)} differ",
-                                  where=origin)  # fmt: skip
+        sizes = evaluate(left, bindings), evaluate(right, bindings)
+        if sizes[0] != sizes[1]:
+            raise SimulationError(f"{left} = {sizes[0]} and {right} = {sizes[1]} differ", where=origin)
     return bindings
 
 

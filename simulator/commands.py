@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import Timing, Unit
-from simulator import codes
+from simulator import codes, operands
 from simulator import hardware as hw
 from simulator import memory_system as memory
-from simulator import operands
 from simulator import state as st
 from simulator import traits as tr
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
+from simulator.meaning.tables import Tables
+from simulator.state import Code, Integers, Meaning, Memory, Scalar, State, Stats
 
 _CYCLE = hw.TICKS_PER_CYCLE
 _FI, _DPE = int(Unit.FI), int(Unit.DPE)
@@ -19,7 +21,7 @@ _ACCUMULATOR, _SIMD, _LUT = int(Timing.ACCUMULATOR), int(Timing.SIMD), int(Timin
 
 
 @inner_kernel
-def jitter(hardware, state):
+def jitter(hardware: Hardware, state: State) -> Scalar:
     """Return the next pseudo-random delay in ticks, 0 unless the machine was made with jitter."""
     limit = hardware.numbers[hw.JITTER_TICKS]
     if limit == 0:
@@ -29,7 +31,7 @@ def jitter(hardware, state):
 
 
 @inner_kernel
-def bank_ready(state, pe, bank, role, snapshot):
+def bank_ready(state: State, pe: Scalar, bank: Scalar, role: Scalar, snapshot: Scalar) -> Scalar:
     """Return when a bank is free for a command, or -1 while an earlier command on it has not started."""
     if role == tr.BANK_BY_DPE:
         done, time = state.bank[pe, bank, st.RE_DONE], state.bank[pe, bank, st.RE_TIME]
@@ -39,7 +41,7 @@ def bank_ready(state, pe, bank, role, snapshot):
 
 
 @inner_kernel
-def link_target(code, pe, direction):
+def link_target(code: Code, pe: Scalar, direction: Scalar) -> Scalar:
     """Return the PE that a PE's link in a direction leads to (0 north, 1 east, 2 south, 3 west), or -1."""
     rows, columns = code.header[st.ROWS], code.header[st.COLUMNS]
     row, column = pe // columns, pe % columns
@@ -51,27 +53,31 @@ def link_target(code, pe, direction):
 
 
 @inner_kernel
-def _vectors(rows, columns, lanes):
+def _vectors(rows: Scalar, columns: Scalar, lanes: Scalar) -> Scalar:
     return rows * ((columns + lanes - 1) // lanes)
 
 
 @inner_kernel
-def work_ticks(hardware, stats, fields, values, extents, timing):
+def work_ticks(
+    hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, timing: Scalar
+) -> Scalar:
     """Return how long a command occupies its unit, without memory and port limits; count the work."""
     rows, columns = values[6], values[7]
     fixed, lanes = hardware.cost[timing, hw.FIXED], hardware.cost[timing, hw.LANES]
     if timing == _MATRIX:
         k_bytes = hardware.numbers[hw.BLOCK_K_BYTES]
-        held = (rows * k_bytes + hardware.numbers[hw.FILL_BYTES_PER_CYCLE] - 1) // hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
+        held = (rows * k_bytes + hardware.numbers[hw.FILL_BYTES_PER_CYCLE] - 1) // hardware.numbers[
+            hw.FILL_BYTES_PER_CYCLE
+        ]
         dtype = fields[col.D1]
         k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype]
         stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
         stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
         return values[0] * max(columns, held) * hardware.numbers[hw.MATRIX_TICKS + dtype]
-    if timing == _TRANSFER or timing == _LAYOUT:
+    if timing in (_TRANSFER, _LAYOUT):
         moved = max(extents[0, 0] * extents[0, 1], extents[1, 0] * extents[1, 1])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
-    if timing == _ACCUMULATOR or timing == _LINK:
+    if timing in (_ACCUMULATOR, _LINK):
         stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
     elif timing == _LUT:
         stats.counts[st.LUT_ELEMENTS] += rows * columns
@@ -81,14 +87,24 @@ def work_ticks(hardware, stats, fields, values, extents, timing):
 
 
 @inner_kernel
-def _local_bytes(extents):
+def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
     written = extents[0, 0] * extents[0, 1]
     read = extents[1, 0] * extents[1, 1] + extents[2, 0] * extents[2, 1]
     return read, written
 
 
 @inner_kernel
-def serve_shared(code, hardware, state, stats, fields, values, traits, row, start):
+def serve_shared(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    fields: Integers,
+    values: Integers,
+    traits: Integers,
+    row: Scalar,
+    start: Scalar,
+) -> tuple[Scalar, Scalar]:
     """Serve a transfer at the shared memories and links; return (error, time of its last byte)."""
     numbers = hardware.numbers
     rows, size = values[6], values[7]
@@ -114,7 +130,20 @@ def serve_shared(code, hardware, state, stats, fields, values, traits, row, star
 
 
 @inner_kernel
-def finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occupancy, start, done):
+def finish(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    stream: Scalar,
+    pe: Scalar,
+    unit: Scalar,
+    fields: Integers,
+    extents: Integers,
+    occupancy: Scalar,
+    start: Scalar,
+    done: Scalar,
+) -> None:
     """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
     timing = code.traits[fields[col.OPCODE], tr.TIMING]
     read, written = _local_bytes(extents)
@@ -140,7 +169,17 @@ def finish(code, hardware, state, stats, stream, pe, unit, fields, extents, occu
 
 
 @inner_kernel
-def perform(code, state, memories, tables, meaning, pe, fields, values, extents):
+def perform(
+    code: Code,
+    state: State,
+    memories: Memory,
+    tables: Tables,
+    meaning: Meaning,
+    pe: Scalar,
+    fields: Integers,
+    values: Integers,
+    extents: Integers,
+) -> Scalar:
     """Execute the meaning of a command; return an error code."""
     error = codes.OK
     out = a = b = -1

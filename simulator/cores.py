@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from isa import columns as col
-from isa.table import BY_NAME, Kind, Unit
-from simulator import codes
+from isa.table import BY_NAME, Unit
+from simulator import codes, commands, operands, streams
 from simulator import hardware as hw
 from simulator import state as st
-from simulator import streams
 from simulator import traits as tr
 from simulator.commands import jitter
 from simulator.events import schedule
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
+from simulator.state import Code, Integers, Memory, Scalar, State, Stats
 
-_CORE, _DPE = int(Unit.CORE), int(Unit.DPE)
+_CORE = int(Unit.CORE)
 _HALT, _LI, _ADD, _SLT = (BY_NAME[name].opcode for name in ("halt", "li", "add", "slt"))
 _ADDI, _MULI, _BEQ, _JUMP = (BY_NAME[name].opcode for name in ("addi", "muli", "beq", "jump"))
 _LOOP, _ARG, _COORD, _LW = (BY_NAME[name].opcode for name in ("loop", "arg", "coord", "lw"))
@@ -27,7 +28,7 @@ NEXT, STOP = -1, -2
 
 
 @inner_kernel
-def arithmetic(opcode, left, right):
+def arithmetic(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     """Return the 64-bit wrapping result of a register operation; division floors and is 0 by zero."""
     if opcode == _ADD:
         return left + right
@@ -57,7 +58,7 @@ def arithmetic(opcode, left, right):
 
 
 @inner_kernel
-def _compare(opcode, left, right):
+def _compare(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     if opcode == _BEQ:
         return left == right
     if opcode == _BNE:
@@ -68,14 +69,14 @@ def _compare(opcode, left, right):
 
 
 @inner_kernel
-def loop_columns(depth):
+def loop_columns(depth: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """Return the columns of `State.core` that hold first instruction, end and trips left of a hardware loop."""
     column = st.LOOP + 3 * depth
     return column, column + 1, column + 2
 
 
 @inner_kernel
-def _follow_loops(state, core, pc, jumped):
+def _follow_loops(state: State, core: Scalar, pc: Scalar, jumped: Scalar) -> Scalar:
     """Return the next pc after the ends of hardware loops; a jump out of a loop leaves it."""
     while state.core[core, st.LOOPS] > 0:
         top = state.core[core, st.LOOPS] - 1
@@ -93,7 +94,7 @@ def _follow_loops(state, core, pc, jumped):
 
 
 @inner_kernel
-def _claim(state, pe, buffer, side, stream):
+def _claim(state: State, pe: Scalar, buffer: Scalar, side: Scalar, stream: Scalar) -> Scalar:
     """Bind a buffer's producer or consumer at its first use; return False if another one has it."""
     state.scratch[st.ERROR_DETAIL] = buffer
     if state.buffer[pe, buffer, side] < 0:
@@ -102,7 +103,7 @@ def _claim(state, pe, buffer, side, stream):
 
 
 @inner_kernel
-def _claim_operands(code, state, pe, stream, fields):
+def _claim_operands(code: Code, state: State, pe: Scalar, stream: Scalar, fields: Integers) -> Scalar:
     """Bind all buffers of a command; return an error code."""
     row = code.traits[fields[col.OPCODE]]
     for operand in range(3):
@@ -119,7 +120,9 @@ def _claim_operands(code, state, pe, stream, fields):
 
 
 @inner_kernel
-def _check_unit_limits(code, hardware, state, pe, fields, values):
+def _check_unit_limits(
+    code: Code, hardware: Hardware, state: State, pe: Scalar, fields: Integers, values: Integers
+) -> Scalar:
     """Check bank, block and element type of matrix and accumulator commands, and that a neighbour exists."""
     row = code.traits[fields[col.OPCODE]]
     if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
@@ -130,13 +133,15 @@ def _check_unit_limits(code, hardware, state, pe, fields, values):
     if row[tr.BANK_ROLE] == tr.BANK_BY_DPE and hardware.numbers[hw.MATRIX_TICKS + fields[col.D1]] == 0:
         state.scratch[st.ERROR_DETAIL] = fields[col.D1]
         return codes.UNSUPPORTED_DTYPE
-    if row[tr.LINK_ROLE] != tr.LINK_UNUSED and streams.commands.link_target(code, pe, fields[col.MODE]) < 0:
+    if row[tr.LINK_ROLE] != tr.LINK_UNUSED and commands.link_target(code, pe, fields[col.MODE]) < 0:
         return codes.NO_NEIGHBOUR
     return codes.OK
 
 
 @inner_kernel
-def _enqueue(code, hardware, state, core, pc, stream, fields):
+def _enqueue(
+    code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, stream: Scalar, fields: Integers
+) -> None:
     """Put a command with its register values into a queue that has room."""
     position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % streams.queue_depth(state)
     entry = streams.queue_entry(state, stream, position)
@@ -159,7 +164,16 @@ def _enqueue(code, hardware, state, core, pc, stream, fields):
 
 
 @inner_kernel
-def _issue(code, hardware, state, stats, core, pc, stream, fields):
+def _issue(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    core: Scalar,
+    pc: Scalar,
+    stream: Scalar,
+    fields: Integers,
+) -> tuple[Scalar, Scalar]:
     """Issue a command; return (error, NEXT or STOP when the queue is full)."""
     if state.stream[stream, st.COUNT] == streams.queue_depth(state):
         state.core[core, st.STATUS] = st.ON_QUEUE
@@ -182,7 +196,9 @@ def _issue(code, hardware, state, stats, core, pc, stream, fields):
 
 
 @inner_kernel
-def _move_pointer(code, hardware, state, stats, core, pc, fields):
+def _move_pointer(
+    code: Code, hardware: Hardware, state: State, stats: Stats, core: Scalar, pc: Scalar, fields: Integers
+) -> tuple[Scalar, Scalar]:
     """Issue a push or pop to the stream that owns the buffer's side; a core's own pop acts at once."""
     pe = core // st.CORES
     is_push = fields[col.OPCODE] == _PUSH
@@ -202,15 +218,15 @@ def _move_pointer(code, hardware, state, stats, core, pc, fields):
             state.core[core, st.STATUS] = st.ON_DATA
             state.core[core, st.WAITING_FOR] = buffer
             return codes.OK, STOP
-        streams.wake_stream(
-            state, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE
-        )
+        streams.wake_stream(state, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
         return codes.OK, NEXT
     return _issue(code, hardware, state, stats, core, pc, owner, fields)
 
 
 @inner_kernel
-def _load_word(code, hardware, state, memories, core, fields, functional):
+def _load_word(
+    code: Code, hardware: Hardware, state: State, memories: Memory, core: Scalar, fields: Integers, functional: Scalar
+) -> tuple[Scalar, Scalar]:
     """Load an int32 from a buffer, waiting for it."""
     if not functional:
         return codes.DATA_IN_PROFILE, STOP
@@ -223,7 +239,7 @@ def _load_word(code, hardware, state, memories, core, fields, functional):
     state.extents[1, 0], state.extents[1, 1] = 1, 4
     values = state.scratch[st.VALUES :]
     values[2] = state.core[core, st.REGISTER + fields[col.R2]]
-    error, address, ready = streams.operands.place(code, state, pe, fields, values, state.extents, streams.operands.A)
+    error, address, ready = operands.place(code, state, pe, fields, values, state.extents, operands.A)
     if error:
         return error, STOP
     if ready < 0:
@@ -240,7 +256,7 @@ def _load_word(code, hardware, state, memories, core, fields, functional):
 
 
 @inner_kernel
-def _meet(code, hardware, state, core):
+def _meet(code: Code, hardware: Hardware, state: State, core: Scalar) -> None:
     """Arrive at the barrier of this core's number; the last one lets all go on."""
     number = core % st.CORES
     barrier = state.group[number, state.group.shape[1] - 1]
@@ -259,10 +275,12 @@ def _meet(code, hardware, state, core):
 
 
 @inner_kernel
-def _synchronize(code, hardware, state, core, opcode, fields):
+def _synchronize(
+    code: Code, hardware: Hardware, state: State, core: Scalar, opcode: Scalar, fields: Integers
+) -> tuple[Scalar, Scalar, Scalar]:
     """Run signal, wait, barrier or fence; return (error, NEXT or STOP, whether the instruction is finished)."""
     pe, number = core // st.CORES, fields[col.IMMEDIATE]
-    if opcode == _WAIT or opcode == _SIGNAL:
+    if opcode in (_WAIT, _SIGNAL):
         state.scratch[st.ERROR_DETAIL] = number
         if number < 0 or number >= st.SEMAPHORES:
             return codes.BAD_SEMAPHORE, STOP, False
@@ -298,7 +316,7 @@ def _synchronize(code, hardware, state, core, opcode, fields):
 
 
 @inner_kernel
-def _coordinate(code, core, which):
+def _coordinate(code: Code, core: Scalar, which: Scalar) -> Scalar:
     pe, columns = core // st.CORES, code.header[st.COLUMNS]
     if which == 0:
         return pe // columns
@@ -308,7 +326,9 @@ def _coordinate(code, core, which):
 
 
 @inner_kernel
-def _scalar(code, hardware, state, core, pc, opcode, fields):
+def _scalar(
+    code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, opcode: Scalar, fields: Integers
+) -> tuple[Scalar, Scalar]:
     """Run a register, branch or loop instruction; return (error, next pc)."""
     registers = state.core[core, st.REGISTER : st.LOOP]
     left, right = registers[fields[col.R1]], registers[fields[col.R2]]
@@ -350,7 +370,9 @@ def _scalar(code, hardware, state, core, pc, opcode, fields):
 
 
 @inner_kernel
-def step_core(code, hardware, state, stats, memories, core, functional):
+def step_core(
+    code: Code, hardware: Hardware, state: State, stats: Stats, memories: Memory, core: Scalar, functional: Scalar
+) -> Scalar:
     """Run a core until it stops; return an error code."""
     number = core % st.CORES
     while True:
@@ -372,7 +394,7 @@ def step_core(code, hardware, state, stats, memories, core, functional):
             stream = core * _UNITS + row[tr.UNIT]
             error, action = _issue(code, hardware, state, stats, core, pc, stream, fields)
             finished = action == NEXT
-        elif opcode == _PUSH or opcode == _POP:
+        elif opcode in (_PUSH, _POP):
             error, action = _move_pointer(code, hardware, state, stats, core, pc, fields)
             finished = action == NEXT
         elif opcode == _LW:

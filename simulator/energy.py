@@ -1,4 +1,4 @@
-"""Energy: counted events times energy per event, plus what flows all the time. Parts in joules; see `docs/energy.md`."""
+"""Energy in joules: counted events times energy per event, plus what flows all the time; see `docs/energy.md`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def event_joules(machine: Machine, stats: st.Stats) -> dict[str, float]:
     dram_bits = 8 * (int(counters[st.DRAM_READ]) + int(counters[st.DRAM_WRITTEN]))
     activations = int(counters[st.DRAM_ROWS]) * energy.dram_activate_per_row
     picojoules = {
-        "matrix": sum(_mac(machine, code) * int(count) for code, count in enumerate(counters[st.ACTIVE_MACS : st.ACTIVE_MACS + 16]) if count),
+        "matrix": sum(
+            _mac(machine, code) * int(count)
+            for code, count in enumerate(counters[st.ACTIVE_MACS : st.ACTIVE_MACS + 16])
+            if count
+        ),
         "accumulators": int(counters[st.ACCUMULATOR_ELEMENTS]) * energy.fp32_add,
         "simd": int(counters[st.SIMD_ELEMENTS]) * simd_operation
         + int(counters[st.LUT_ELEMENTS]) * energy.sfu_lut

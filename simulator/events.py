@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from simulator.jit import inner_kernel
-from simulator.state import HEAP_SIZE
+from simulator.state import HEAP_SIZE, Integers, Scalar, State
 
 
 @inner_kernel
-def _before(heap, i, j):
+def _before(heap: Integers, i: Scalar, j: Scalar) -> Scalar:
     return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
 
 
 @inner_kernel
-def _swap(heap, i, j):
+def _swap(heap: Integers, i: Scalar, j: Scalar) -> None:
     time, identity = heap[i, 0], heap[i, 1]
     heap[i, 0], heap[i, 1] = heap[j, 0], heap[j, 1]
     heap[j, 0], heap[j, 1] = time, identity
 
 
 @inner_kernel
-def schedule(state, time, identity):
+def schedule(state: State, time: Scalar, identity: Scalar) -> None:
     """Add an event; each id has at most one at a time."""
     heap, child = state.heap, state.scratch[HEAP_SIZE]
     heap[child, 0], heap[child, 1] = time, identity
@@ -33,7 +33,7 @@ def schedule(state, time, identity):
 
 
 @inner_kernel
-def next_event(state):
+def next_event(state: State) -> tuple[Scalar, Scalar]:
     """Remove and return the earliest (time, id)."""
     heap = state.heap
     time, identity = heap[0, 0], heap[0, 1]

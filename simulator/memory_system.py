@@ -10,14 +10,18 @@ from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
 from simulator import codes
 from simulator import hardware as hw
 from simulator import state as st
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
+from simulator.state import Scalar, State, Stats
 
 _DRAM_ROW_BYTES = 2048
 _fold_count = inner_kernel(fold_count)
 
 
 @inner_kernel
-def check_range(hardware, state, address, rows, row_bytes, pitch):
+def check_range(
+    hardware: Hardware, state: State, address: Scalar, rows: Scalar, row_bytes: Scalar, pitch: Scalar
+) -> Scalar:
     """Return OK if rows at `address` lie inside one memory, else an error code with its details in the state."""
     extent = (rows - 1) * pitch + row_bytes
     state.scratch[st.ERROR_DETAIL] = address
@@ -34,7 +38,19 @@ def check_range(hardware, state, address, rows, row_bytes, pitch):
 
 
 @inner_kernel
-def _serve_row(state, stats, server, units, first, size, interleave, access, folds, ticks, start):
+def _serve_row(
+    state: State,
+    stats: Stats,
+    server: Scalar,
+    units: Scalar,
+    first: Scalar,
+    size: Scalar,
+    interleave: Scalar,
+    access: Scalar,
+    folds: Scalar,
+    ticks: Scalar,
+    start: Scalar,
+) -> Scalar:
     """Serve one contiguous run; return when its last byte passes."""
     done = start
     position = first // access * access
@@ -56,7 +72,17 @@ def _serve_row(state, stats, server, units, first, size, interleave, access, fol
 
 
 @inner_kernel
-def serve_memory(hardware, state, stats, address, rows, row_bytes, pitch, start, is_write):
+def serve_memory(
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    address: Scalar,
+    rows: Scalar,
+    row_bytes: Scalar,
+    pitch: Scalar,
+    start: Scalar,
+    is_write: Scalar,
+) -> Scalar:
     """Serve rows from one memory; return when the last byte passes, latency included."""
     numbers = hardware.numbers
     total = rows * row_bytes
@@ -85,7 +111,9 @@ def serve_memory(hardware, state, stats, address, rows, row_bytes, pitch, start,
 
 
 @inner_kernel
-def serve_link(hardware, state, stats, row, direction, size, start):
+def serve_link(
+    hardware: Hardware, state: State, stats: Stats, row: Scalar, direction: Scalar, size: Scalar, start: Scalar
+) -> Scalar:
     """Serve `size` bytes on the network link of a PE row (0 = towards the PEs, 1 = towards memory)."""
     ticks = size * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LINK_BYTES_PER_CYCLE]
     link = 2 * row + direction
@@ -96,7 +124,9 @@ def serve_link(hardware, state, stats, row, direction, size, start):
 
 
 @inner_kernel
-def serve_local(hardware, state, stats, pe, read_bytes, written_bytes, start):
+def serve_local(
+    hardware: Hardware, state: State, stats: Stats, pe: Scalar, read_bytes: Scalar, written_bytes: Scalar, start: Scalar
+) -> Scalar:
     """Serve bytes at a PE's local memory; return when the last passes."""
     ticks = (read_bytes + written_bytes) * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
     state.pe[pe, st.LOCAL] = max(state.pe[pe, st.LOCAL], start) + ticks

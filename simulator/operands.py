@@ -7,13 +7,15 @@ from simulator import codes
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
+from simulator.state import Code, Integers, Scalar, State
 
 OUT, A, B = range(3)
 
 
 @inner_kernel
-def _row_bytes(code, values, element, block_k_bytes):
+def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: Scalar) -> Scalar:
     """Return the bytes per row that a bytes code means."""
     if code == tr.R7_ELEMENTS:
         return values[7] * element
@@ -33,7 +35,7 @@ def _row_bytes(code, values, element, block_k_bytes):
 
 
 @inner_kernel
-def measure(hardware, traits, fields, values, extents):
+def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Integers, extents: Integers) -> None:
     """Fill extents[operand] = (rows, bytes per row) for out, a, b; rows are 0 for an absent operand."""
     row = traits[fields[col.OPCODE]]
     for operand in range(3):
@@ -60,7 +62,9 @@ def measure(hardware, traits, fields, values, extents):
 
 
 @inner_kernel
-def place(code, state, pe, fields, values, extents, operand):
+def place(
+    code: Code, state: State, pe: Scalar, fields: Integers, values: Integers, extents: Integers, operand: Scalar
+) -> tuple[Scalar, Scalar, Scalar]:
     """Return (error, local address, ready time or -1 if it must wait) of a buffer operand."""
     rows, size = extents[operand, 0], extents[operand, 1]
     buffer = fields[col.C0 + operand]
@@ -79,8 +83,16 @@ def place(code, state, pe, fields, values, extents, operand):
         index = state.buffer[pe, buffer, st.PUSHED] + slot
         ready = 0
         if index >= slots:
-            ready = state.buffer[pe, buffer, st.POP_TIME + index % slots] if state.buffer[pe, buffer, st.POPPED] > index - slots else -1
+            ready = (
+                state.buffer[pe, buffer, st.POP_TIME + index % slots]
+                if state.buffer[pe, buffer, st.POPPED] > index - slots
+                else -1
+            )
     else:
         index = state.buffer[pe, buffer, st.POPPED] + slot
-        ready = state.buffer[pe, buffer, st.PUSH_TIME + index % slots] if state.buffer[pe, buffer, st.PUSHED] > index else -1
+        ready = (
+            state.buffer[pe, buffer, st.PUSH_TIME + index % slots]
+            if state.buffer[pe, buffer, st.PUSHED] > index
+            else -1
+        )
     return codes.OK, base + (index % slots) * slot_bytes + inner, ready

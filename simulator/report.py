@@ -118,7 +118,9 @@ def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
 
 def utilization_of(machine: Machine, stats: st.Stats, ticks: int) -> dict[str, float]:
     """Return busy / interval of each kind of resource, averaged over its instances."""
-    return {name: busy / (ticks * count) if ticks else 0.0 for name, (busy, count) in busy_ticks(machine, stats).items()}
+    return {
+        name: busy / (ticks * count) if ticks else 0.0 for name, (busy, count) in busy_ticks(machine, stats).items()
+    }
 
 
 def add_stats(total: st.Stats, part: st.Stats) -> None:

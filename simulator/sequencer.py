@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from numba import int64, types, typeof
-
+from numba import int64, typeof, types
 
 from simulator import codes, cores, streams
 from simulator import state as st
 from simulator.events import next_event, schedule
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel, kernel
 from simulator.meaning.dispatch import execute
 from simulator.meaning.tables import Tables
+from simulator.state import Bytes, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
 
 
 @inner_kernel
-def _blame(state, actor):
+def _blame(state: State, actor: Scalar) -> None:
     """Note which PE and core an error belongs to."""
     stream_count = state.stream.shape[0]
     core = actor - stream_count if actor >= stream_count else actor // st.UNITS
@@ -31,7 +33,7 @@ def _blame(state, actor):
 
 
 @inner_kernel
-def _end_time(code, state):
+def _end_time(code: Code, state: State) -> Scalar:
     """Return when the last command is complete and the last core has halted, or -1 if someone still waits."""
     time = 0
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
@@ -43,7 +45,16 @@ def _end_time(code, state):
 
 
 @kernel
-def run_launch(code, hardware, state, stats, memories, tables, meaning, functional):
+def run_launch(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    memories: Memory,
+    tables: Tables,
+    meaning: Meaning,
+    functional: Scalar,
+) -> Scalar:
     """Run a launch on a state that was reset; return its duration in ticks, or -1 with the error in the state.
 
     `meaning` is `execute` of `simulator.meaning.dispatch`, called through a pointer so that it compiles on its own.
@@ -68,35 +79,52 @@ def run_launch(code, hardware, state, stats, memories, tables, meaning, function
 
 
 @kernel
-def do_nothing(fields, values, out_address, a_address, b_address, local, sram, dram, banks, link, tables):
+def do_nothing(
+    fields: Integers,
+    values: Integers,
+    out_address: Scalar,
+    a_address: Scalar,
+    b_address: Scalar,
+    local: Bytes,
+    sram: Bytes,
+    dram: Bytes,
+    banks: Floats,
+    link: Floats,
+    tables: Tables,
+) -> Scalar:
     """Stand in for `execute` when a launch is only timed."""
     return codes.OK
 
 
 @functools.cache
-def _pointer_type(tables_type):
+def _pointer_type(tables_type: types.Type) -> types.FunctionType:
     row, memory = types.Array(int64, 1, "C"), types.Array(types.uint8, 1, "C")
     banks, link = types.Array(types.float32, 3, "C"), types.Array(types.float32, 2, "C")
     return types.FunctionType(int64(row, row, int64, int64, int64, memory, memory, memory, banks, link, tables_type))
 
 
-def compiled_for(memories: st.Memory, tables: Tables, functional: bool) -> Callable[..., int]:
+def _type_of(value: Any) -> types.Type:
+    return typeof(value)  # type: ignore[no-untyped-call]
+
+
+def compiled_for(tables: Tables, functional: bool) -> Callable[..., int]:
     """Return `run_launch` bound to executing or only timing; the meaning of commands compiles only if it is needed."""
-    pointer = _pointer_type(typeof(tables))
-    meaning = execute if functional else do_nothing
+    pointer = _pointer_type(_type_of(tables))
+    meaning: Any = execute if functional else do_nothing
     meaning.compile(pointer.signature.args)
 
-    def run(code, hardware, state, stats, memories, tables) -> int:
-        arguments = (code, hardware, state, stats, memories, tables)
-        _compile_once((*(typeof(argument) for argument in arguments), pointer, types.boolean))
-        return int(run_launch(*arguments, meaning, functional))
+    def run(*arguments: Any) -> int:
+        launcher = _compiled((*(_type_of(argument) for argument in arguments), pointer, types.boolean))
+        return int(launcher(*arguments, meaning, functional))
 
     return run
 
 
 @functools.cache
-def _compile_once(signature) -> None:
+def _compiled(signature: tuple[types.Type, ...]) -> Any:
     """Compile `run_launch` for a pointer to a meaning, and let calls choose only among what was compiled."""
-    run_launch.disable_compile(False)
-    run_launch.compile(signature)
-    run_launch.disable_compile(True)
+    dispatcher: Any = run_launch
+    dispatcher.disable_compile(False)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile(True)
+    return dispatcher

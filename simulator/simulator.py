@@ -177,7 +177,11 @@ def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seco
     """Useful MACs over the peak of the element types that were used, weighted by what each issued."""
     from isa.dtypes import BY_CODE
 
-    issued = {BY_CODE[code].name: int(count) for code, count in enumerate(total.counts[st.ISSUED_MACS : st.ACTIVE_MACS]) if count}
+    issued = {
+        BY_CODE[code].name: int(count)
+        for code, count in enumerate(total.counts[st.ISSUED_MACS : st.ACTIVE_MACS])
+        if count
+    }
     if not issued or not seconds:
         return 0.0
     fastest = sum(count / machine.peak_macs_per_second(name) for name, count in issued.items()) / sum(issued.values())

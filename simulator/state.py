@@ -6,7 +6,8 @@ same (idle units, empty buffers, closed traffic), so equal launches take equal t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,12 @@ from simulator import hardware as hw
 from simulator.hardware import Hardware
 
 Integers = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Scalar = Any
+"""What a kernel holds as int64 or bool; elements of arrays have no better type for the checker."""
+Meaning = Callable[..., int]
+"""The signature of `simulator.meaning.dispatch.execute`."""
 CORES, UNITS, SEMAPHORES, MAX_SLOTS, MAX_BUFFERS, MAX_OUTSTANDING, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 64, 64, 8, 32
 
 # Columns of `State.core`: then the registers, then (first, end, trips) of each hardware loop.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import BY_NAME, Unit
-from simulator import codes, commands, operands
+from simulator import codes, commands, memory_system, operands
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
+from simulator.meaning.tables import Tables
+from simulator.state import Code, Integers, Meaning, Memory, Scalar, State, Stats
 
 _PUSH, _POP = BY_NAME["push"].opcode, BY_NAME["pop"].opcode
 _FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
@@ -21,20 +24,20 @@ _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 
 
 @inner_kernel
-def queue_depth(state):
+def queue_depth(state: State) -> Scalar:
     """Return how many commands a queue holds."""
     return (state.stream.shape[1] - st.QUEUE) // st.ENTRY
 
 
 @inner_kernel
-def queue_entry(state, stream, position):
+def queue_entry(state: State, stream: Scalar, position: Scalar) -> Integers:
     """Return the entry at a position of a stream's queue, as a view."""
     first = st.QUEUE + position * st.ENTRY
     return state.stream[stream, first : first + st.ENTRY]
 
 
 @inner_kernel
-def wake_stream(state, stream, time, cause):
+def wake_stream(state: State, stream: Scalar, time: Scalar, cause: Scalar) -> None:
     """Let a stream that waits for `cause` look again at `time`."""
     if stream >= 0 and state.stream[stream, st.STREAM_STATUS] == cause:
         state.stream[stream, st.STREAM_STATUS] = st.SCHEDULED
@@ -42,7 +45,7 @@ def wake_stream(state, stream, time, cause):
 
 
 @inner_kernel
-def wake_core(state, core, time):
+def wake_core(state: State, core: Scalar, time: Scalar) -> None:
     """Let a stopped core go on, not before `time`."""
     state.core[core, st.STATUS] = st.RUNNING
     state.core[core, st.TIME] = max(state.core[core, st.TIME], time)
@@ -50,7 +53,7 @@ def wake_core(state, core, time):
 
 
 @inner_kernel
-def drained_time(state, core):
+def drained_time(state: State, core: Scalar) -> Scalar:
     """Return when all commands a core has issued are complete, or -1 while one has not started."""
     time = 0
     for stream in range(core * _UNITS, (core + 1) * _UNITS):
@@ -61,7 +64,7 @@ def drained_time(state, core):
 
 
 @inner_kernel
-def _dequeue(state, stream, now):
+def _dequeue(state: State, stream: Scalar, now: Scalar) -> None:
     depth = queue_depth(state)
     state.stream[stream, st.HEAD] = (state.stream[stream, st.HEAD] + 1) % depth
     state.stream[stream, st.COUNT] -= 1
@@ -76,7 +79,7 @@ def _dequeue(state, stream, now):
 
 
 @inner_kernel
-def push_slots(code, state, pe, buffer, slots, time):
+def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
     """Make slots visible at `time`; return False if the buffer has no room for them yet."""
     capacity = code.buffers[buffer, 2]
     pushed = state.buffer[pe, buffer, st.PUSHED]
@@ -89,7 +92,7 @@ def push_slots(code, state, pe, buffer, slots, time):
 
 
 @inner_kernel
-def pop_slots(code, state, pe, buffer, slots, time):
+def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
     """Free slots at `time`; return False if they are not there yet."""
     capacity = code.buffers[buffer, 2]
     popped = state.buffer[pe, buffer, st.POPPED]
@@ -102,7 +105,7 @@ def pop_slots(code, state, pe, buffer, slots, time):
 
 
 @inner_kernel
-def wake_consumer(state, pe, buffer, now):
+def wake_consumer(state: State, pe: Scalar, buffer: Scalar, now: Scalar) -> None:
     """Let whoever reads a buffer look again."""
     consumer = state.buffer[pe, buffer, st.CONSUMER]
     if consumer < 0:
@@ -114,7 +117,7 @@ def wake_consumer(state, pe, buffer, now):
 
 
 @inner_kernel
-def _step_pointer(code, state, stream, pe, fields, now):
+def _step_pointer(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers, now: Scalar) -> Scalar:
     """Run a push or pop at the head of a queue; return the status it waits with, or IDLE when it is done."""
     buffer = fields[col.C0] if fields[col.OPCODE] == _PUSH else fields[col.C1]
     time = max(now, state.stream[stream, st.FINISH])
@@ -130,7 +133,7 @@ def _step_pointer(code, state, stream, pe, fields, now):
 
 
 @inner_kernel
-def _link_ready(code, state, pe, fields, row):
+def _link_ready(code: Code, state: State, pe: Scalar, fields: Integers, row: Integers) -> tuple[Scalar, Scalar]:
     """Return (status, time) of a neighbour link for acc_send and acc_add."""
     direction = fields[col.MODE]
     if row[tr.LINK_ROLE] == tr.LINK_SENDS:
@@ -144,7 +147,17 @@ def _link_ready(code, state, pe, fields, row):
 
 
 @inner_kernel
-def _readiness(code, hardware, state, stream, pe, unit, fields, values, extents):
+def _readiness(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stream: Scalar,
+    pe: Scalar,
+    unit: Scalar,
+    fields: Integers,
+    values: Integers,
+    extents: Integers,
+) -> tuple[Scalar, Scalar, Scalar]:
     """Return (error, waiting status or IDLE, earliest start) of the command at the head of a queue."""
     row = code.traits[fields[col.OPCODE]]
     ready = max(state.stream[stream, st.CLOCK], state.pe[pe, unit])
@@ -177,7 +190,7 @@ def _readiness(code, hardware, state, stream, pe, unit, fields, values, extents)
 
 
 @inner_kernel
-def _wake_after(code, state, stream, pe, fields):
+def _wake_after(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers) -> None:
     """Wake who may wait for the bank or link that a started command used."""
     row = code.traits[fields[col.OPCODE]]
     core = stream // _UNITS
@@ -197,7 +210,7 @@ def _wake_after(code, state, stream, pe, fields):
 
 
 @inner_kernel
-def _group_of(code, stream, pe, mode):
+def _group_of(code: Code, stream: Scalar, pe: Scalar, mode: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """Return (index in State.group, first PE, PE step, PE count) of a broadcast."""
     rows, columns = code.header[st.ROWS], code.header[st.COLUMNS]
     if mode == 1:
@@ -208,7 +221,7 @@ def _group_of(code, stream, pe, mode):
 
 
 @inner_kernel
-def _gather(state, group, values, now):
+def _gather(state: State, group: Integers, values: Integers, now: Scalar) -> Scalar:
     """Note that one PE has come to a broadcast; return an error code."""
     if group[st.G_ARRIVED] == 0:
         group[st.G_ADDRESS], group[st.G_PITCH] = values[2], values[3]
@@ -221,7 +234,19 @@ def _gather(state, group, values, now):
 
 
 @inner_kernel
-def _start_broadcast(code, hardware, state, stats, memories, tables, meaning, stream, fields, functional, now):
+def _start_broadcast(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    memories: Memory,
+    tables: Tables,
+    meaning: Meaning,
+    stream: Scalar,
+    fields: Integers,
+    functional: Scalar,
+    now: Scalar,
+) -> Scalar:
     """Start a broadcast that all PEs have come to: one read, delivered to each; return an error code."""
     core = (stream // _UNITS) % st.CORES
     pe = stream // _STREAMS_PER_PE
@@ -245,7 +270,7 @@ def _start_broadcast(code, hardware, state, stats, memories, tables, meaning, st
             if error:
                 return error
         elif mode == 2 or (mode == 3 and other % columns == 0):
-            linked = commands.memory.serve_link(hardware, state, stats, row, 0, values[6] * values[7], now)
+            linked = memory_system.serve_link(hardware, state, stats, row, 0, values[6] * values[7], now)
             done = max(done, linked + hardware.numbers[hw.REQUEST_TICKS])
     for member in range(count):
         other = first + member * step
@@ -255,7 +280,19 @@ def _start_broadcast(code, hardware, state, stats, memories, tables, meaning, st
         values = entry[st.Q_VALUES :]
         operands.measure(hardware, code.traits, other_fields, values, state.extents)
         error = _complete(
-            code, hardware, state, stats, memories, tables, meaning, other_stream, other_fields, values, functional, now, done
+            code,
+            hardware,
+            state,
+            stats,
+            memories,
+            tables,
+            meaning,
+            other_stream,
+            other_fields,
+            values,
+            functional,
+            now,
+            done,
         )
         if error:
             return error
@@ -266,7 +303,21 @@ def _start_broadcast(code, hardware, state, stats, memories, tables, meaning, st
 
 
 @inner_kernel
-def _complete(code, hardware, state, stats, memories, tables, meaning, stream, fields, values, functional, now, done):
+def _complete(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    memories: Memory,
+    tables: Tables,
+    meaning: Meaning,
+    stream: Scalar,
+    fields: Integers,
+    values: Integers,
+    functional: Scalar,
+    now: Scalar,
+    done: Scalar,
+) -> Scalar:
     """Execute and book the command at the head of a queue and take it off; return an error code."""
     pe, unit, extents = stream // _STREAMS_PER_PE, stream % _UNITS, state.extents
     if functional:
@@ -283,7 +334,18 @@ def _complete(code, hardware, state, stats, memories, tables, meaning, stream, f
 
 
 @inner_kernel
-def step_stream(code, hardware, state, stats, memories, tables, meaning, stream, functional, now):
+def step_stream(
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    memories: Memory,
+    tables: Tables,
+    meaning: Meaning,
+    stream: Scalar,
+    functional: Scalar,
+    now: Scalar,
+) -> Scalar:
     """Do all that a stream can do at time `now`; return an error code."""
     core = (stream // _UNITS) % st.CORES
     pe, unit, extents = stream // _STREAMS_PER_PE, stream % _UNITS, state.extents
@@ -299,7 +361,7 @@ def step_stream(code, hardware, state, stats, memories, tables, meaning, stream,
         state.scratch[st.ERROR_PC] = entry[st.Q_PC]
         fields, values = code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
         opcode = fields[col.OPCODE]
-        if opcode == _PUSH or opcode == _POP:
+        if opcode in (_PUSH, _POP):
             status = _step_pointer(code, state, stream, pe, fields, now)
             if status != st.IDLE:
                 state.stream[stream, st.STREAM_STATUS] = status
@@ -334,9 +396,13 @@ def step_stream(code, hardware, state, stats, memories, tables, meaning, stream,
         done = now
         if unit == _FI:
             row = code.header[st.FIRST_ROW] + pe // code.header[st.COLUMNS]
-            error, done = commands.serve_shared(code, hardware, state, stats, fields, values, code.traits[opcode], row, now)
+            error, done = commands.serve_shared(
+                code, hardware, state, stats, fields, values, code.traits[opcode], row, now
+            )
             if error:
                 return error
-        error = _complete(code, hardware, state, stats, memories, tables, meaning, stream, fields, values, functional, now, done)
+        error = _complete(
+            code, hardware, state, stats, memories, tables, meaning, stream, fields, values, functional, now, done
+        )
         if error:
             return error
