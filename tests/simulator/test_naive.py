@@ -10,6 +10,10 @@ import pytest
 from isa.assembly import parse_assembly, print_kernel
 from isa.kernel import verify
 from isa.machine import Machine, preset
+from isa.memory_map import BASES
+from isa.program import Argument, Entry, Launch, Program, Storage
+from simulator.device import Device
+from simulator.launcher import Launcher
 from tests.naive import run_launch
 from tests.naive_parts import ContractViolationError, DeadlockError
 from tests.simulator.hand_kernels import CASES, MEMORY_BYTES, Case
@@ -68,3 +72,28 @@ def test_a_missing_step_is_a_deadlock_or_a_violation(name: str, old: str, new: s
 def test_broken_contracts_are_found(name: str, old: str, new: str, sentence: str, machine: Machine) -> None:
     with pytest.raises(ContractViolationError, match=sentence):
         run(edited(name, old, new), machine)
+
+
+def program_of(case: Case, machine: Machine) -> Program:
+    """A program of one launch on two memories that hold state."""
+    storages = tuple(Storage(space, space, BASES[space], MEMORY_BYTES, "state") for space in ("sram", "dram"))
+    arguments = tuple(Argument(value, None) for value in case.arguments)
+    launch = Launch("launch", "test", 0, 0, 0, case.rows, case.columns, arguments, (), 0)
+    return Program(machine, (case.kernel,), storages, (), (Entry("main", {}, (), (), (launch,)),))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_the_sequencer_leaves_the_same_memories_at_any_speed(name: str, seed: int, machine: Machine) -> None:
+    case = CASES[name]
+    program = program_of(case, machine)
+    device = Device(program)
+    case.prepare(device.sram, device.dram)
+    sram, dram = device.sram.copy(), device.dram.copy()
+    launcher = Launcher(program, machine, device, jitter_cycles=500 * min(seed, 1), jitter_seed=seed)
+    launcher.run(program.entries[0].launches[0], {})
+    run_launch(
+        CASES[name].kernel, CASES[name].rows, CASES[name].columns, CASES[name].arguments, sram, dram, machine, seed
+    )
+    np.testing.assert_array_equal(device.sram, sram)
+    np.testing.assert_array_equal(device.dram, dram)
