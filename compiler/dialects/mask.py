@@ -10,6 +10,7 @@ differ in them).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ class MaskClassifier:
         return self._known[key]
 
     def _classify(self, parts: Sequence[MaskPart], grid: Grid, node: str) -> Meaning:
+        self._check_size(parts, grid, node)
         flags = self._flags_input(parts, grid, node)
         remaining = [meaning for meaning in _HYPOTHESES if flags is not None or not meaning[1]]
         for bindings, keep in self._trials(grid, flags, node):
@@ -119,21 +121,22 @@ class MaskClassifier:
         if any(name not in symbols for name in self._graph.symbols) or len(symbols) > 1:
             raise _unknown(node, "the cache length depends on several symbols")
         if not symbols:
-            self._check_size(grid, evaluate(grid.past, {}), node)
             yield {}
             return
         low, high = self._graph.symbols[symbols[0]]
         longest = interval(grid.past, self._graph.symbols)[1]
-        self._check_size(grid, longest, node)
         chosen = {low, min(low + 1, high), (low + high) // 2, high}
         if grid.batch * grid.sequence * (longest + grid.sequence) <= LARGE_GRID:
             chosen |= {min(low + 2, high), min(low + 7, high), max(high - 1, low)}
         for past in sorted(chosen):
             yield {symbols[0]: past}
 
-    def _check_size(self, grid: Grid, past: int, node: str) -> None:
-        if grid.batch * grid.sequence * (past + grid.sequence) > LARGEST_GRID:
-            raise _unknown(node, "it is too large to be checked; bind a shorter sequence or cache")
+    def _check_size(self, parts: Sequence[MaskPart], grid: Grid, node: str) -> None:
+        """Refuse masks that would take too much memory to evaluate at their largest."""
+        keys = grid.past + grid.sequence
+        for shape in ((grid.batch, grid.sequence, keys), *(self._graph.value(part.value).shape for part in parts)):
+            if math.prod(interval(dim, self._graph.symbols)[1] for dim in shape) > LARGEST_GRID:
+                raise _unknown(node, "it is too large to be checked; bind a shorter sequence or cache")
 
     def _allowed(
         self, parts: Sequence[MaskPart], grid: Grid, bindings: Mapping[str, int], inputs: Mapping[str, np.ndarray]

@@ -233,8 +233,9 @@ def _fuse_direct(emitter: _Emitter, forms: Forms, operation: Operation) -> None:
         positions, cos, sin = operation.inputs[1:4]
     if cos is None or sin is None:
         return
-    heads = _direct_heads(emitter, forms, operation, graph.value(cos).shape[-1])
-    if heads is None or graph.value(cos).shape[-1] != heads.head_dim // 2:
+    shape = graph.value(cos).shape
+    heads = _direct_heads(emitter, forms, operation, shape[-1]) if shape and shape == graph.value(sin).shape else None
+    if heads is None or shape[-1] != heads.head_dim // 2:
         return
     source = forms[operation.inputs[0] or ""].source
     interleaved = bool(integer(operation, "interleaved", 0))

@@ -6,6 +6,7 @@ meaning; activations are not, because composite operations (embedding, linear, .
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,8 @@ from isa.affine import symbols_of
 
 # Constants above this size are weights, which no mask or table is computed from.
 LARGEST_CONSTANT_BYTES = 256 << 20
+# Larger tensors are not made.
+LARGEST_ELEMENTS = 1 << 28
 
 
 class Subgraph:
@@ -92,6 +95,7 @@ class Subgraph:
                 arrays[operation.outputs[0] or ""] = np.array(elements, np.int64).reshape(shape)
                 continue
             assert isinstance(attributes, OnnxAttributes)
+            self._check_size(operation, bindings)
             read = [self._array(arrays, argument) if argument else None for argument in operation.inputs]
             try:
                 results = evaluate(attributes, read, {})
@@ -101,6 +105,12 @@ class Subgraph:
                 if output:
                     arrays[output] = result
         return self._array(arrays, name)
+
+    def _check_size(self, operation: Operation, bindings: Mapping[str, int]) -> None:
+        for name in operation.outputs:
+            shape = self._graph.value(name).shape if name else ()
+            if math.prod(evaluate_dim(dim, bindings) for dim in shape) > LARGEST_ELEMENTS:
+                raise Undecided(f"{operation.name} makes a tensor of {[str(dim) for dim in shape]}")
 
     def _array(self, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
         if name not in arrays:
