@@ -198,8 +198,8 @@ SYNCHRONIZATION = (
           "Gives `value` slots back to the producer when the consuming unit's earlier commands are complete."),
     _core("signal", 0x2A, (INTEGER,), "semaphore[value] += 1",
           "Adds one to a semaphore of this PE (0..15) once all earlier commands of this core are complete."),
-    _core("wait", 0x2B, (INTEGER,), "semaphore[value] -= 1", "Waits until the semaphore is above zero, then takes one."),
-    _core("barrier", 0x2C, (), "meet", "Waits for this core's commands, then for the same core of all PEs of the launch."),
+    _core("wait", 0x2B, (INTEGER,), "semaphore[value] -= 1", "Waits for the semaphore to be above zero, then takes one."),
+    _core("barrier", 0x2C, (), "meet", "Waits for this core's commands, then for this core of all PEs of the launch."),
     _core("fence", 0x2D, (), "drain", "Waits until all earlier commands of this core are complete."),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from numba import int64, typeof, types
 
@@ -104,7 +104,7 @@ def _pointer_type(tables_type: types.Type) -> types.FunctionType:
 
 
 def _type_of(value: Any) -> types.Type:
-    return typeof(value)  # type: ignore[no-untyped-call]
+    return cast(types.Type, typeof(value))  # type: ignore[no-untyped-call]
 
 
 def compiled_for(tables: Tables, functional: bool) -> Callable[..., int]:
