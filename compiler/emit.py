@@ -46,7 +46,7 @@ def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
 
 
 def _equalities(graph: Graph) -> Iterable[Equality]:
-    """Those over symbols that are left: a dim the front end solved for is substituted, so the shapes of ports check it."""
+    """Those over symbols that are left; dims the front end solved for stand in the shapes of ports, checked there."""
     for item in graph.equalities:
         if symbols_of(item.left) | symbols_of(item.right) <= graph.symbols.keys():
             yield Equality(item.left, item.right, item.origin)

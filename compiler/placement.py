@@ -15,17 +15,17 @@ from isa.memory_map import BASES, Space, interleave_period_bytes
 def place(mapped: MappedGraph, ignore_capacity: bool = False) -> MappedGraph:
     """Give every storage a space and an address; raises ModelError with the figures if DRAM is too small.
 
-    Scratch, inputs and outputs that do not fit in SRAM beside what lives with them go to DRAM.
+    Scratch, inputs and outputs that do not fit in SRAM beside what lives with them share the end of DRAM.
     """
     placer = _Placer(mapped.machine)
     for storage in sorted(mapped.storages.values(), key=_placing_order):
         placer.add(storage)
-    capacity = mapped.machine.dram.bytes
-    if placer.dram_end > capacity and not ignore_capacity:
-        help = "choose a machine with more memory or a smaller model, or pass --ignore-capacity to time it anyway"
-        raise ModelError(f"{mapped.graph.name} needs {_figures(mapped, placer.dram_end, capacity)}", help=help)
     by_name = {storage.name: storage for storage in placer.placed}
     result = replace(mapped, storages={name: by_name[name] for name in mapped.storages})
+    needed, capacity = placer.dram_end, mapped.machine.dram.bytes
+    if needed > capacity and not ignore_capacity:
+        help = "choose a machine with more memory or a smaller model, or pass --ignore-capacity to time it anyway"
+        raise ModelError(f"{mapped.graph.name} needs {_figures(result, needed, capacity)}", help=help)
     verify_placement(result.storages.values())
     return result
 
@@ -36,44 +36,58 @@ def _placing_order(storage: MappedStorage) -> tuple[bool, int, int, str]:
 
 
 def _figures(mapped: MappedGraph, needed: int, capacity: int) -> str:
-    by_role: dict[str, int] = {}
-    for storage in mapped.storages.values():
-        by_role[storage.role] = by_role.get(storage.role, 0) + storage.bytes
-    gigabytes = ", ".join(f"{role} {size / 1e9:.2f} GB" for role, size in sorted(by_role.items()))
+    in_dram = [storage for storage in mapped.storages.values() if storage.space == "dram"]
+    parts = {
+        "constants": sum(storage.bytes for storage in in_dram if storage.role == "constant"),
+        "caches": sum(storage.bytes for storage in in_dram if storage.role == "state"),
+    }
+    parts["activations"] = needed - sum(parts.values())
+    gigabytes = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
     return f"{needed / 1e9:.2f} GB of DRAM ({gigabytes}), {mapped.machine.name} has {capacity / 1e9:.2f} GB"
 
 
 class _Placer:
+    """Puts storages with `space` set behind one another in DRAM first, then the others where they fit."""
+
     def __init__(self, machine: Machine) -> None:
         self.sram_bytes = machine.sram.bytes
-        self.sram_alignment = interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes)
-        self.dram_alignment = interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes)
-        self.dram_end = 0
+        self.alignment: dict[Space, int] = {
+            "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
+            "dram": interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes),
+        }
+        self.lasting_end, self.dram_end = 0, 0
         self.placed: list[MappedStorage] = []
 
     def add(self, storage: MappedStorage) -> None:
         """Place one storage beside those already placed."""
-        offset = None if storage.space == "dram" else self._sram_offset(storage)
-        space: Space = "sram"
-        if offset is None:
-            space, offset = "dram", round_up(self.dram_end, self.dram_alignment)
-            self.dram_end = offset + storage.bytes
+        if storage.space == "dram":
+            offset = round_up(self.lasting_end, self.alignment["dram"])
+            self.lasting_end = offset + storage.bytes
+            return self._put(storage, "dram", offset)
+        offset = self._lowest_offset(storage, "sram", 0)
+        if offset + storage.bytes <= self.sram_bytes:
+            return self._put(storage, "sram", offset)
+        return self._put(storage, "dram", self._lowest_offset(storage, "dram", self.lasting_end))
+
+    def _put(self, storage: MappedStorage, space: Space, offset: int) -> None:
+        if space == "dram":
+            self.dram_end = max(self.dram_end, offset + storage.bytes)
         self.placed.append(replace(storage, space=space, address=BASES[space] + offset))
 
-    def _sram_offset(self, storage: MappedStorage) -> int | None:
-        """Return the lowest offset that no storage alive at the same time covers, or None."""
-        base = BASES["sram"]
+    def _lowest_offset(self, storage: MappedStorage, space: Space, first: int) -> int:
+        """Return the lowest offset from `first` on that no storage alive at the same time covers."""
+        base, alignment = BASES[space], self.alignment[space]
         others = sorted(
             (other.address - base, other.address - base + other.bytes)
             for other in self.placed
-            if other.space == "sram" and other.address is not None and _live_together(storage, other)
+            if other.space == space and other.address is not None and _live_together(storage, other)
         )
-        offset = 0
+        offset = round_up(first, alignment)
         for start, end in others:
             if offset + storage.bytes <= start:
                 break
-            offset = max(offset, round_up(end, self.sram_alignment))
-        return offset if offset + storage.bytes <= self.sram_bytes else None
+            offset = max(offset, round_up(end, alignment))
+        return offset
 
 
 def _live_together(left: MappedStorage, right: MappedStorage) -> bool:
