@@ -1,0 +1,72 @@
+"""`compile_model`: files and models in memory, names of machines, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from compiler import compile_model
+from isa.errors import MachineError, UnsupportedError
+from isa.machine import preset
+from models import build
+
+DIMS = {"batch": 1, "sequence": 3, "past": (0, 20)}
+
+
+def _tiny() -> onnx.ModelProto:
+    return build("llama-tiny", weights=0)
+
+
+def test_files_and_models_give_the_same_program(tmp_path: Path) -> None:
+    """A model compiles the same from a file, from memory, and for a machine by name or as a value."""
+    path = tmp_path / "model.onnx"
+    onnx.save(_tiny(), path)
+    from_file = compile_model(path, machine=preset("mtia-2i"), dims=DIMS)
+    from_memory = compile_model(_tiny(), machine="mtia-2i", dims=DIMS)
+    assert from_file.kernels == from_memory.kernels and from_file.storages == from_memory.storages
+    assert from_file.entries == from_memory.entries
+
+
+def test_one_program_serves_every_past() -> None:
+    """An open cache length stays a symbol of the entry; addresses and trip counts that need it are expressions."""
+    (entry,) = compile_model(_tiny(), dims=DIMS).entries
+    assert dict(entry.symbols) == {"past": (0, 20)}
+    expressions = {str(item.expression) for launch in entry.launches for item in launch.arguments}
+    assert "past" in expressions
+
+
+@pytest.mark.parametrize(("dtype", "message"), [("fp32", "dtype 'fp32' is not supported"), ("int8", "dtype 'int8'")])
+def test_unknown_dtype(dtype: str, message: str) -> None:
+    """Other element types are refused, with those there are."""
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        compile_model(_tiny(), dtype=dtype, dims=DIMS)
+    assert "choose fp16 or bf16" in str(caught.value)
+
+
+def test_unknown_machine() -> None:
+    """A misspelt machine is an error of the machine, before anything is compiled."""
+    with pytest.raises(MachineError):
+        compile_model(_tiny(), machine="mtia-2j", dims=DIMS)
+
+
+def test_programs_do_not_depend_on_hash_seeds() -> None:
+    """Two processes with different hash seeds compile equal programs."""
+    code = (
+        "import hashlib; from compiler import compile_model; from models import build; "
+        f"program = compile_model(build('llama-tiny', weights=0), dims={DIMS!r}); "
+        "text = repr((program.entries, program.storages, [kernel.core_b.tobytes() for kernel in program.kernels])); "
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    root = Path(__file__).parents[2]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(digests) == 1
