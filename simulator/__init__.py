@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import importlib
 
-_MODULE_OF = {"Simulator": "simulator", "Result": "simulator", "Report": "report", "OperationReport": "report"}
+_MODULE_OF = {
+    **dict.fromkeys(("Result", "Simulator"), "simulator"),
+    **dict.fromkeys(("OperationReport", "Report"), "report"),
+    "run_kernel": "kernel_runner",
+}
 
 __all__ = sorted(_MODULE_OF)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 OK = 0
 (
     DEADLOCK, TWO_PRODUCERS, TWO_CONSUMERS, LEAVES_SLOT, OUTSIDE_BUFFER, OUTSIDE_SRAM, OUTSIDE_DRAM, NO_ADDRESS,
-    BAD_ARGUMENT, UNKNOWN_OPCODE, DATA_IN_PROFILE, TOO_LONG, UNEQUAL_BROADCAST, SEMAPHORE_FULL, NO_NEIGHBOUR,
+    BAD_ARGUMENT, UNKNOWN_OPCODE, TOO_LONG, UNEQUAL_BROADCAST, SEMAPHORE_FULL, NO_NEIGHBOUR,
     UNSUPPORTED_DTYPE, BANK_RANGE, LOOP_TOO_DEEP, PUSH_TOO_MANY, POP_TOO_MANY, ENDS_WITHOUT_HALT, BAD_BUFFER,
     NEGATIVE_PITCH, BAD_SEMAPHORE, MEANING,
-) = range(1, 26)  # fmt: skip
+) = range(1, 25)  # fmt: skip
 
 SENTENCES = {
     TWO_PRODUCERS: "buffer {detail} is written by two units or cores in one launch",
@@ -20,7 +20,6 @@ SENTENCES = {
     NO_ADDRESS: "{detail:#x} is no device address",
     BAD_ARGUMENT: "launch argument {detail} does not exist",
     UNKNOWN_OPCODE: "unknown opcode {detail:#x}",
-    DATA_IN_PROFILE: "lw needs data, and a profile has none: bind inputs and use run",
     TOO_LONG: "more than {detail} scalar instructions in one launch: an endless loop?",
     UNEQUAL_BROADCAST: "PEs of one broadcast give different addresses or shapes",
     SEMAPHORE_FULL: "semaphore {detail} was signalled 64 times more than it was taken",

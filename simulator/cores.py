@@ -225,11 +225,9 @@ def _move_pointer(
 
 @inner_kernel
 def _load_word(
-    code: Code, hardware: Hardware, state: State, memories: Memory, core: Scalar, fields: Integers, functional: Scalar
+    code: Code, state: State, stats: Stats, memories: Memory, core: Scalar, fields: Integers, functional: Scalar
 ) -> tuple[Scalar, Scalar]:
-    """Load an int32 from a buffer, waiting for it."""
-    if not functional:
-        return codes.DATA_IN_PROFILE, STOP
+    """Load an int32 from a buffer, waiting for it; without data (a profile) it is 0, and counted."""
     pe, buffer = core // st.CORES, fields[col.C1]
     state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
@@ -248,8 +246,11 @@ def _load_word(
         return codes.OK, STOP
     state.core[core, st.TIME] = max(state.core[core, st.TIME], ready)
     word = 0
-    for byte in range(4):
-        word |= int(memories.local[pe, address + byte]) << (8 * byte)
+    if functional:
+        for byte in range(4):
+            word |= int(memories.local[pe, address + byte]) << (8 * byte)
+    else:
+        stats.counts[st.WORDS_ASSUMED] += 1
     if fields[col.R0] != 0:
         state.core[core, st.REGISTER + fields[col.R0]] = word - (1 << 32) if word >= 1 << 31 else word
     return codes.OK, NEXT
@@ -398,7 +399,7 @@ def step_core(
             error, action = _move_pointer(code, hardware, state, stats, core, pc, fields)
             finished = action == NEXT
         elif opcode == _LW:
-            error, action = _load_word(code, hardware, state, memories, core, fields, functional)
+            error, action = _load_word(code, state, stats, memories, core, fields, functional)
             finished = action == NEXT
         elif _SIGNAL <= opcode <= _FENCE:
             error, action, finished = _synchronize(code, hardware, state, core, opcode, fields)

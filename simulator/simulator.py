@@ -129,7 +129,7 @@ class Simulator:
             model_utilization=_model_utilization(machine, total, useful, seconds),
             instructions=int(counters[st.SCALAR_INSTRUCTIONS]), commands_by_name=rp.command_counts(total),
             host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
-            simulated_launches=sum(not result.reused for result in timed), notes=_notes(self.program, machine),
+            simulated_launches=sum(not result.reused for result in timed), notes=_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])),
             operations=tuple(operations),
         )  # fmt: skip
 
@@ -188,8 +188,10 @@ def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seco
     return useful_macs * fastest / seconds
 
 
-def _notes(program: Program, machine: Machine) -> tuple[str, ...]:
+def _notes(program: Program, machine: Machine, words_assumed: int) -> tuple[str, ...]:
     notes = []
+    if words_assumed:
+        notes.append(f"{words_assumed} words that cores read from data were taken as 0, a profile has no data")
     if program.capacity_ignored:
         notes.append("capacity was ignored: this program does not fit the memories of the machine")
     if machine.projected:

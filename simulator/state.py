@@ -63,8 +63,8 @@ ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
 (
     DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, DRAM_ROWS,
-    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS,
-) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 29)  # fmt: skip
+    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED,
+) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 30)  # fmt: skip
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
 ROWS, COLUMNS, FIRST_ROW, FIRST_COLUMN, LENGTH = range(5)
 ARGUMENTS = LENGTH + CORES
@@ -140,7 +140,7 @@ def new_state(hardware: Hardware) -> State:
 def new_stats(hardware: Hardware) -> Stats:
     """Allocate counters, all zero."""
     pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
-    return Stats(_zeros(ACCUMULATOR_ELEMENTS + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
+    return Stats(_zeros(WORDS_ASSUMED + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
 def reset(state: State, seed: int) -> None:
