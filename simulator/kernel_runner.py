@@ -90,7 +90,9 @@ def _element(name: str, dtype: str) -> dtypes.Dtype:
     found = dtypes.of_host(dtype)
     if found is None or found is dtypes.INT4:
         known = ", ".join(one.host for one in dtypes.DTYPES if one is not dtypes.INT4)
-        raise SimulationError(f"array '{name}' has element type {dtype}, which no unit has", help=f"convert to: {known}")
+        raise SimulationError(
+            f"array '{name}' has element type {dtype}, which no unit has", help=f"convert to: {known}"
+        )
     return found
 
 

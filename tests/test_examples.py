@@ -1,0 +1,137 @@
+"""The examples do what they say: the hand-written matrix product on many shapes, and `run_kernel` with its mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from isa.assembly import parse_assembly
+from isa.errors import ProgramError, SimulationError
+from isa.machine import PRESETS, load_machine
+from simulator import run_kernel
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DOUBLE = parse_assembly("""
+.kernel double
+.args x y count
+.buffer block 64 2
+.buffer doubled 64 2
+.core A
+    arg r1, 0
+    arg r3, 2
+    li r4, 1
+    li r5, 64
+    loop r3, end
+    dma_in block, r0, r0, r1, r0, r4, r5, none
+    push block, 1
+    addi r1, r1, 64
+end:
+    halt
+.core B
+    arg r2, 1
+    arg r3, 2
+    li r4, 1
+    li r5, 64
+    li r6, 16
+    loop r3, end
+    vadd doubled, r0, r0, block, r0, r0, block, r0, r0, r4, r6, fp32, fp32, fp32, full
+    pop block, 1
+    push doubled, 1
+    dma_out r2, r0, doubled, r0, r0, r4, r5
+    pop doubled, 1
+    addi r2, r2, 64
+end:
+    halt
+""")[0]
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _matrices(m: int, n: int, k: int):
+    random = np.random.default_rng(m + n + k)
+    return [random.normal(size=shape).astype(np.float16) for shape in ((m, k), (n, k))]
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(32, 32, 32), (64, 64, 96), (96, 160, 32), (160, 96, 224), (32, 1216, 64), (832, 32, 96), (704, 1120, 320)],
+)
+def test_the_matmul_example_agrees_with_numpy(m: int, n: int, k: int) -> None:
+    """Any multiples of 32: one trip and many, odd and even counts of tiles, tiles that are half empty."""
+    a, b = _matrices(m, n, k)
+    result = _load("matmul").multiply(a, b, load_machine("mtia-2i"))
+    expected = a.astype(np.float32) @ b.astype(np.float32).T
+    np.testing.assert_allclose(result.outputs["c"].astype(np.float32), expected, rtol=2e-3, atol=2e-3 * np.sqrt(k))
+    assert result.report.useful_macs == result.report.issued_macs == m * n * k
+
+
+@pytest.mark.parametrize("machine", [name for name in PRESETS if name != "mtia-2i"])
+def test_the_matmul_example_runs_on_other_machines(machine: str) -> None:
+    """The kernel asks the launch for its place, and nothing of the machine but blocks of 32."""
+    a, b = _matrices(192, 256, 160)
+    outputs = _load("matmul").multiply(a, b, load_machine(machine)).outputs
+    np.testing.assert_allclose(
+        outputs["c"].astype(np.float32), a.astype(np.float32) @ b.astype(np.float32).T, atol=0.05
+    )
+
+
+def test_the_matmul_example_keeps_the_matrix_engines_busy() -> None:
+    """Broadcasts and eight steps of lead hide the memory's latency; the DMA ports are the limit."""
+    a, b = _matrices(1024, 1024, 512)
+    report = _load("matmul").multiply(a, b, load_machine("mtia-2i")).report
+    assert 0.7 < report.operations[0].utilization["dpe"] <= 1
+
+
+def test_the_matmul_script_prints_its_timing(monkeypatch, capsys) -> None:
+    """As a person runs it."""
+    monkeypatch.setattr(sys, "argv", ["matmul.py", "96", "64", "160"])
+    _load("matmul").main()
+    printed = capsys.readouterr().out
+    assert "c[96, 64] = a[96, 160] @ b[64, 160].T" in printed and "DPE utilization" in printed
+
+
+@pytest.mark.parametrize("memory", ["sram", "dram"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_run_kernel_takes_arrays_and_numbers(memory: str, count: int) -> None:
+    """Arrays are addresses, numbers are numbers; outputs are zero where the kernel writes nothing."""
+    x = np.arange(64, dtype=np.float32).reshape(4, 16)
+    result = run_kernel(DOUBLE, {"x": x}, {"y": ((4, 16), "float32")}, {"count": count}, memory=memory)
+    np.testing.assert_array_equal(result.outputs["y"][:count], 2 * x[:count])
+    np.testing.assert_array_equal(result.outputs["y"][count:], 0)
+    moved = result.report.sram_bytes if memory == "sram" else result.report.dram_bytes
+    assert moved == 2 * 64 * count
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arguments": {}}, "kernel double: launch arguments without a value: count"),
+        ({"arguments": {"count": 1, "cuont": 1}}, "no argument 'cuont'\n  help: did you mean 'count'?"),
+        ({"arguments": {"count": 1, "x": 1}}, "'x' is given twice"),
+        ({"inputs": {"x": np.zeros(16)}}, "array 'x' has element type float64, which no unit has"),
+    ],
+)
+def test_mistakes_in_run_kernel_are_told(changes, message: str) -> None:
+    """Names and element types are checked before anything runs."""
+    right = {"inputs": {"x": np.zeros(16, np.float32)}, "outputs": {"y": ((16,), "float32")}, "arguments": {"count": 1}}
+    with pytest.raises(SimulationError) as caught:
+        run_kernel(DOUBLE, **right | changes)
+    assert message in str(caught.value)
+
+
+def test_a_kernel_that_does_not_fit_is_told() -> None:
+    """More PEs than the grid has."""
+    with pytest.raises(ProgramError, match="double"):
+        run_kernel(DOUBLE, {"x": np.zeros(16, np.float32)}, {"y": ((16,), "float32")}, {"count": 1}, rows=9)
