@@ -11,8 +11,7 @@ from simulator import state as st
 from simulator import traits as tr
 from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
-from simulator.meaning.tables import Tables
-from simulator.state import Code, Integers, Meaning, Memory, Scalar, State, Stats
+from simulator.state import Chip, Code, Integers, Scalar, State, Stats
 
 _CYCLE = hw.TICKS_PER_CYCLE
 _FI, _DPE = int(Unit.FI), int(Unit.DPE)
@@ -95,7 +94,6 @@ def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
 
 @inner_kernel
 def serve_shared(
-    code: Code,
     hardware: Hardware,
     state: State,
     stats: Stats,
@@ -147,12 +145,13 @@ def finish(
     """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
     timing = code.traits[fields[col.OPCODE], tr.TIMING]
     read, written = _local_bytes(extents)
-    local_done = memory.serve_local(hardware, state, stats, pe, read, written, start)
-    occupancy = max(occupancy, local_done - start)
+    begin = max(start, state.pe[pe, unit])
+    local_done = memory.serve_local(hardware, state, stats, pe, read, written, begin)
+    occupancy = max(occupancy, local_done - begin)
     latency = hardware.cost[timing, hw.LATENCY]
-    end = max(start + occupancy + latency, done) + jitter(hardware, state)
+    end = max(begin + occupancy + latency, done) + jitter(hardware, state)
     end = max(end, state.stream[stream, st.FINISH])
-    state.pe[pe, unit] = start + occupancy
+    state.pe[pe, unit] = begin + occupancy
     state.stream[stream, st.FINISH] = end
     stats.busy[pe, unit] += occupancy
     if unit == _FI:
@@ -169,18 +168,9 @@ def finish(
 
 
 @inner_kernel
-def perform(
-    code: Code,
-    state: State,
-    memories: Memory,
-    tables: Tables,
-    meaning: Meaning,
-    pe: Scalar,
-    fields: Integers,
-    values: Integers,
-    extents: Integers,
-) -> Scalar:
+def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents: Integers) -> Scalar:
     """Execute the meaning of a command; return an error code."""
+    code, state, memories = chip.code, chip.state, chip.memories
     error = codes.OK
     out = a = b = -1
     if extents[0, 0] > 0:
@@ -193,8 +183,18 @@ def perform(
     if code.traits[fields[col.OPCODE], tr.LINK_ROLE] == tr.LINK_SENDS:
         target = link_target(code, pe, fields[col.MODE])
         link = memories.links[target, (fields[col.MODE] + 2) & 3]
-    failed = meaning(
-        fields, values, out, a, b, memories.local[pe], memories.sram, memories.dram, memories.banks[pe], link, tables
+    failed = chip.meaning(
+        fields,
+        values,
+        out,
+        a,
+        b,
+        memories.local[pe],
+        memories.sram,
+        memories.dram,
+        memories.banks[pe],
+        link,
+        chip.tables,
     )
     if failed:
         state.scratch[st.ERROR_DETAIL] = failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import BY_NAME, Unit
-from simulator import codes, commands, operands, streams
+from simulator import codes, commands, operands, queues
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
@@ -143,8 +143,8 @@ def _enqueue(
     code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, stream: Scalar, fields: Integers
 ) -> None:
     """Put a command with its register values into a queue that has room."""
-    position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % streams.queue_depth(state)
-    entry = streams.queue_entry(state, stream, position)
+    position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % queues.queue_depth(state)
+    entry = queues.queue_entry(state, stream, position)
     entry[st.Q_PC] = pc
     arrival = state.core[core, st.TIME] + jitter(hardware, state)
     entry[st.Q_ARRIVAL] = arrival
@@ -175,7 +175,7 @@ def _issue(
     fields: Integers,
 ) -> tuple[Scalar, Scalar]:
     """Issue a command; return (error, NEXT or STOP when the queue is full)."""
-    if state.stream[stream, st.COUNT] == streams.queue_depth(state):
+    if state.stream[stream, st.COUNT] == queues.queue_depth(state):
         state.core[core, st.STATUS] = st.ON_QUEUE
         state.core[core, st.WAITING_FOR] = stream
         return codes.OK, STOP
@@ -214,11 +214,11 @@ def _move_pointer(
     if owner // _UNITS != core:
         return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), STOP
     if owner % _UNITS == _CORE:
-        if not streams.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
+        if not queues.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
             state.core[core, st.STATUS] = st.ON_DATA
             state.core[core, st.WAITING_FOR] = buffer
             return codes.OK, STOP
-        streams.wake_stream(state, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
+        queues.wake_stream(state, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
         return codes.OK, NEXT
     return _issue(code, hardware, state, stats, core, pc, owner, fields)
 
@@ -272,7 +272,7 @@ def _meet(code: Code, hardware: Hardware, state: State, core: Scalar) -> None:
     for pe in range(members):
         other = pe * st.CORES + number
         if state.core[other, st.STATUS] == st.ON_BARRIER:
-            streams.wake_core(state, other, time)
+            queues.wake_core(state, other, time)
 
 
 @inner_kernel
@@ -295,7 +295,7 @@ def _synchronize(
         semaphore[st.TAKEN] += 1
         state.core[core, st.TIME] = max(state.core[core, st.TIME], posted)
         return codes.OK, NEXT, True
-    time = streams.drained_time(state, core)
+    time = queues.drained_time(state, core)
     if time < 0:
         state.core[core, st.STATUS] = st.ON_FENCE
         return codes.OK, STOP, False
@@ -312,7 +312,7 @@ def _synchronize(
         other = core ^ 1
         for waiting in (core, other):
             if state.core[waiting, st.STATUS] == st.ON_SEMAPHORE and state.core[waiting, st.WAITING_FOR] == number:
-                streams.wake_core(state, waiting, state.core[core, st.TIME])
+                queues.wake_core(state, waiting, state.core[core, st.TIME])
     return codes.OK, NEXT, True
 
 

@@ -20,7 +20,8 @@ from simulator.hardware import Hardware
 from simulator.jit import inner_kernel, kernel
 from simulator.meaning.dispatch import execute
 from simulator.meaning.tables import Tables
-from simulator.state import Bytes, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
+from simulator.queues import drained_time
+from simulator.state import Bytes, Chip, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
 
 
 @inner_kernel
@@ -37,7 +38,7 @@ def _end_time(code: Code, state: State) -> Scalar:
     """Return when the last command is complete and the last core has halted, or -1 if someone still waits."""
     time = 0
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
-        drained = streams.drained_time(state, core)
+        drained = drained_time(state, core)
         if state.core[core, st.STATUS] != st.HALTED or drained < 0:
             return -1
         time = max(time, state.core[core, st.TIME], drained)
@@ -59,6 +60,7 @@ def run_launch(
 
     `meaning` is `execute` of `simulator.meaning.dispatch`, called through a pointer so that it compiles on its own.
     """
+    chip = Chip(code, hardware, state, stats, memories, tables, meaning)
     stream_count = state.stream.shape[0]
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
         schedule(state, 0, stream_count + core)
@@ -67,7 +69,7 @@ def run_launch(
         if actor >= stream_count:
             error = cores.step_core(code, hardware, state, stats, memories, actor - stream_count, functional)
         else:
-            error = streams.step_stream(code, hardware, state, stats, memories, tables, meaning, actor, functional, now)
+            error = streams.step_stream(chip, actor, functional, now)
         if error:
             _blame(state, actor)
             state.scratch[st.ERROR_CODE] = error

@@ -116,7 +116,8 @@ class Simulator:
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
             cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched), energy_joules=joules,
-            average_power_watts=joules / seconds if seconds else 0.0, energy_parts_joules=parts,
+            average_power_watts=joules / seconds if seconds else 0.0, tdp_watts=machine.tdp_watts,
+            energy_parts_joules=parts,
             utilization=rp.utilization_of(machine, total, clock),
             busy_cycles={name: value / hw.TICKS_PER_CYCLE for name, (value, _) in busy.items()},
             idle_cycles={name: (clock * count - value) / hw.TICKS_PER_CYCLE for name, (value, count) in busy.items()},
@@ -129,7 +130,8 @@ class Simulator:
             model_utilization=_model_utilization(machine, total, useful, seconds),
             instructions=int(counters[st.SCALAR_INSTRUCTIONS]), commands_by_name=rp.command_counts(total),
             host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
-            simulated_launches=sum(not result.reused for result in timed), notes=_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])),
+            simulated_launches=sum(not result.reused for result in timed),
+            notes=_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])),
             operations=tuple(operations),
         )  # fmt: skip
 

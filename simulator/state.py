@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from simulator import hardware as hw
 from simulator.hardware import Hardware
+from simulator.meaning.tables import Tables
 
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -111,6 +112,18 @@ class Memory(NamedTuple):
     dram: npt.NDArray[np.uint8]
     banks: npt.NDArray[np.float32]
     links: npt.NDArray[np.float32]
+
+
+class Chip(NamedTuple):
+    """All that a launch works on; `meaning` is what executes commands."""
+
+    code: Code
+    hardware: Hardware
+    state: State
+    stats: Stats
+    memories: Memory
+    tables: Tables
+    meaning: Meaning
 
 
 def _zeros(*shape: int) -> Integers:

@@ -1,0 +1,133 @@
+"""Starting commands: execute, book their time, wake whoever waited; a broadcast starts on all its PEs at once."""
+
+from __future__ import annotations
+
+from isa import columns as col
+from isa.table import Unit
+from simulator import codes, commands, memory_system, operands, queues
+from simulator import hardware as hw
+from simulator import state as st
+from simulator import traits as tr
+from simulator.events import schedule
+from simulator.jit import inner_kernel
+from simulator.state import Chip, Code, Integers, Scalar, State
+
+_FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
+_UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
+ALONG_ROW, ALONG_COLUMN, TO_ALL = 1, 2, 3
+
+
+@inner_kernel
+def _wake_after(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers) -> None:
+    """Wake who may wait for the bank or link that a started command used."""
+    row = code.traits[fields[col.OPCODE]]
+    core = stream // _UNITS
+    now = state.stream[stream, st.CLOCK]
+    if row[tr.BANK_ROLE] == tr.BANK_BY_DPE:
+        queues.wake_stream(state, core * _UNITS + _RE, now, st.ON_BANK)
+    elif row[tr.BANK_ROLE] == tr.BANK_BY_RE:
+        queues.wake_stream(state, core * _UNITS + _DPE, now, st.ON_BANK)
+    if row[tr.LINK_ROLE] != tr.LINK_UNUSED:
+        target, sends = commands.link_target(code, pe, fields[col.MODE]), row[tr.LINK_ROLE] == tr.LINK_SENDS
+        receiver = target if sends else pe
+        link = st.INCOMING + 2 * (((fields[col.MODE] + 2) & 3) if sends else fields[col.MODE])
+        state.pe[receiver, link] = 1 if sends else 0
+        state.pe[receiver, link + 1] = state.stream[stream, st.FINISH]
+        for other in range(st.CORES):
+            queues.wake_stream(state, target * _STREAMS_PER_PE + other * _UNITS + _RE, now, st.ON_LINK)
+
+
+@inner_kernel
+def group_of(code: Code, pe: Scalar, mode: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """Return (index in State.group, first PE, PE step, PE count) of a broadcast."""
+    rows, columns = code.header[st.ROWS], code.header[st.COLUMNS]
+    if mode == ALONG_ROW:
+        return pe // columns, pe // columns * columns, 1, columns
+    if mode == ALONG_COLUMN:
+        return rows + pe % columns, pe % columns, columns, rows
+    return rows + columns, 0, 1, rows * columns
+
+
+@inner_kernel
+def gather(group: Integers, values: Integers) -> Scalar:
+    """Note that one PE has come to a broadcast; return an error code."""
+    if group[st.G_ARRIVED] == 0:
+        group[st.G_ADDRESS], group[st.G_PITCH] = values[2], values[3]
+        group[st.G_ROWS], group[st.G_BYTES] = values[6], values[7]
+    same = group[st.G_ADDRESS] == values[2] and group[st.G_ROWS] == values[6] and group[st.G_BYTES] == values[7]
+    if not same or group[st.G_PITCH] != values[3]:
+        return codes.UNEQUAL_BROADCAST
+    group[st.G_ARRIVED] += 1
+    return codes.OK
+
+
+@inner_kernel
+def complete(
+    chip: Chip, stream: Scalar, fields: Integers, values: Integers, functional: Scalar, now: Scalar, done: Scalar
+) -> Scalar:
+    """Execute and book the command at the head of a queue and take it off; return an error code."""
+    state, extents = chip.state, chip.state.extents
+    pe, unit = stream // _STREAMS_PER_PE, stream % _UNITS
+    if functional:
+        error = commands.perform(chip, pe, fields, values, extents)
+        if error:
+            return error
+    timing = chip.code.traits[fields[col.OPCODE], tr.TIMING]
+    occupancy = commands.work_ticks(chip.hardware, chip.stats, fields, values, extents, timing)
+    commands.finish(
+        chip.code, chip.hardware, state, chip.stats, stream, pe, unit, fields, extents, occupancy, now, done
+    )
+    chip.stats.counts[fields[col.OPCODE]] += 1
+    queues.dequeue(state, stream, now)
+    _wake_after(chip.code, state, stream, pe, fields)
+    return codes.OK
+
+
+@inner_kernel
+def _member(chip: Chip, first: Scalar, step: Scalar, member: Scalar, core: Scalar) -> tuple[Scalar, Integers, Integers]:
+    """Return stream, instruction and register values of a PE's part of a broadcast, and measure its operands."""
+    stream = (first + member * step) * _STREAMS_PER_PE + core * _UNITS + _FI
+    entry = queues.queue_entry(chip.state, stream, chip.state.stream[stream, st.HEAD])
+    fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
+    operands.measure(chip.hardware, chip.code.traits, fields, values, chip.state.extents)
+    return stream, fields, values
+
+
+@inner_kernel
+def _deliver(chip: Chip, mode: Scalar, first: Scalar, size: Scalar, now: Scalar) -> Scalar:
+    """Serve the links of the other PE rows that a broadcast reaches; return when the last byte passes."""
+    columns, rows = chip.code.header[st.COLUMNS], chip.code.header[st.ROWS]
+    done = now
+    if mode == ALONG_ROW:
+        return done
+    for row in range(rows):
+        if row != first // columns:
+            place = chip.code.header[st.FIRST_ROW] + row
+            linked = memory_system.serve_link(chip.hardware, chip.state, chip.stats, place, 0, size, now)
+            done = max(done, linked + chip.hardware.numbers[hw.REQUEST_TICKS])
+    return done
+
+
+@inner_kernel
+def start_broadcast(chip: Chip, stream: Scalar, mode: Scalar, functional: Scalar, now: Scalar) -> Scalar:
+    """Start a broadcast that all PEs have come to: one read, delivered to each; return an error code."""
+    state, code = chip.state, chip.code
+    core = (stream // _UNITS) % st.CORES
+    index, first, step, count = group_of(code, stream // _STREAMS_PER_PE, mode)
+    state.group[core, index, :] = 0
+    _, fields, values = _member(chip, first, step, 0, core)
+    row = code.header[st.FIRST_ROW] + first // code.header[st.COLUMNS]
+    traits = code.traits[fields[col.OPCODE]]
+    error, done = commands.serve_shared(chip.hardware, state, chip.stats, fields, values, traits, row, now)
+    if error:
+        return error
+    done = max(done, _deliver(chip, mode, first, values[6] * values[7], now))
+    for member in range(count):
+        other, other_fields, other_values = _member(chip, first, step, member, core)
+        error = complete(chip, other, other_fields, other_values, functional, now, done)
+        if error:
+            return error
+        if other != stream:
+            state.stream[other, st.STREAM_STATUS] = st.SCHEDULED
+            schedule(state, now, other)
+    return codes.OK
