@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -100,6 +101,25 @@ def test_the_matmul_script_prints_its_timing(monkeypatch, capsys) -> None:
     _load("matmul").main()
     printed = capsys.readouterr().out
     assert "c[96, 64] = a[96, 160] @ b[64, 160].T" in printed and "DPE utilization" in printed
+
+
+def test_the_demo_checks_logits(monkeypatch, capsys) -> None:
+    """The demo passes as it is, and fails when the limit is beyond what fp16 can hold."""
+    demo = _load("demo")
+    assert demo.check_logits()
+    assert "PASS" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "TOLERANCE", 1e-6)
+    assert not demo.check_logits()
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_the_demo_times_the_full_size_model(capsys) -> None:
+    """Both phases are near their DRAM bound, never below it."""
+    _load("demo").time_full_size()
+    printed = capsys.readouterr().out
+    ratios = [float(ratio) for ratio in re.findall(r"latency is ([\d.]+) x that", printed)]
+    assert len(ratios) == 2
+    assert 1 <= ratios[0] <= 2 and 1 <= ratios[1] <= 1.5
 
 
 @pytest.mark.parametrize("memory", ["sram", "dram"])
