@@ -100,9 +100,7 @@ def _print_report(report: Report) -> None:
           f"latency is {report.latency_seconds / bound:.2f} x that")  # fmt: skip
     print(f"     energy       {report.energy_joules:.2f} J, {report.average_power_watts:.1f} W on average")
     print(f"     utilization  {busy}; useful MACs / peak {report.model_utilization:.1%}")
-    print(
-        f"     launches     {len(report.operations)}, {report.simulated_launches} simulated; the others equal one of those"
-    )
+    print(f"     launches     {len(report.operations)}, of which {report.simulated_launches} differ and were simulated")
 
 
 def _seconds(start: float) -> str:
