@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class FileReference:
     length: int
 
 
-ConstantSource = Union[np.ndarray, FileReference, None]
+ConstantSource = np.ndarray | FileReference | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,10 +162,16 @@ class SizesAttributes:
     elements: tuple[Dim, ...]
 
 
-Attributes = Union[
-    NoAttributes, OnnxAttributes, RmsNormAttributes, LinearAttributes, RopeAttributes, AttentionAttributes,
-    SliceAttributes, SizesAttributes,
-]  # fmt: skip
+Attributes = (
+    NoAttributes
+    | OnnxAttributes
+    | RmsNormAttributes
+    | LinearAttributes
+    | RopeAttributes
+    | AttentionAttributes
+    | SliceAttributes
+    | SizesAttributes
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,91 @@
+"""Core A of the attention kernel: q once per item; k, v and the mask chunk by chunk, v transposed on the way."""
+
+from __future__ import annotations
+
+from compiler.attention_mapping import (
+    MASK_BYTES,
+)
+from compiler.kernel_builder import BufferHandle, OperandValue, Register
+from compiler.kernels.attention_walk import Walk, loaded
+
+
+class Loader(Walk):
+    """Core A: loads q once per item and k, v and the mask chunk by chunk."""
+
+    def item(self) -> None:
+        """Load everything that one item reads."""
+        self._load_q()
+        core, tile = self.core, self.tile
+        with core.scratch() as cache:
+            core.multiply(self.batch, tile.kv_heads, cache)
+            core.increase(cache, self.head)
+            core.multiply(cache, tile.capacity * tile.row_bytes, cache)
+            with self.chunks(skip_first=False):
+                self._load_keys("k", self.buffers.k, cache)
+                self._load_keys("v", self.buffers.v, cache)
+                self._transpose_values()
+                if tile.has_mask:
+                    self._load_mask()
+
+    def _load_q(self) -> None:
+        core, tile, q = self.core, self.tile, self.buffers.q
+        head_bytes = tile.head_dim * tile.dtype.bytes
+        with core.scratch() as address, core.scratch() as offset:
+            core.multiply(self.batch, tile.sequence, address)
+            core.increase(address, self.token)
+            core.multiply(address, core.argument("q_pitch"), address)
+            core.increase(address, core.argument("q"))
+            core.multiply(self.head, tile.group * head_bytes, offset)
+            core.increase(address, offset)
+            core.copy(0, offset)
+            with loaded(core, tile.row_bytes, head_bytes, tile.group) as (row_bytes, next_head, group):
+                common: dict[str, OperandValue] = {
+                    "out": q,
+                    "out_offset": offset,
+                    "out_pitch": row_bytes,
+                    "row_bytes": row_bytes,
+                }
+                if tile.is_stacked:
+                    core.emit("dma_in", **common, address=address, address_pitch=next_head, rows=group)
+                else:
+                    with core.loop(group):
+                        pitch = core.argument("q_pitch")
+                        core.emit("dma_in", **common, address=address, address_pitch=pitch, rows=self.rows)
+                        core.increase(address, next_head)
+                        core.increase(offset, tile.tokens * tile.row_bytes)
+        core.push(q)
+
+    def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register) -> None:
+        """Load a chunk of k or v; its rows lie one after the other, so it is one long row."""
+        core, tile = self.core, self.tile
+        with core.scratch() as address, core.scratch() as size, loaded(core, tile.row_bytes) as (row_bytes,):
+            core.multiply(self.first_key, row_bytes, address)
+            core.increase(address, cache)
+            core.increase(address, core.argument(argument))
+            core.multiply(self.chunk_rows, row_bytes, size)
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size)
+        core.push(buffer)
+
+    def _transpose_values(self) -> None:
+        core, tile, buffers = self.core, self.tile, self.buffers
+        with loaded(core, tile.keys * tile.dtype.bytes, tile.row_bytes, tile.padded_head_dim) as (pitch, row, columns):
+            core.emit(
+                "transpose", out=buffers.v_transposed, out_pitch=pitch, a=buffers.v, a_pitch=row, rows=self.chunk_rows,
+                columns=columns, a_dtype=tile.dtype.name,
+            )  # fmt: skip
+        core.push(buffers.v_transposed)
+        core.pop(buffers.v)
+
+    def _load_mask(self) -> None:
+        """Load the part of the mask's row that exists; what lies beyond is hidden by its position."""
+        core, pitch = self.core, self.core.argument("mask_pitch")
+        with core.scratch() as address, core.scratch() as size, core.scratch() as offset:
+            core.multiply(self.first_key, MASK_BYTES, offset)
+            core.subtract(pitch, offset, size)
+            with loaded(core, self.tile.keys * MASK_BYTES) as (largest,):
+                core.minimum(size, largest, size)
+            core.multiply(self.batch, pitch, address)
+            core.increase(address, offset)
+            core.increase(address, core.argument("mask"))
+            core.emit("dma_in", out=self.buffers.mask, address=address, rows=1, row_bytes=size)
+        core.push(self.buffers.mask)
