@@ -37,7 +37,7 @@ def compile_model(
 
     chosen = load_machine(machine) if isinstance(machine, str) else machine
     options = Options(chosen, dtype, dict(dims or {}), ignore_capacity)
-    _check_dtype(options.dtype, chosen)
+    check_dtype(options.dtype, chosen)
     outcome = run_passes((*FRONT, *BACK), _imported(model), options)
     assert isinstance(outcome.level, Program)
     return outcome.level
@@ -51,7 +51,8 @@ def _imported(model: str | Path | onnx.ModelProto) -> Graph:
     return import_model(model, None, model.graph.name or "model")
 
 
-def _check_dtype(dtype: str, machine: Machine) -> None:
+def check_dtype(dtype: str, machine: Machine) -> None:
+    """Raise UnsupportedError unless the compiler knows the element type and the machine multiplies it."""
     from isa.errors import UnsupportedError
 
     if dtype not in ("fp16", "bf16"):

@@ -12,13 +12,10 @@ same program always gives the same bytes. A file appears complete or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +26,7 @@ from isa.errors import ProgramError
 from isa.program import Program
 from isa.program_checks import verify_program
 from isa.program_codec import Bytes, Sections, program_codec
+from isa.whole_file import replacing
 
 MAGIC = b"\x89TWP\r\n\x1a\n"
 VERSION = 1
@@ -52,7 +50,7 @@ def save_program(program: Program, path: str | Path) -> None:
     header["sections"] = rows
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     try:
-        with _replacing(Path(path)) as file:
+        with replacing(path) as file:
             file.write(_preamble(text, data_bytes))
             file.write(text)
             _fill_up(file)
@@ -80,21 +78,6 @@ def _preamble(header: bytes, data_bytes: int) -> bytes:
 def _fill_up(file: BinaryIO) -> None:
     position = file.tell()
     file.write(bytes(_aligned(position) - position))
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside `path` that takes its place when the block ends well, and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_program(path: str | Path, *, check_constants: bool = True) -> Program:

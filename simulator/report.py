@@ -48,6 +48,7 @@ class Report:
     launch_cycles: int
     energy_joules: float
     average_power_watts: float
+    tdp_watts: float
     energy_parts_joules: Mapping[str, float]
     utilization: Mapping[str, float]
     busy_cycles: Mapping[str, float]

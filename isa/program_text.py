@@ -1,0 +1,68 @@
+"""The printed form of a program: entries, ports, launches, memory and constants; code is printed by `isa.assembly`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isa.program import Absent, Argument, Constant, Entry, Inline, Launch, Port, Program
+
+
+def print_program(program: Program) -> str:
+    """Return a listing with one line per thing, in the order of the program."""
+    return "\n".join(_lines(program)) + "\n"
+
+
+def _lines(program: Program) -> Iterator[str]:
+    mark = ", capacity ignored" if program.capacity_ignored else ""
+    yield f"program for {program.machine.name}{mark}"
+    for number, kernel in enumerate(program.kernels):
+        instructions = len(kernel.core_a) + len(kernel.core_b)
+        yield f"kernel {number}: {kernel.name}({', '.join(kernel.arguments)}), {instructions} instructions"
+    for storage in program.storages:
+        yield f"storage {storage.name}: {storage.space} {storage.address:#x}, {storage.bytes} bytes, {storage.role}"
+    for constant in program.constants:
+        yield _constant(constant)
+    for entry in program.entries:
+        yield from _entry(program, entry)
+
+
+def _constant(constant: Constant) -> str:
+    source = constant.source
+    if isinstance(source, Absent):
+        origin = "absent"
+    elif isinstance(source, Inline):
+        origin = f"{len(source.array)} bytes inside"
+    else:
+        origin = f"{source.length} bytes at {source.offset} of {source.path}"
+    steps = "".join(f", {step}" for step in constant.steps)
+    return f"constant {constant.storage}: {constant.source_dtype}{list(constant.source_shape)}, {origin}{steps}"
+
+
+def _entry(program: Program, entry: Entry) -> Iterator[str]:
+    ranges = ", ".join(f"{name} in {low}..{high}" for name, (low, high) in sorted(entry.symbols.items()))
+    yield f"entry {entry.name}({ranges})"
+    yield from (f"  input {_port(port)}" for port in entry.inputs)
+    yield from (f"  output {_port(port)}" for port in entry.outputs)
+    yield from (f"  equal {left} == {right} ({origin})" for left, right, origin in entry.equalities)
+    yield from (f"  required {name}: {reason}" for name, reason in entry.requirements)
+    for number, launch in enumerate(entry.launches):
+        yield f"  launch {number}: {_launch(program, launch)}"
+
+
+def _port(port: Port) -> str:
+    shape = ", ".join(str(dim) for dim in port.shape)
+    return f"{port.name}: {port.host_dtype}[{shape}] as {port.device_dtype} in {port.storage}+{port.offset_bytes}"
+
+
+def _launch(program: Program, launch: Launch) -> str:
+    rectangle = f"{launch.rows} x {launch.columns} PEs at ({launch.row}, {launch.column})"
+    arguments = ", ".join(_argument(argument) for argument in launch.arguments)
+    waits = f" after {', '.join(str(event) for event in launch.waits)}" if launch.waits else ""
+    kernel = program.kernels[launch.kernel].name
+    return f"{launch.name} = {kernel}({arguments}) on {rectangle}{waits} signals {launch.signals}"
+
+
+def _argument(argument: Argument) -> str:
+    if argument.storage is None:
+        return str(argument.expression)
+    return f"{argument.storage}+{argument.expression}"

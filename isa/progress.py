@@ -1,0 +1,65 @@
+"""Signs of life on stderr for work that takes longer than a second."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from types import TracebackType
+
+QUIET_SECONDS = 1.0
+LINE_SECONDS = 10.0
+_FRAME_SECONDS = 0.1
+
+
+class Progress:
+    """A context in which `step` may be called; says nothing at all if the work ends within a second.
+
+    On a terminal a bar that vanishes at the end, else a plain line every ten seconds. `starting` is what it says until
+    the first step.
+    """
+
+    def __init__(self, label: str, starting: str = "") -> None:
+        self._label, self._starting = label, starting or label
+        self._done, self._total = 0, 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def step(self, done: int, total: int) -> None:
+        """Tell that `done` of `total` parts are finished."""
+        self._done, self._total = done, total
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        if self._ended.wait(QUIET_SECONDS):
+            return
+        with contextlib.suppress(OSError, ValueError):  # nobody listens: stderr is closed
+            self._draw() if sys.stderr.isatty() else self._print_lines()
+
+    def _print_lines(self) -> None:
+        while True:
+            text = f"{self._label}: {self._done} of {self._total}" if self._total else self._starting
+            print(f"{text} ...", file=sys.stderr, flush=True)
+            if self._ended.wait(LINE_SECONDS):
+                return
+
+    def _draw(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(self._starting, total=None)
+            while not self._ended.wait(_FRAME_SECONDS):
+                if self._total:
+                    bar.update(task, description=self._label, completed=self._done, total=self._total)

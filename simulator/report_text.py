@@ -1,0 +1,136 @@
+"""The report for people: a page of at most 80 columns and 24 lines, then a table of kernels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from simulator.report import OperationReport, Report
+
+COLUMNS = 80
+_LABEL = 20
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"),
+             (1e-9, "n"))  # fmt: skip
+
+
+def render(report: Report) -> str:
+    """Return the report as plain text; equal reports give equal text."""
+    rows = [*_headline(report), *_traffic(report), *_work(report)]
+    rows += [("note", note) for note in report.notes]
+    lines = [line for label, text in rows for line in _wrapped(label, text)]
+    return "\n".join([*lines, "", *_table(report)]) + "\n"
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, COLUMNS, initial_indent=label.ljust(_LABEL), subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    )
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a value with four digits and an SI prefix: 0.0931, "s" -> "93.10 ms"."""
+    for scale, prefix in _PREFIXES:
+        if abs(value) >= scale * 0.99995:
+            scaled = value / scale
+            return f"{scaled:.{max(0, 3 - _integer_digits(scaled) + 1)}f} {prefix}{unit}"
+    return f"0 {unit}" if value == 0 else f"{value:.3g} {unit}"
+
+
+def _integer_digits(value: float) -> int:
+    return len(str(int(abs(value) * 1.00005)))
+
+
+def _percent(part: float, whole: float = 1.0) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _headline(report: Report) -> Iterator[tuple[str, str]]:
+    dims = ", ".join(f"{name} = {size}" for name, size in report.dims.items())
+    yield "machine", f"{report.machine}, entry {report.entry}" + (f", {dims}" if dims else "")
+    yield "latency", f"{quantity(report.latency_seconds, 's')} = {report.cycles:,} cycles"
+    launching = f"{report.launch_cycles:,} cycles to start {len(report.operations)} launches"
+    yield "of it, job launch", f"{launching} ({_percent(report.launch_cycles, report.cycles)})"
+    yield "host link", f"{quantity(report.host_link_seconds, 's')} for inputs and outputs, not part of the latency"
+    power = f"{report.average_power_watts:.1f} W of {report.tdp_watts:g} W TDP"
+    yield "energy", f"{quantity(report.energy_joules, 'J')}, average power {power}"
+    yield "of it", _shares(report.energy_parts_joules, report.energy_joules)
+
+
+def _shares(parts: Mapping[str, float], whole: float) -> str:
+    """Return the parts of at least a thousandth, largest first; what the others take together is `other`."""
+    large = {name: value for name, value in parts.items() if value >= whole / 1000}
+    ordered = sorted(large.items(), key=lambda item: (-item[1], item[0]))
+    if len(large) < len(parts):
+        ordered.append(("other", whole - sum(large.values())))
+    return ", ".join(f"{name} {_percent(value, whole)}" for name, value in ordered).replace(" %", "%")
+
+
+def _traffic(report: Report) -> Iterator[tuple[str, str]]:
+    read, written = quantity(report.dram_read_bytes, "B"), quantity(report.dram_written_bytes, "B")
+    yield "DRAM", f"{quantity(report.dram_bytes, 'B')}: {read} read, {written} written"
+    deliverable, peak = report.dram_deliverable_bytes_per_second, report.dram_peak_bytes_per_second
+    for name, rate in (("deliverable", deliverable), ("peak", peak)):
+        bound = report.dram_bytes / rate
+        ratio = f", latency is {report.latency_seconds / bound:.2f} x that" if bound else ""
+        yield f"at {name} rate", f"{quantity(bound, 's')} at {quantity(rate, 'B/s')}{ratio}"
+    yield "SRAM, NoC", f"{quantity(report.sram_bytes, 'B')} at the SRAM, {quantity(report.noc_bytes, 'B')} on the NoC"
+
+
+def _work(report: Report) -> Iterator[tuple[str, str]]:
+    padding = _percent(report.issued_macs - report.useful_macs, report.issued_macs)
+    useful, issued = quantity(report.useful_macs, ""), quantity(report.issued_macs, "")
+    yield "MACs", f"{useful.strip()} useful, {issued.strip()} issued, padding {padding}"
+    yield "model utilization", f"{_percent(report.model_utilization)} (useful MACs over peak)"
+    shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in report.utilization.items())
+    yield "unit utilization", shares
+    yield "commands", f"{report.commands:,} started, {report.instructions:,} scalar instructions"
+    reused = len(report.operations) - report.simulated_launches
+    yield "simulation", f"{report.simulated_launches} launches simulated, {reused} equal to one of them and reused"
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """All launches of one kernel."""
+
+    kernel: str
+    launches: int
+    cycles: int
+    bound_by: str
+    dram_bytes: int
+
+
+def _groups(report: Report) -> list[_Group]:
+    by_kernel: dict[str, list[OperationReport]] = {}
+    for operation in report.operations:
+        by_kernel.setdefault(operation.kernel, []).append(operation)
+    groups = [
+        _Group(name, len(rows), sum(row.cycles for row in rows), _main_bound(rows), sum(row.dram_bytes for row in rows))
+        for name, rows in by_kernel.items()
+    ]
+    return sorted(groups, key=lambda group: (-group.cycles, group.kernel))
+
+
+def _main_bound(rows: list[OperationReport]) -> str:
+    """Return what bounds the launches that take most of the time."""
+    cycles: dict[str, int] = {}
+    for row in rows:
+        cycles[row.bound_by] = cycles.get(row.bound_by, 0) + row.cycles
+    return min(cycles, key=lambda name: (-cycles[name], name))
+
+
+def _table(report: Report) -> Iterator[str]:
+    yield f"{'kernel':<32}{'launches':>9}{'time':>11}{'share':>8}  {'bound by':<13}{'DRAM':>5}"
+    seconds_per_cycle = report.latency_seconds / report.cycles if report.cycles else 0.0
+    for group in _groups(report):
+        time = quantity(group.cycles * seconds_per_cycle, "s")
+        yield _row(group.kernel, group.launches, time, _percent(group.cycles, report.cycles), group.bound_by,
+                   quantity(group.dram_bytes, "B"))  # fmt: skip
+    time = quantity(report.launch_cycles * seconds_per_cycle, "s")
+    share = _percent(report.launch_cycles, report.cycles)
+    yield _row("(job launch)", len(report.operations), time, share, "", "")
+
+
+def _row(name: str, launches: int, time: str, share: str, bound: str, dram: str) -> str:
+    short = name if len(name) <= 30 else f"{name[:14]}..{name[-14:]}"
+    return f"{short:<32}{launches:>7}{time:>12}{share:>9}  {bound:<9}{dram:>9}".rstrip()
