@@ -55,7 +55,7 @@ class Launcher:
         )
         self._memory = _memory(machine, device)
         self._functional = device is not None
-        self._run = sequencer.compiled_for(self._tables, self._functional)
+        self._run = sequencer.compiled_for(self._functional)
         if device is not None:
             self._hardware.numbers[hw.SRAM_BYTES] = len(device.sram)
             self._hardware.numbers[hw.DRAM_BYTES] = len(device.dram)

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 from numba import int64, typeof, types
 
-from simulator import codes, cores, streams
+from simulator import codes, cores, streams, warm_up
 from simulator import state as st
 from simulator.events import next_event, schedule
 from simulator.hardware import Hardware
 from simulator.jit import inner_kernel, kernel
 from simulator.meaning.dispatch import execute
-from simulator.meaning.tables import Tables
+from simulator.meaning.tables import Tables, make_tables
 from simulator.queues import drained_time
 from simulator.state import Bytes, Chip, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
 
@@ -99,24 +99,33 @@ def do_nothing(
 
 
 @functools.cache
-def _pointer_type(tables_type: types.Type) -> types.FunctionType:
+def _pointer_type() -> types.FunctionType:
+    """The type of a meaning; the same for all machines, whose numbers are array data."""
     row, memory = types.Array(int64, 1, "C"), types.Array(types.uint8, 1, "C")
     banks, link = types.Array(types.float32, 3, "C"), types.Array(types.float32, 2, "C")
-    return types.FunctionType(int64(row, row, int64, int64, int64, memory, memory, memory, banks, link, tables_type))
+    tables = _type_of(make_tables(block_k_bytes=1, bank_rows=1, bank_columns=1, local_bytes=1))
+    return types.FunctionType(int64(row, row, int64, int64, int64, memory, memory, memory, banks, link, tables))
 
 
 def _type_of(value: Any) -> types.Type:
     return cast(types.Type, typeof(value))  # type: ignore[no-untyped-call]
 
 
-def compiled_for(tables: Tables, functional: bool) -> Callable[..., int]:
+def compile_meaning(meaning: Any = execute) -> None:
+    """Compile a meaning for calls through a pointer."""
+    meaning.compile(_pointer_type().signature.args)
+
+
+def compiled_for(functional: bool) -> Callable[..., int]:
     """Return `run_launch` bound to executing or only timing; the meaning of commands compiles only if it is needed."""
-    pointer = _pointer_type(_type_of(tables))
     meaning: Any = execute if functional else do_nothing
-    meaning.compile(pointer.signature.args)
+    helper = warm_up.start() if functional else None
 
     def run(*arguments: Any) -> int:
-        launcher = _compiled((*(_type_of(argument) for argument in arguments), pointer, types.boolean))
+        launcher = _compiled((*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean))
+        if helper is not None:
+            helper.wait()
+        compile_meaning(meaning)
         return int(launcher(*arguments, meaning, functional))
 
     return run
