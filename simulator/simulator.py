@@ -12,7 +12,7 @@ import numpy.typing as npt
 from isa.affine import evaluate
 from isa.container import load_program
 from isa.errors import ProgramError, SimulationError
-from isa.machine import Machine, load_machine
+from isa.machine import Machine, load_machine, machine_fields
 from isa.program import Absent, Entry, Launch, Program
 from simulator import hardware as hw
 from simulator import report as rp
@@ -41,9 +41,10 @@ class Simulator:
         chosen = self.program.machine if machine is None else machine
         self.machine = chosen if isinstance(chosen, Machine) else load_machine(chosen)
         if self.machine.code_digest != self.program.machine.code_digest:
+            differing = ", ".join(_differing_code_fields(self.program.machine, self.machine))
             raise ProgramError(
                 f"the program was compiled for {self.program.machine.name}, and machine {self.machine.name} differs in "
-                "fields that shape code",
+                f"fields that shape code: {differing}",
                 help="compile again with --machine; only rates, latencies and energies may differ",
             )
         self._device: Device | None = None
@@ -151,6 +152,14 @@ class Simulator:
             bound_by=rp.bound_of(self.machine, stats, result.ticks),
             utilization=rp.utilization_of(self.machine, stats, result.ticks),
         )  # fmt: skip
+
+
+def _differing_code_fields(left: Machine, right: Machine) -> list[str]:
+    return [
+        item.path
+        for item in machine_fields()
+        if item.shapes == "code" and left.value(item.path) != right.value(item.path)
+    ]
 
 
 def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], progress: Progress | None) -> list[Timed]:
