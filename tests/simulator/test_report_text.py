@@ -1,0 +1,92 @@
+"""The terminal report: a golden page, its limits in width and height, and numbers people can read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from simulator.report import OperationReport, Report
+from simulator.report_text import COLUMNS, quantity, render
+
+LAYERS = 32
+UNITS = ("dpe", "se", "re", "mlu", "fi", "local_memory", "sram", "noc", "dram")
+
+
+def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: str, reused: bool) -> OperationReport:
+    return OperationReport(
+        name=f"{index}:{kernel}", operation=kernel, kernel=kernel, start_cycles=0, cycles=cycles, reused=reused,
+        useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, commands=1,
+        energy_joules=0.0, bound_by=bound_by, utilization={},
+    )  # fmt: skip
+
+
+def _decode_report() -> Report:
+    """Return figures of the size of a decode step of an 8B model."""
+    operations = [_operation(0, "embedding_4096", 900, 8192, "latency", False)]
+    for layer in range(LAYERS):
+        operations.append(_operation(layer, "linear_streamed_residual_with_a_long_name", 3_600_000, 440_000_000, "dram",
+                                     layer > 0))  # fmt: skip
+        operations.append(_operation(layer, "attention", 400_000 + layer, 8_400_000, "se" if layer < 3 else "dram",
+                                     layer > 0))  # fmt: skip
+    cycles = sum(operation.cycles for operation in operations)
+    launch_cycles = 45_000
+    busy = {unit: 100.0 * number for number, unit in enumerate(UNITS)}
+    return Report(
+        machine="mtia-2i", entry="main", dims={"past": 2048}, latency_seconds=(cycles + launch_cycles) / 1.35e9,
+        cycles=cycles + launch_cycles, launch_cycles=launch_cycles, energy_joules=4.5, average_power_watts=47.2,
+        tdp_watts=85.0, energy_parts_joules={"matrix": 0.0009, "dram_device": 1.5, "leakage": 2.9991},
+        utilization={unit: number / 10 for number, unit in enumerate(UNITS)}, busy_cycles=busy, idle_cycles=busy,
+        dram_read_bytes=14_350_000_000, dram_written_bytes=1_000_000, sram_bytes=3_200_000, noc_bytes=14_500_000_000,
+        dram_bound_seconds=0.0875, dram_peak_bytes_per_second=204.8e9,
+        dram_deliverable_bytes_per_second=163.92e9, useful_macs=7_500_000_000, issued_macs=240_000_000_000,
+        model_utilization=0.00089, instructions=123_456_789, commands_by_name={"mml": 1_000_000, "dma_in": 34},
+        host_link_seconds=1.2e-6, simulated_launches=3,
+        notes=("capacity was ignored: this program does not fit the memories of the machine",),
+        operations=tuple(operations),
+    )  # fmt: skip
+
+
+def test_the_page_is_the_golden_one(golden):
+    """The whole report; equal reports give equal text, and str() is the same text."""
+    text = render(_decode_report())
+    assert text == render(_decode_report()) == str(_decode_report())
+    golden("report.txt", text)
+
+
+def test_the_page_fits_a_terminal():
+    """At most 80 columns, and at most 24 lines before the table of kernels."""
+    lines = render(_decode_report()).splitlines()
+    assert max(len(line) for line in lines) <= COLUMNS
+    assert lines.index("") <= 24
+
+
+def test_shares_of_kernels_and_job_launch_are_the_whole():
+    """Kernels and job launch share the latency out, each launch is counted once."""
+    report = _decode_report()
+    rows = render(report).splitlines()
+    table = rows[rows.index("") + 2 :]
+    assert sum(float(row.partition(" %")[0].split()[-1]) for row in table) == pytest.approx(100, abs=0.3)
+    assert [int(row[32:39]) for row in table] == [LAYERS, LAYERS, 1, 2 * LAYERS + 1]
+
+
+def test_nothing_at_all_is_a_report_too():
+    """No launches, no traffic, no time: no division by zero."""
+    zero = {
+        field.name: 0
+        for field in dataclasses.fields(Report)
+        if field.type in ("int", "float") and field.name not in ("tdp_watts",) and "per_second" not in field.name
+    }
+    text = render(dataclasses.replace(_decode_report(), **zero, operations=()))
+    assert "latency             0 s = 0 cycles" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.0931, "s", "93.10 ms"), (0, "B", "0 B"), (1, "B", "1.000 B"), (999.94, "B", "999.9 B"),
+     (999.96, "B", "1.000 kB"), (99_996, "B", "100.0 kB"), (999_999, "B", "1.000 MB"), (14_350_000_000, "B", "14.35 GB"),
+     (1.6e-9, "J", "1.600 nJ"), (3e-12, "J", "3e-12 J")],
+)  # fmt: skip
+def test_quantities_have_four_digits(value, unit, text):
+    """Four digits and a prefix, also where rounding needs the next prefix."""
+    assert quantity(value, unit) == text
