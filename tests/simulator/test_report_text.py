@@ -84,8 +84,8 @@ def test_nothing_at_all_is_a_report_too():
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [(0.0931, "s", "93.10 ms"), (0, "B", "0 B"), (1, "B", "1.000 B"), (999.94, "B", "999.9 B"),
-     (999.96, "B", "1.000 kB"), (99_996, "B", "100.0 kB"), (999_999, "B", "1.000 MB"), (14_350_000_000, "B", "14.35 GB"),
-     (1.6e-9, "J", "1.600 nJ"), (3e-12, "J", "3e-12 J")],
+     (999.96, "B", "1.000 kB"), (99_996, "B", "100.0 kB"), (999_999, "B", "1.000 MB"),
+     (14_350_000_000, "B", "14.35 GB"), (1.6e-9, "J", "1.600 nJ"), (3e-12, "J", "3e-12 J")],
 )  # fmt: skip
 def test_quantities_have_four_digits(value, unit, text):
     """Four digits and a prefix, also where rounding needs the next prefix."""
