@@ -18,11 +18,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
     A link is followed. What is no ordinary file (a pipe, /dev/stdout) is written to directly. Raises OSError.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as file:
+    if _is_special(path):
+        with open(path, "wb") as file:
             yield file
         return
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         with open(temporary, "xb") as file:
@@ -33,6 +33,10 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: str | Path) -> bool:
+    return Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -46,6 +50,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def check_writable(path: str | Path) -> None:
     """Raise ToolError if a file cannot be written there, so that a long run does not end with nothing."""
+    if _is_special(path):
+        return
     folder = Path(os.path.realpath(path)).parent
     if Path(path).is_dir():
         raise ToolError("cannot be written: it is a folder", where=str(path), help="give the name of a file")
