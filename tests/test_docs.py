@@ -1,0 +1,180 @@
+"""What README and docs say is true: commands run, programs run, names exist, links lead somewhere.
+
+A ```sh block may hold only commands that a test or continuous integration runs, so nobody can document what fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isa.machine import Machine, machine_fields, preset_path
+from isa.table import INSTRUCTIONS, Timing
+from simulator import hardware as hw
+from simulator import state as st
+from simulator.report import energy_parts
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CASE = ROOT / "tests" / "data" / "onnx" / "hf_legacy_past"
+RUN_ELSEWHERE = {
+    "make demo": "tests/test_examples.py calls its parts",
+    "make test": ".ci/run",
+    "make check": ".ci/run",
+    "python -m isa.manual > docs/isa.md": "tests/isa/test_manual.py",
+    "python -m isa.machine_document > docs/machine.md": "tests/isa/test_machine.py",
+}
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def _commands(page: Path) -> list[str]:
+    lines = [line.strip() for block in _blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README's commands name."""
+    prefix = "b1.s1.in."
+    reference = np.load(CASE / "ref.npz")
+    np.savez(
+        tmp_path / "inputs.npz", **{key.removeprefix(prefix): reference[key] for key in reference if prefix in key}
+    )
+    shutil.copy(CASE / "model.onnx", tmp_path)
+    shutil.copy(preset_path("mtia-2i"), tmp_path / "my-chip.toml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a documented command in this process; return its exit code."""
+    from compiler import cli as compiling
+    from simulator import cli as simulating
+
+    name, *arguments = shlex.split(command)
+    if name == "python" and arguments[0].startswith("examples/"):
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        return 0
+    return {"compile-model": compiling.main, "simulate-program": simulating.main}[name](arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs(page: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the page, so that one may use what another one wrote."""
+    for command in _commands(page):
+        if command not in RUN_ELSEWHERE:
+            assert _run(command, monkeypatch) == 0, command
+
+
+def test_make_runs_what_the_tests_run() -> None:
+    """The commands run elsewhere are targets of the Makefile, and those of continuous integration are in its script."""
+    makefile, integration = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^demo: .*\n\t\$\(BIN\)/python examples/demo.py$", makefile, flags=re.MULTILINE)
+    for command, where in RUN_ELSEWHERE.items():
+        if where == ".ci/run":
+            assert re.search(rf"^{command}$", integration, flags=re.MULTILINE)
+            assert re.search(rf"^{command.removeprefix('make ')}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_python_example_of_the_readme_runs(user_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the token that the reference chooses."""
+    (code,) = _blocks(ROOT / "README.md", "python")
+    exec(compile(code, "README.md", "exec"), {})
+    expected = np.load(CASE / "ref.npz")["b1.s1.out.logits"].argmax(-1)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(str(expected))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_exist(page: Path) -> None:
+    """Links are relative files or addresses of the web; headings of other pages exist too."""
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        linked = page.parent / path if path else page
+        assert linked.is_file(), target
+        headings = [re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+                    for line in linked.read_text().splitlines() if line.startswith("#")]  # fmt: skip
+        assert not heading or heading in headings, target
+
+
+def test_modules_named_by_the_architecture_exist() -> None:
+    """Every `name.py` of a section about a package is a module of that package, and every package is named."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for package in ("isa", "compiler", "simulator"):
+        (section,) = re.findall(rf"^## {package}\n(.*?)^## ", text, flags=re.DOTALL | re.MULTILINE)
+        named = re.findall(r"`([\w/]+\.py)`", section)
+        assert named
+        assert [name for name in named if not (ROOT / package / name).is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["timing.md", "energy.md"])
+def test_machine_fields_named_by_the_docs_exist(name: str) -> None:
+    """Every `section.field` is a field of the machine; energy.md may leave out its section."""
+    fields = {field.path for field in machine_fields()}
+    sections = {path.partition(".")[0] for path in fields}
+    words = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)`", (ROOT / "docs" / name).read_text()))
+    named = {word for word in words if "." in word and word.partition(".")[0] in sections}
+    if name == "energy.md":
+        named |= {f"energy.{word}" for word in words if "_per_" in word or word.endswith("_watts")}
+    known = fields | {path.rpartition(".")[0] for path in fields}
+    assert len(named) > 5 and named - known == set()
+
+
+def test_timing_lists_every_class_with_its_instructions() -> None:
+    """Every timing class of commands has a row."""
+    text = (ROOT / "docs" / "timing.md").read_text()
+    for timing in {instruction.timing for instruction in INSTRUCTIONS if instruction.is_command}:
+        assert f"| {Timing(timing).name} | `" in text
+
+
+def test_energy_lists_every_part() -> None:
+    """Every part of a report has a row, every field of the section is named, and figures are those of the preset."""
+    machine = Machine.from_toml(preset_path("mtia-2i"))
+    text = (ROOT / "docs" / "energy.md").read_text()
+    for part in energy_parts(machine, st.new_stats(hw.hardware_of(machine)), 1.0):
+        assert f"| `{part}` |" in text
+    for field in type(machine.energy).model_fields:
+        assert f"`{field}`" in text or f"`energy.{field}`" in text, field
+    rows = re.findall(r"\| `(\w+(?:`, `\w+)*)` \| ([\d., ]+)(?: W| mW/GB)? \|", text)
+    assert len(rows) > 10
+    for fields, values in rows:
+        numbers = [float(value) for value in values.split(",")]
+        assert [getattr(machine.energy, field) for field in fields.split("`, `")] == numbers
+
+
+def test_the_worked_example_of_a_new_instruction_works(tmp_path: Path) -> None:
+    """Its diff touches three files and applies to a copy, where its golden passes and the simulator runs it."""
+    page = ROOT / "docs" / "adding-an-instruction.md"
+    (diff,), (code,) = _blocks(page, "diff"), _blocks(page, "python")
+    touched = re.findall(r"^\+\+\+ b/(.*)$", diff, flags=re.MULTILINE)
+    assert touched == ["isa/table.py", "simulator/meaning/elementwise.py", "tests/simulator/test_meaning.py"]
+    ignored = shutil.ignore_patterns("__pycache__", "data")
+    for folder in ("isa", "simulator", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(*command: str, text: str | None = None) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("git", "apply", "-", text=diff)
+    assert "### `vsquare`" in run(sys.executable, "-m", "isa.manual")
+    golden = "squares or (fast_and_plain and vsquare) or plain_twin"
+    assert "3 passed" in run(sys.executable, "-m", "pytest", "-q", touched[2], "-k", golden)
+    run(sys.executable, "-c", code)
