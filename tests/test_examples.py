@@ -14,7 +14,9 @@ import pytest
 from isa.assembly import parse_assembly
 from isa.errors import ProgramError, SimulationError
 from isa.machine import PRESETS, load_machine
+from isa.memory_map import SRAM_BASE
 from simulator import run_kernel
+from tests.naive import run_launch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DOUBLE = parse_assembly("""
@@ -86,6 +88,20 @@ def test_the_matmul_example_runs_on_other_machines(machine: str) -> None:
     np.testing.assert_allclose(
         outputs["c"].astype(np.float32), a.astype(np.float32) @ b.astype(np.float32).T, atol=0.05
     )
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_the_matmul_example_is_free_of_races(seed: int | None) -> None:
+    """An interpreter without time, in any order of events, gives the simulator's bits."""
+    m, n, k = 96, 192, 96
+    a, b = _matrices(m, n, k)
+    machine, example = load_machine("mtia-2i"), _load("matmul")
+    sram = np.concatenate([a.view(np.uint8).ravel(), b.view(np.uint8).ravel(), np.zeros(2 * m * n, np.uint8)])
+    addresses = SRAM_BASE, SRAM_BASE + a.nbytes, SRAM_BASE + a.nbytes + b.nbytes
+    kernel = example.matmul_kernel()
+    run_launch(kernel, 2, 3, (*addresses, m, n, k), sram, np.zeros(1, np.uint8), machine, seed)
+    expected = example.multiply(a, b, machine).outputs["c"]
+    np.testing.assert_array_equal(sram[a.nbytes + b.nbytes :].view(np.float16).reshape(m, n), expected)
 
 
 def test_the_matmul_example_keeps_the_matrix_engines_busy() -> None:
