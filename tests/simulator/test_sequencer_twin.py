@@ -1,0 +1,110 @@
+"""The sequencer and the plain interpreter leave the same bytes in shared memory, for random kernels and real ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+
+import models
+from compiler import compile_model
+from isa.affine import evaluate
+from isa.assembly import print_kernel
+from isa.machine import Machine, preset
+from isa.program import Program
+from isa.table import INSTRUCTIONS
+from simulator import Simulator
+from tests.compiler.graphs import SMALL_GRID
+from tests.simulator.kernels import Array, Job, Traffic, poison_local_memories, run_program_naively
+from tests.simulator.random_kernels import RESULTS, RandomKernel, source_images
+
+SEEDS = range(100)
+
+
+@cache
+def machine() -> Machine:
+    """Return a small chip with short queues, so that cores stall too."""
+    return preset("mtia-2i").with_changes(
+        {"grid.rows": 2, "grid.columns": 3, "pe.command_queue_depth": 3, "dma.outstanding": 2}
+    )
+
+
+@cache
+def job(seed: int) -> Job:
+    return RandomKernel(seed, machine()).job(stages=2 + seed % 9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_kernels(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same bytes from both, in any order of actors, under any delays, and whatever local memory held before."""
+    before = source_images(seed)
+    after, report = job(seed).run(before)
+    for order in (None, seed):
+        naive, traffic = job(seed).run_naively(before, order)
+        assert naive.equals(after)
+        assert traffic.commands == Counter(report.commands_by_name)
+    for delay in (7, 900):
+        assert job(seed).run(before, jitter_cycles=delay, jitter_seed=seed)[0].equals(after)
+    poison_local_memories(monkeypatch)
+    assert job(seed).run(before)[0].equals(after)
+
+
+def test_random_kernels_use_every_command() -> None:
+    """Every command of the table, broadcast, spread and direction is drawn in a loop that runs, and leaves results."""
+    used: Counter[str] = Counter()
+    words: set[str] = set()
+    for seed in SEEDS:
+        kernel = job(seed).kernel
+        after, traffic = job(seed).run_naively(source_images(seed))
+        used.update(traffic.commands)
+        assert bool(traffic.commands) == bool(after.sram[RESULTS:].any() or after.dram[RESULTS:].any())
+        if traffic.commands:
+            words.update(re.findall(r"\w+", print_kernel(kernel)))
+    commands = [row for row in INSTRUCTIONS if row.is_command]
+    assert {row.name for row in commands} == set(used)
+    assert {word for row in commands for operand in row.operands for word in operand.choices} <= words
+    assert {"lw", "signal", "wait", "barrier", "fence", "loop"} <= words
+
+
+def _host_inputs(program: Program, past: int) -> dict[str, Array]:
+    rng = np.random.default_rng(past)
+    inputs: dict[str, Array] = {}
+    for port in program.entries[0].inputs:
+        shape = tuple(evaluate(dim, {"past": past}) for dim in port.shape)
+        is_ids = port.host_dtype == "int64"
+        inputs[port.name] = rng.integers(0, 300, shape) if is_ids else rng.normal(0, 1, shape).astype(port.host_dtype)
+    return inputs
+
+
+@cache
+def llama(sequence: int) -> Program:
+    dims = {"batch": 1, "sequence": sequence, "past": (0, 40)}
+    model = models.build("llama-tiny-odd", 0, "float32")
+    return compile_model(model, machine=preset("mtia-2i").with_changes(SMALL_GRID), dims=dims)
+
+
+@pytest.mark.parametrize(("sequence", "past"), [(5, 0), (1, 37)])
+def test_a_whole_model(sequence: int, past: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill and decode: same bits, commands and bytes by launch, and nothing is read before it is written."""
+    program = llama(sequence)
+    inputs = _host_inputs(program, past)
+    result = Simulator(program).run(inputs)
+    outputs, traffic = run_program_naively(program, inputs, {"past": past}, seed=None if past else 3)
+    poison_local_memories(monkeypatch)
+    poisoned = Simulator(program).run(inputs, jitter_cycles=500, jitter_seed=1).outputs
+    for name, array in result.outputs.items():
+        np.testing.assert_array_equal(array, outputs[name])
+        np.testing.assert_array_equal(array, poisoned[name])
+    assert np.isfinite(result.outputs["logits"]).all() and result.outputs["logits"].any()
+    total = Traffic()
+    for counted, operation in zip(traffic, result.report.operations, strict=True):
+        assert operation.dram_bytes == counted.bytes["dram read"] + counted.bytes["dram written"]
+        assert operation.sram_bytes == counted.bytes["sram read"] + counted.bytes["sram written"]
+        assert operation.commands == counted.commands.total()
+        total.add(counted)
+    assert total.bytes["dram read"] == result.report.dram_read_bytes
+    assert total.bytes["dram written"] == result.report.dram_written_bytes
+    assert total.commands == Counter(result.report.commands_by_name)
