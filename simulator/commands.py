@@ -10,7 +10,7 @@ from simulator import memory_system as memory
 from simulator import state as st
 from simulator import traits as tr
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State, Stats
 
 _CYCLE = hw.TICKS_PER_CYCLE
@@ -19,7 +19,7 @@ _TRANSFER, _LAYOUT, _MATRIX, _LINK = int(Timing.TRANSFER), int(Timing.LAYOUT), i
 _ACCUMULATOR, _SIMD, _LUT = int(Timing.ACCUMULATOR), int(Timing.SIMD), int(Timing.LUT)
 
 
-@inner_kernel
+@inlined_kernel
 def jitter(hardware: Hardware, state: State) -> Scalar:
     """Return the next pseudo-random delay in ticks, 0 unless the machine was made with jitter."""
     limit = hardware.numbers[hw.JITTER_TICKS]
@@ -29,7 +29,7 @@ def jitter(hardware: Hardware, state: State) -> Scalar:
     return (state.scratch[st.RANDOM] >> 8) % limit
 
 
-@inner_kernel
+@inlined_kernel
 def bank_ready(state: State, pe: Scalar, bank: Scalar, role: Scalar, snapshot: Scalar) -> Scalar:
     """Return when a bank is free for a command, or -1 while an earlier command on it has not started."""
     if role == tr.BANK_BY_DPE:
@@ -51,12 +51,12 @@ def link_target(code: Code, pe: Scalar, direction: Scalar) -> Scalar:
     return row * columns + column
 
 
-@inner_kernel
+@inlined_kernel
 def _vectors(rows: Scalar, columns: Scalar, lanes: Scalar) -> Scalar:
     return rows * ((columns + lanes - 1) // lanes)
 
 
-@inner_kernel
+@inlined_kernel
 def work_ticks(
     hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, timing: Scalar
 ) -> Scalar:
@@ -85,7 +85,7 @@ def work_ticks(
     return fixed + _vectors(rows, columns, lanes) * _CYCLE
 
 
-@inner_kernel
+@inlined_kernel
 def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
     written = extents[0, 0] * extents[0, 1]
     read = extents[1, 0] * extents[1, 1] + extents[2, 0] * extents[2, 1]
@@ -127,7 +127,7 @@ def serve_shared(
     return codes.OK, done
 
 
-@inner_kernel
+@inlined_kernel
 def finish(
     code: Code,
     hardware: Hardware,
@@ -167,7 +167,7 @@ def finish(
         state.bank[pe, fields[col.BANK], st.RE_TIME] = end
 
 
-@inner_kernel
+@inlined_kernel
 def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents: Integers) -> Scalar:
     """Execute the meaning of a command; return an error code."""
     code, state, memories = chip.code, chip.state, chip.memories

@@ -11,7 +11,7 @@ from simulator import traits as tr
 from simulator.commands import jitter
 from simulator.events import schedule
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Integers, Memory, Scalar, State, Stats
 
 _CORE = int(Unit.CORE)
@@ -27,7 +27,7 @@ _UNITS = st.UNITS
 NEXT, STOP = -1, -2
 
 
-@inner_kernel
+@inlined_kernel
 def arithmetic(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     """Return the 64-bit wrapping result of a register operation; division floors and is 0 by zero."""
     if opcode == _ADD:
@@ -57,7 +57,7 @@ def arithmetic(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     return 1 if left < right else 0
 
 
-@inner_kernel
+@inlined_kernel
 def _compare(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     if opcode == _BEQ:
         return left == right
@@ -68,14 +68,14 @@ def _compare(opcode: Scalar, left: Scalar, right: Scalar) -> Scalar:
     return left >= right
 
 
-@inner_kernel
+@inlined_kernel
 def loop_columns(depth: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """Return the columns of `State.core` that hold first instruction, end and trips left of a hardware loop."""
     column = st.LOOP + 3 * depth
     return column, column + 1, column + 2
 
 
-@inner_kernel
+@inlined_kernel
 def _follow_loops(state: State, core: Scalar, pc: Scalar, jumped: Scalar) -> Scalar:
     """Return the next pc after the ends of hardware loops; a jump out of a loop leaves it."""
     while state.core[core, st.LOOPS] > 0:
@@ -93,7 +93,7 @@ def _follow_loops(state: State, core: Scalar, pc: Scalar, jumped: Scalar) -> Sca
     return pc
 
 
-@inner_kernel
+@inlined_kernel
 def _claim(state: State, pe: Scalar, buffer: Scalar, side: Scalar, stream: Scalar) -> Scalar:
     """Bind a buffer's producer or consumer at its first use; return False if another one has it."""
     state.scratch[st.ERROR_DETAIL] = buffer
@@ -102,7 +102,7 @@ def _claim(state: State, pe: Scalar, buffer: Scalar, side: Scalar, stream: Scala
     return state.buffer[pe, buffer, side] == stream
 
 
-@inner_kernel
+@inlined_kernel
 def _claim_operands(code: Code, state: State, pe: Scalar, stream: Scalar, fields: Integers) -> Scalar:
     """Bind all buffers of a command; return an error code."""
     row = code.traits[fields[col.OPCODE]]
@@ -119,7 +119,7 @@ def _claim_operands(code: Code, state: State, pe: Scalar, stream: Scalar, fields
     return codes.OK
 
 
-@inner_kernel
+@inlined_kernel
 def _check_unit_limits(
     code: Code, hardware: Hardware, state: State, pe: Scalar, fields: Integers, values: Integers
 ) -> Scalar:
@@ -138,13 +138,13 @@ def _check_unit_limits(
     return codes.OK
 
 
-@inner_kernel
+@inlined_kernel
 def _enqueue(
     code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, stream: Scalar, fields: Integers
 ) -> None:
     """Put a command with its register values into a queue that has room."""
     position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % queues.queue_depth(state)
-    entry = queues.queue_entry(state, stream, position)
+    (entry,) = queues.queue_entry(state, stream, position)
     entry[st.Q_PC] = pc
     arrival = state.core[core, st.TIME] + jitter(hardware, state)
     entry[st.Q_ARRIVAL] = arrival
@@ -163,7 +163,7 @@ def _enqueue(
         schedule(state, arrival, stream)
 
 
-@inner_kernel
+@inlined_kernel
 def _issue(
     code: Code,
     hardware: Hardware,
@@ -195,7 +195,7 @@ def _issue(
     return codes.OK, NEXT
 
 
-@inner_kernel
+@inlined_kernel
 def _move_pointer(
     code: Code, hardware: Hardware, state: State, stats: Stats, core: Scalar, pc: Scalar, fields: Integers
 ) -> tuple[Scalar, Scalar]:
@@ -326,7 +326,7 @@ def _coordinate(code: Code, core: Scalar, which: Scalar) -> Scalar:
     return code.header[st.ROWS] if which == 2 else columns
 
 
-@inner_kernel
+@inlined_kernel
 def _scalar(
     code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, opcode: Scalar, fields: Integers
 ) -> tuple[Scalar, Scalar]:
@@ -370,7 +370,7 @@ def _scalar(
     return codes.OK, _follow_loops(state, core, pc + 1, False)
 
 
-@inner_kernel
+@inlined_kernel
 def step_core(
     code: Code, hardware: Hardware, state: State, stats: Stats, memories: Memory, core: Scalar, functional: Scalar
 ) -> Scalar:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel
 from simulator.state import HEAP_SIZE, Integers, Scalar, State
 
 
-@inner_kernel
+@inlined_kernel
 def _before(heap: Integers, i: Scalar, j: Scalar) -> Scalar:
     return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
 
 
-@inner_kernel
+@inlined_kernel
 def _swap(heap: Integers, i: Scalar, j: Scalar) -> None:
     time, identity = heap[i, 0], heap[i, 1]
     heap[i, 0], heap[i, 1] = heap[j, 0], heap[j, 1]
     heap[j, 0], heap[j, 1] = time, identity
 
 
-@inner_kernel
+@inlined_kernel
 def schedule(state: State, time: Scalar, identity: Scalar) -> None:
     """Add an event; each id has at most one at a time."""
     heap, child = state.heap, state.scratch[HEAP_SIZE]
@@ -32,7 +32,7 @@ def schedule(state: State, time: Scalar, identity: Scalar) -> None:
         child = parent
 
 
-@inner_kernel
+@inlined_kernel
 def next_event(state: State) -> tuple[Scalar, Scalar]:
     """Remove and return the earliest (time, id)."""
     heap = state.heap

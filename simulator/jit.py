@@ -35,7 +35,9 @@ PACKAGES = ("isa", "simulator")
 KEPT_DIGESTS = 4
 """Folders of this many versions of the sources are kept, the most recently used ones."""
 BOUNDSCHECK = os.environ.get("TILEWRIGHT_BOUNDSCHECK", "") == "1"
-_OPTIONS = {"error_model": "numpy", "fastmath": False, "parallel": False, "boundscheck": BOUNDSCHECK}
+_OPTIONS = {"error_model": "numpy", "fastmath": False, "parallel": False, "boundscheck": BOUNDSCHECK, "_nrt": False}
+"""`_nrt=False`: no reference counts, because kernels allocate nothing; one that tries does not compile."""
+_NO_WAY_IN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _ROOT = Path(__file__).resolve().parent.parent
 _CHECKSUM_BYTES = 32
 _PREFIX = "kernels-"
@@ -54,7 +56,12 @@ def inner_kernel(function: Function) -> Function:
 
     It is not cached: its code is part of the kernels that call it.
     """
-    return cast(Function, numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+    return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN)(function))
+
+
+def inlined_kernel(function: Function) -> Function:
+    """Compile an inner kernel into its callers: for the hot path, where passing the arrays costs more than the work."""
+    return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN, forceinline=True)(function))
 
 
 def source_files(root: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from simulator import codes
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Scalar, State, Stats
 
 _DRAM_ROW_BYTES = 2048
@@ -37,6 +37,24 @@ def check_range(
     return codes.OK
 
 
+@inlined_kernel
+def _unit_of(index: Scalar, units: Scalar, folds: Scalar) -> Scalar:
+    """Return the slice or channel of an interleave unit: the sum of its lowest digits in base `units`."""
+    digits, rest = index, index
+    for _ in range(1, folds):
+        rest //= units
+        digits += rest
+    return digits % units
+
+
+@inlined_kernel
+def _occupy(state: State, stats: Stats, server: Scalar, unit: Scalar, start: Scalar, duration: Scalar) -> Scalar:
+    """Keep a slice or channel busy; return when it is free again."""
+    state.servers[server, unit] = max(state.servers[server, unit], start) + duration
+    stats.server_busy[server, unit] += duration
+    return state.servers[server, unit]
+
+
 @inner_kernel
 def _serve_row(
     state: State,
@@ -51,23 +69,36 @@ def _serve_row(
     ticks: Scalar,
     start: Scalar,
 ) -> Scalar:
-    """Serve one contiguous run; return when its last byte passes."""
+    """Serve one contiguous run; return when its last byte passes.
+
+    Consecutive interleave units visit the servers in turn, and `units` of them from a multiple of `units` visit each
+    once, so such groups are served in bulk: the order within one run changes nothing.
+    """
     done = start
     position = first // access * access
     end = (first + size + access - 1) // access * access
+    index = position // interleave
+    place = index % units
+    unit = _unit_of(index, units, folds)
     while position < end:
-        index = position // interleave
+        groups = (end - position) // (units * interleave) if place == 0 and position == index * interleave else 0
+        if groups > 0:
+            for each in range(units):
+                done = max(done, _occupy(state, stats, server, each, start, groups * ticks))
+            position += groups * units * interleave
+            index += groups * units
+            unit = _unit_of(index, units, folds)
+            continue
         stop = min(end, (index + 1) * interleave)
-        digit, rest = index, index
-        for _ in range(1, folds):
-            rest //= units
-            digit += rest
-        unit = digit % units
-        duration = ((stop - position) * ticks + interleave - 1) // interleave
-        state.servers[server, unit] = max(state.servers[server, unit], start) + duration
-        stats.server_busy[server, unit] += duration
-        done = max(done, state.servers[server, unit])
-        position = stop
+        duration = (
+            ticks if stop - position == interleave else ((stop - position) * ticks + interleave - 1) // interleave
+        )
+        done = max(done, _occupy(state, stats, server, unit, start, duration))
+        position, index, place, unit = stop, index + 1, place + 1, unit + 1
+        if place == units:
+            place, unit = 0, _unit_of(index, units, folds)
+        elif unit == units:
+            unit = 0
     return done
 
 
@@ -123,7 +154,7 @@ def serve_link(
     return state.servers[st.LINKS, link]
 
 
-@inner_kernel
+@inlined_kernel
 def serve_local(
     hardware: Hardware, state: State, stats: Stats, pe: Scalar, read_bytes: Scalar, written_bytes: Scalar, start: Scalar
 ) -> Scalar:

@@ -8,13 +8,13 @@ from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel
 from simulator.state import Code, Integers, Scalar, State
 
 OUT, A, B = range(3)
 
 
-@inner_kernel
+@inlined_kernel
 def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: Scalar) -> Scalar:
     """Return the bytes per row that a bytes code means."""
     if code == tr.R7_ELEMENTS:
@@ -34,7 +34,7 @@ def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: S
     return 4
 
 
-@inner_kernel
+@inlined_kernel
 def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Integers, extents: Integers) -> None:
     """Fill extents[operand] = (rows, bytes per row) for out, a, b; rows are 0 for an absent operand."""
     row = traits[fields[col.OPCODE]]
@@ -61,7 +61,7 @@ def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Inte
         extents[operand, 1] = size
 
 
-@inner_kernel
+@inlined_kernel
 def place(
     code: Code, state: State, pe: Scalar, fields: Integers, values: Integers, extents: Integers, operand: Scalar
 ) -> tuple[Scalar, Scalar, Scalar]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from simulator import state as st
 from simulator.events import schedule
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Integers, Scalar, State
 
 _UNITS = st.UNITS
 
 
-@inner_kernel
+@inlined_kernel
 def queue_depth(state: State) -> Scalar:
     """Return how many commands a queue holds."""
     return (state.stream.shape[1] - st.QUEUE) // st.ENTRY
 
 
-@inner_kernel
-def queue_entry(state: State, stream: Scalar, position: Scalar) -> Integers:
-    """Return the entry at a position of a stream's queue, as a view."""
+@inlined_kernel
+def queue_entry(state: State, stream: Scalar, position: Scalar) -> tuple[Integers]:
+    """Return the entry at a position of a stream's queue, as a view (in a tuple: kernels cannot return bare arrays)."""
     first = st.QUEUE + position * st.ENTRY
-    return state.stream[stream, first : first + st.ENTRY]
+    return (state.stream[stream, first : first + st.ENTRY],)
 
 
-@inner_kernel
+@inlined_kernel
 def wake_stream(state: State, stream: Scalar, time: Scalar, cause: Scalar) -> None:
     """Let a stream that waits for `cause` look again at `time`."""
     if stream >= 0 and state.stream[stream, st.STREAM_STATUS] == cause:
@@ -50,7 +50,7 @@ def drained_time(state: State, core: Scalar) -> Scalar:
     return time
 
 
-@inner_kernel
+@inlined_kernel
 def dequeue(state: State, stream: Scalar, now: Scalar) -> None:
     depth = queue_depth(state)
     state.stream[stream, st.HEAD] = (state.stream[stream, st.HEAD] + 1) % depth
@@ -65,7 +65,7 @@ def dequeue(state: State, stream: Scalar, now: Scalar) -> None:
             wake_core(state, core, time)
 
 
-@inner_kernel
+@inlined_kernel
 def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
     """Make slots visible at `time`; return False if the buffer has no room for them yet."""
     capacity = code.buffers[buffer, 2]
@@ -78,7 +78,7 @@ def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scal
     return True
 
 
-@inner_kernel
+@inlined_kernel
 def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
     """Free slots at `time`; return False if they are not there yet."""
     capacity = code.buffers[buffer, 2]
@@ -91,7 +91,7 @@ def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scala
     return True
 
 
-@inner_kernel
+@inlined_kernel
 def wake_consumer(state: State, pe: Scalar, buffer: Scalar, now: Scalar) -> None:
     """Let whoever reads a buffer look again."""
     consumer = state.buffer[pe, buffer, st.CONSUMER]

@@ -69,7 +69,12 @@ def run_launch(
         if actor >= stream_count:
             error = cores.step_core(code, hardware, state, stats, memories, actor - stream_count, functional)
         else:
-            error = streams.step_stream(chip, actor, functional, now)
+            error = codes.OK
+            while error == codes.OK:
+                error = streams.look(chip, actor, now)
+                if error == streams.READY:
+                    error = streams.start(chip, actor, functional, now)
+            error = max(error, codes.OK)
         if error:
             _blame(state, actor)
             state.scratch[st.ERROR_CODE] = error

@@ -9,7 +9,7 @@ from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State
 
 _FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
@@ -17,7 +17,7 @@ _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 ALONG_ROW, ALONG_COLUMN, TO_ALL = 1, 2, 3
 
 
-@inner_kernel
+@inlined_kernel
 def _wake_after(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers) -> None:
     """Wake who may wait for the bank or link that a started command used."""
     row = code.traits[fields[col.OPCODE]]
@@ -61,7 +61,7 @@ def gather(group: Integers, values: Integers) -> Scalar:
     return codes.OK
 
 
-@inner_kernel
+@inlined_kernel
 def complete(
     chip: Chip, stream: Scalar, fields: Integers, values: Integers, functional: Scalar, now: Scalar, done: Scalar
 ) -> Scalar:
@@ -87,7 +87,7 @@ def complete(
 def _member(chip: Chip, first: Scalar, step: Scalar, member: Scalar, core: Scalar) -> tuple[Scalar, Integers, Integers]:
     """Return stream, instruction and register values of a PE's part of a broadcast, and measure its operands."""
     stream = (first + member * step) * _STREAMS_PER_PE + core * _UNITS + _FI
-    entry = queues.queue_entry(chip.state, stream, chip.state.stream[stream, st.HEAD])
+    (entry,) = queues.queue_entry(chip.state, stream, chip.state.stream[stream, st.HEAD])
     fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
     operands.measure(chip.hardware, chip.code.traits, fields, values, chip.state.extents)
     return stream, fields, values

@@ -1,7 +1,7 @@
 """A stream is the queue of commands from one core to one unit of a PE; its commands start in order.
 
-`step_stream` looks at the head of the queue at the present time: it moves a buffer pointer, starts a command, or finds
-out why it must wait. A waiting stream is woken by whoever changes what it waits for.
+`look` regards the head of the queue at the present time: it moves a buffer pointer, finds that a command can start, or
+why it must wait. A waiting stream is woken by whoever changes what it waits for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State
 
 _PUSH, _POP = BY_NAME["push"].opcode, BY_NAME["pop"].opcode
@@ -22,11 +22,11 @@ _FI = int(Unit.FI)
 _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 _BROADCAST_SLOT = 2
 """Slot of the address of `dma_in`, the one command with a broadcast."""
-WAITING, GATHERING = -1, -2
+WAITING, READY = -1, -2
 """Outcomes that are no errors."""
 
 
-@inner_kernel
+@inlined_kernel
 def _step_pointer(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers, now: Scalar) -> Scalar:
     """Run a push or pop at the head of a queue; return the status it waits with, or IDLE when it is done."""
     buffer = fields[col.C0] if fields[col.OPCODE] == _PUSH else fields[col.C1]
@@ -56,7 +56,7 @@ def _link_ready(code: Code, state: State, pe: Scalar, fields: Integers, row: Int
     return (st.IDLE if full else st.ON_LINK), time
 
 
-@inner_kernel
+@inlined_kernel
 def _readiness(
     code: Code,
     hardware: Hardware,
@@ -82,7 +82,8 @@ def _readiness(
             return codes.OK, (st.ON_SPACE if operand == operands.OUT else st.ON_INPUT), 0
         ready = max(ready, time)
     if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
-        snapshot = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])[st.Q_SNAPSHOT]
+        (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
+        snapshot = entry[st.Q_SNAPSHOT]
         time = commands.bank_ready(state, pe, fields[col.BANK], row[tr.BANK_ROLE], snapshot)
         if time < 0:
             state.stream[stream, st.DETAIL] = fields[col.BANK]
@@ -99,47 +100,30 @@ def _readiness(
     return codes.OK, st.IDLE, ready
 
 
-@inner_kernel
+@inlined_kernel
 def _sleep(state: State, stream: Scalar, status: Scalar, detail: Scalar) -> None:
     state.stream[stream, st.STREAM_STATUS] = status
     state.stream[stream, st.DETAIL] = detail
 
 
-@inner_kernel
+@inlined_kernel
 def _sleep_until(state: State, stream: Scalar, time: Scalar) -> None:
     state.stream[stream, st.STREAM_STATUS] = st.SCHEDULED
     schedule(state, time, stream)
 
 
-@inner_kernel
-def _start(chip: Chip, stream: Scalar, fields: Integers, values: Integers, functional: Scalar, now: Scalar) -> Scalar:
-    """Start the ready command at the head of a queue; return an error code, or GATHERING if it must wait for others."""
-    pe, unit, mode = stream // _STREAMS_PER_PE, stream % _UNITS, fields[col.MODE]
-    traits = chip.code.traits[fields[col.OPCODE]]
-    done = now
-    if unit == _FI and traits[tr.MEMORY_READ] == _BROADCAST_SLOT and mode != 0:
-        core = (stream // _UNITS) % st.CORES
-        index, _, _, count = starting.group_of(chip.code, pe, mode)
-        error = starting.gather(chip.state.group[core, index], values)
-        if error:
-            return error
-        if chip.state.group[core, index, st.G_ARRIVED] < count:
-            return GATHERING
-        return starting.start_broadcast(chip, stream, mode, functional, now)
-    if unit == _FI:
-        row = chip.code.header[st.FIRST_ROW] + pe // chip.code.header[st.COLUMNS]
-        error, done = commands.serve_shared(chip.hardware, chip.state, chip.stats, fields, values, traits, row, now)
-        if error:
-            return error
-    return starting.complete(chip, stream, fields, values, functional, now, done)
+@inlined_kernel
+def look(chip: Chip, stream: Scalar, now: Scalar) -> Scalar:
+    """Do what the head of a queue allows at time `now` without starting a command; return an error code.
 
-
-@inner_kernel
-def _step(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar:
-    """Do what the head of a queue allows at time `now`; return an error code, or WAITING if that is all."""
+    OK: a buffer pointer was moved, look again. READY: the command at the head can start. WAITING: nothing more to do.
+    """
     state = chip.state
+    if state.stream[stream, st.COUNT] == 0:
+        state.stream[stream, st.STREAM_STATUS] = st.IDLE
+        return WAITING
     core, pe, unit = (stream // _UNITS) % st.CORES, stream // _STREAMS_PER_PE, stream % _UNITS
-    entry = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
+    (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
     if entry[st.Q_ARRIVAL] > now:
         _sleep_until(state, stream, entry[st.Q_ARRIVAL])
         return WAITING
@@ -163,19 +147,30 @@ def _step(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar
     if ready > now:
         _sleep_until(state, stream, ready)
         return WAITING
-    error = _start(chip, stream, fields, values, functional, now)
-    if error == GATHERING:
-        state.stream[stream, st.STREAM_STATUS] = st.ON_GROUP
-        return WAITING
-    return error
+    return READY
 
 
-@inner_kernel
-def step_stream(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar:
-    """Do all that a stream can do at time `now`; return an error code."""
-    while chip.state.stream[stream, st.COUNT] > 0:
-        outcome = _step(chip, stream, functional, now)
-        if outcome != codes.OK:
-            return codes.OK if outcome == WAITING else outcome
-    chip.state.stream[stream, st.STREAM_STATUS] = st.IDLE
-    return codes.OK
+@inlined_kernel
+def start(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar:
+    """Start the ready command at the head of a queue; return an error code, or WAITING if a broadcast lacks PEs."""
+    state, core = chip.state, (stream // _UNITS) % st.CORES
+    pe, unit = stream // _STREAMS_PER_PE, stream % _UNITS
+    (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
+    fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
+    traits, mode = chip.code.traits[fields[col.OPCODE]], fields[col.MODE]
+    done = now
+    if unit == _FI and traits[tr.MEMORY_READ] == _BROADCAST_SLOT and mode != 0:
+        index, _, _, count = starting.group_of(chip.code, pe, mode)
+        error = starting.gather(state.group[core, index], values)
+        if error:
+            return error
+        if state.group[core, index, st.G_ARRIVED] < count:
+            state.stream[stream, st.STREAM_STATUS] = st.ON_GROUP
+            return WAITING
+        return starting.start_broadcast(chip, stream, mode, functional, now)
+    if unit == _FI:
+        row = chip.code.header[st.FIRST_ROW] + pe // chip.code.header[st.COLUMNS]
+        error, done = commands.serve_shared(chip.hardware, state, chip.stats, fields, values, traits, row, now)
+        if error:
+            return error
+    return starting.complete(chip, stream, fields, values, functional, now, done)
