@@ -48,9 +48,7 @@ DTYPES = (
     Dtype("fp16", 2, 16, "float16", True, "IEEE 754 binary16"),
     Dtype("bf16", 3, 16, "bfloat16", True, "upper half of binary32"),
     Dtype("fp32", 4, 32, "float32", True, "IEEE 754 binary32; accumulator of float products"),
-    Dtype(
-        "fp8e4m3", 5, 8, "float8_e4m3fn", True, "4 exponent bits, 3 mantissa bits, no infinity; saturates to 448"
-    ),
+    Dtype("fp8e4m3", 5, 8, "float8_e4m3fn", True, "4 exponent bits, 3 mantissa bits, no infinity; saturates to 448"),
     Dtype("fp8e5m2", 6, 8, "float8_e5m2", True, "5 exponent bits, 2 mantissa bits"),
     Dtype("int4", 7, 4, "int4", False, "storage only: two per byte, low nibble first"),
 )

@@ -75,6 +75,10 @@ class Kind(enum.Enum):
     LABEL = "a place in the code, relative to the next instruction"
 
 
+_READS = frozenset({Kind.REGISTER, Kind.READ, Kind.CONSUME, Kind.BANK_READ})
+_WRITES = frozenset({Kind.RESULT, Kind.WRITE, Kind.PRODUCE, Kind.BANK_WRITE})
+
+
 @dataclass(frozen=True, slots=True)
 class Operand:
     """One operand: its name in text and errors, its slot, kind, and the words of a choice."""
@@ -100,6 +104,16 @@ class Instruction:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {operand.name: operand for operand in self.operands})
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the operands whose register, buffer or bank this instruction reads."""
+        return frozenset(operand.name for operand in self.operands if operand.kind in _READS)
+
+    @property
+    def writes(self) -> frozenset[str]:
+        """Names of the operands whose register, buffer or bank this instruction writes."""
+        return frozenset(operand.name for operand in self.operands if operand.kind in _WRITES)
 
     @property
     def is_command(self) -> bool:
@@ -198,7 +212,7 @@ SYNCHRONIZATION = (
           "Gives `value` slots back to the producer when the consuming unit's earlier commands are complete."),
     _core("signal", 0x2A, (INTEGER,), "semaphore[value] += 1",
           "Adds one to a semaphore of this PE (0..15) once all earlier commands of this core are complete."),
-    _core("wait", 0x2B, (INTEGER,), "semaphore[value] -= 1", "Waits for the semaphore to be above zero, then takes one."),
+    _core("wait", 0x2B, (INTEGER,), "semaphore[value] -= 1", "Waits for the semaphore to exceed zero, then takes one."),
     _core("barrier", 0x2C, (), "meet", "Waits for this core's commands, then for this core of all PEs of the launch."),
     _core("fence", 0x2D, (), "drain", "Waits until all earlier commands of this core are complete."),
 )  # fmt: skip

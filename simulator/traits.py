@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from isa.table import INSTRUCTIONS, SLOTS, Instruction, Kind, Timing
+from isa.table import INSTRUCTIONS, SLOTS, Instruction, Timing
 
 # Columns of the traits table.
 (
@@ -51,7 +51,7 @@ def _operand_shape(instruction: Instruction, name: str, dtype_slot: int) -> tupl
 
 
 def _out_shape(instruction: Instruction) -> tuple[int, int, int]:
-    if not any(operand.kind is Kind.WRITE for operand in instruction.operands):
+    if "out" not in instruction.writes:
         return NONE, NONE, _D0
     usual = FROM_R7 if "row_bytes" in instruction.by_name else R7_ELEMENTS
     return _OUT_SHAPES.get(instruction.name, (FROM_R6, usual, _D0))
@@ -82,7 +82,7 @@ def _row(instruction: Instruction) -> list[int]:
     head = [1, int(instruction.unit), int(instruction.timing), spread, bank, read, write, indexed]
     link = LINK_UNUSED
     if instruction.timing is Timing.LINK:
-        link = LINK_SENDS if instruction.by_name["bank"].kind is Kind.BANK_READ else LINK_RECEIVES
+        link = LINK_SENDS if "bank" in instruction.reads else LINK_RECEIVES
     return [*head, *_out_shape(instruction), *a, *b, link]
 
 

@@ -58,7 +58,7 @@ def test_attention(case: tuple[str, int, int, int, tuple[int, int] | None, int, 
     length: Dim = Affine.symbol("past") if bounds else past
     writer, rng = GraphWriter(), np.random.default_rng(past)
     shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, sequence, heads * head_dim)}
-    shapes |= {name: (batch, sequence, kv_heads * head_dim) for name in ("k", "v")}
+    shapes |= dict.fromkeys(("k", "v"), (batch, sequence, kv_heads * head_dim))
     shapes |= {f"past_{name}": (batch, kv_heads, length, head_dim) for name in ("k", "v")}
     arrays: dict[str, Array] = {}
     for name, shape in shapes.items():
