@@ -64,7 +64,7 @@ def _compare(ours: Array, theirs: Array, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize(("case", "run"), _runs())
+@pytest.mark.parametrize(("case", "run"), list(_runs()))
 def test_logits_match_the_reference(case: str, run: str, dtype: str) -> None:
     """Every step of every run gives the reference's logits and tokens, at positions that are not padding."""
     reference = dict(np.load(FOLDER / case / "ref.npz"))
