@@ -72,9 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Full-size runs from start of process to report.")
     parser.add_argument("--cold", action="store_true", help="also run with an empty kernel cache")
     options = parser.parse_args(arguments)
-    print(
-        f"{MODEL}, 16-bit, batch 1; x bound: latency over the DRAM time of the bytes moved; x weights: every weight once"
-    )
+    print(f"{MODEL}, 16-bit, batch 1; x bound: latency over the DRAM time of its bytes; x weights: of each weight once")
     print("machine      sequence   past        ms x bound x weights    dpe  seconds    commands")
     if options.cold:
         with tempfile.TemporaryDirectory() as cache:
