@@ -15,11 +15,12 @@ from isa.kernel import Kernel, verify
 from isa.machine import Machine
 from isa.memory_map import BASES, DRAM_BASE, Space
 from isa.program import Argument, Entry, Launch, Port, Program, Storage
+from isa.table import Instruction
 from simulator import Report, Simulator, launcher
 from simulator import state as st
 from simulator.device import Device
 from tests import naive
-from tests.naive_parts import Command, Element
+from tests.naive_parts import Command, Element, Integers
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
@@ -96,10 +97,21 @@ class Job:
 
 @dataclass
 class Traffic:
-    """What commands were executed and what they moved between local and shared memories, counted one by one."""
+    """What commands were executed and what they moved between local and shared memories, counted one by one.
+
+    `issued` are the places (core, pc) whose command, push or pop was issued by some PE; `touched` the device addresses
+    of each transfer's rows by direction, where indices choose them only that of the table.
+    """
 
     commands: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    issued: set[tuple[int, int]] = field(default_factory=set)
+    touched: dict[str, set[int]] = field(default_factory=lambda: {"read": set(), "written": set()})
+
+    def must_follow(self, earlier: Traffic) -> bool:
+        """True if it reads or writes what an earlier launch wrote, or writes what that read."""
+        read, written = self.touched["read"], self.touched["written"]
+        return bool(earlier.touched["written"] & (read | written) or earlier.touched["read"] & written)
 
     def add(self, other: Traffic) -> None:
         """Add another launch's counts."""
@@ -116,6 +128,14 @@ class CountingLaunch(naive.Launch):
         self.traffic = Traffic()
         super().run(seed)
 
+    def issue(self, element: Element, number: int, instruction: Instruction, fields: Integers) -> bool:
+        self.traffic.issued.add((number, element.cores[number].pc))
+        return super().issue(element, number, instruction, fields)
+
+    def issue_pointer(self, element: Element, number: int, instruction: Instruction, fields: Integers) -> bool:
+        self.traffic.issued.add((number, element.cores[number].pc))
+        return super().issue_pointer(element, number, instruction, fields)
+
     def execute(self, element: Element, command: Command, addresses: tuple[int, ...]) -> None:
         super().execute(element, command, addresses)
         name, size = command.instruction.name, int(command.values[6] * command.values[7])
@@ -129,6 +149,11 @@ class CountingLaunch(naive.Launch):
                 space = "dram" if command.values[int(operand.slot[1:])] >= DRAM_BASE else "sram"
                 direction = "written" if operand.slot == "r0" else "read"
                 self.traffic.bytes[f"{space} {direction}"] += size
+                slot = int(operand.slot[1:])
+                start, pitch = (int(command.values[place]) for place in (slot, slot + 1))
+                for row in range(int(command.values[6])):
+                    first = start + row * pitch
+                    self.traffic.touched[direction].update(range(first, first + int(command.values[7])))
 
 
 def run_program_naively(

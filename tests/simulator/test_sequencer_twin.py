@@ -9,16 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-import models
-from compiler import compile_model
-from isa.affine import evaluate
 from isa.assembly import print_kernel
 from isa.machine import Machine, preset
-from isa.program import Program
 from isa.table import INSTRUCTIONS
 from simulator import Simulator
-from tests.compiler.graphs import SMALL_GRID
-from tests.simulator.kernels import Array, Job, Traffic, poison_local_memories, run_program_naively
+from tests.simulator.kernels import Job, Traffic, poison_local_memories, run_program_naively
+from tests.simulator.llamas import inputs_for, llama
 from tests.simulator.random_kernels import RESULTS, RandomKernel, source_images
 
 SEEDS = range(100)
@@ -69,28 +65,11 @@ def test_random_kernels_use_every_command() -> None:
     assert {"lw", "signal", "wait", "barrier", "fence", "loop"} <= words
 
 
-def _host_inputs(program: Program, past: int) -> dict[str, Array]:
-    rng = np.random.default_rng(past)
-    inputs: dict[str, Array] = {}
-    for port in program.entries[0].inputs:
-        shape = tuple(evaluate(dim, {"past": past}) for dim in port.shape)
-        is_ids = port.host_dtype == "int64"
-        inputs[port.name] = rng.integers(0, 300, shape) if is_ids else rng.normal(0, 1, shape).astype(port.host_dtype)
-    return inputs
-
-
-@cache
-def llama(sequence: int) -> Program:
-    dims = {"batch": 1, "sequence": sequence, "past": (0, 40)}
-    model = models.build("llama-tiny-odd", 0, "float32")
-    return compile_model(model, machine=preset("mtia-2i").with_changes(SMALL_GRID), dims=dims)
-
-
-@pytest.mark.parametrize(("sequence", "past"), [(5, 0), (1, 37)])
+@pytest.mark.parametrize(("sequence", "past"), [(5, 0), (3, 290), (1, 37), (1, 299)])
 def test_a_whole_model(sequence: int, past: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefill and decode: same bits, commands and bytes by launch, and nothing is read before it is written."""
-    program = llama(sequence)
-    inputs = _host_inputs(program, past)
+    program = llama("llama-tiny-odd", sequence, 300)
+    inputs = inputs_for(program, past)
     result = Simulator(program).run(inputs)
     outputs, traffic = run_program_naively(program, inputs, {"past": past}, seed=None if past else 3)
     poison_local_memories(monkeypatch)
