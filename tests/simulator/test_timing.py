@@ -1,0 +1,262 @@
+"""Cycles of small kernels that nothing contends with, against closed forms of `docs/timing.md`, exactly.
+
+The machine has round rates, so that every closed form is a whole number of cycles.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isa.assembly import parse_assembly
+from isa.machine import Machine, preset
+from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
+from simulator import Report
+from tests.simulator.kernels import Job
+
+ROUND: dict[str, object] = {
+    "frequency_mhz": 1000.0, "dram.bytes_per_second": 128e9, "dram.refresh_efficiency": 1.0,
+    "dram.ecc_efficiency": 1.0, "sram.bytes_per_second": 2048e9, "pe.local_memory_bytes_per_cycle": 1024,
+}  # fmt: skip
+"""256 bytes: 32 cycles of one of 16 DRAM channels, 1 cycle of one of 8 SRAM slices, row link or port: 1 and 4."""
+REQUEST, LATENCY = 30 + 18, {"sram": 60, "dram": 90}
+ISSUE, SIMD_LATENCY, MATRIX_LATENCY = 4, 12, 16
+
+
+def machine(**changes: object) -> Machine:
+    """Return a chip with round rates."""
+    return preset("mtia-2i").with_changes({**ROUND, **{name.replace("__", "."): new for name, new in changes.items()}})
+
+
+def job(core_a: str, core_b: str = "halt", buffers: str = "", arguments: tuple[int, ...] = (), rows: int = 1,
+        columns: int = 1, chip: Machine | None = None) -> Job:  # fmt: skip
+    """Return a kernel of two pieces of code; arguments are named x0, x1, ..."""
+    names = " ".join(f"x{index}" for index in range(len(arguments)))
+    text = f".kernel timed\n.args {names}\n" if arguments else ".kernel timed\n"
+    text += f"{buffers}\n.core A\n{core_a}\n.core B\n{core_b}\n"
+    (kernel,) = parse_assembly(text)
+    return Job(kernel, chip or machine(), arguments, rows, columns)
+
+
+def check_account(report: Report, chip: Machine) -> None:
+    """No resource is busy for longer than it exists; busy and idle time add up to all time of all instances."""
+    counts = dict.fromkeys(("dpe", "se", "re", "mlu", "fi", "local_memory"), chip.pe_count)
+    counts |= {"sram": chip.sram.slices, "noc": 2 * chip.grid.rows, "dram": chip.dram.channels}
+    assert set(counts) == set(report.utilization) == set(report.busy_cycles) == set(report.idle_cycles)
+    total = report.latency_seconds * chip.cycles_per_second
+    for name, count in counts.items():
+        assert 0 <= report.utilization[name] <= 1 and report.idle_cycles[name] >= 0
+        assert report.busy_cycles[name] + report.idle_cycles[name] == pytest.approx(total * count, rel=1e-12)
+        assert report.utilization[name] == pytest.approx(report.busy_cycles[name] / (total * count))
+    for operation in report.operations:
+        assert all(0 <= value <= 1 for value in operation.utilization.values())
+
+
+# --- transfers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["sram", "dram"])
+@pytest.mark.parametrize("size", [32, 64, 200, 256, 1024, 4096, 16384, 131072])
+def test_one_read(space: Space, size: int) -> None:
+    """A transfer takes the longest of port, link and the busiest channel or slice, plus the way."""
+    code = f"arg r1, 0\nli r2, 1\nli r3, {size}\ndma_in tile, r0, r0, r1, r0, r2, r3, none\nhalt"
+    timed = job(code, buffers=f".buffer tile {-(-size // 32) * 32} 1", arguments=(BASES[space],))
+    start = 3 + ISSUE
+    units = -(-size // 256)
+    if space == "dram":
+        work = 32 * -(-units // 16) if units > 1 else -(-size // 64) * 64 / 256 * 32
+    else:
+        work = -(-units // 8) if units > 1 else -(-size // 32) * 32 / 256
+    way = max(work + LATENCY[space], size / 256) + REQUEST
+    assert timed.cycles() == -(-max(start + max(size / 64, 4), start + way) // 1)
+
+
+def test_reads_in_flight_overlap() -> None:
+    """Independent reads follow each other at the rate of the port; only the last pays the latency."""
+    count, size = 12, 4096
+    code = f"arg r1, 0\nli r2, 1\nli r3, {size}\nli r4, {count}\nloop r4, end\n"
+    code += "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\nend:\nhalt"
+    timed = job(code, buffers=f".buffer tile {size} {count}", arguments=(SRAM_BASE,))
+    first, port = 5 + ISSUE, size // 64
+    assert timed.cycles() == first + (count - 1) * port + max(port, size // 2048 + LATENCY["sram"] + REQUEST)
+
+
+def test_outstanding_transfers_are_limited() -> None:
+    """With one transfer in flight every read pays the whole way."""
+    count, size = 6, 64
+    code = f"arg r1, 0\nli r2, 1\nli r3, {size}\nli r4, {count}\nloop r4, end\n"
+    code += "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\nend:\nhalt"
+    timed = job(code, buffers=f".buffer tile {size} {count}", arguments=(DRAM_BASE,), chip=machine(dma__outstanding=1))
+    assert timed.cycles() == 5 + ISSUE + count * (8 + LATENCY["dram"] + REQUEST)
+
+
+@pytest.mark.parametrize(("mode", "times", "links"), [("none", 6, 6), ("row", 2, 2), ("column", 3, 6), ("all", 1, 2)])
+def test_a_broadcast_reads_once(mode: str, times: int, links: int) -> None:
+    """Memory is read once per group, and each row's link passes the data once per group that it serves."""
+    size = 1024
+    code = f"arg r1, 0\nli r2, 1\nli r3, {size}\ndma_in tile, r0, r0, r1, r0, r2, r3, {mode}\nhalt"
+    timed = job(code, buffers=f".buffer tile {size} 1", arguments=(DRAM_BASE,), rows=2, columns=3)
+    report = timed.profile()
+    assert (report.dram_bytes, report.noc_bytes) == (times * size, links * size)
+    assert report.commands_by_name == {"dma_in": 6}
+
+
+@pytest.mark.parametrize("chip", ["mtia-2i", "mtia-v1", "hbm-concept"])
+def test_all_elements_reach_deliverable_bandwidth(chip: str) -> None:
+    """Every PE reads its own part of DRAM: within 5 % of deliverable bandwidth, and never above it."""
+    described = preset(chip)
+    size, trips = 16384, 64
+    code = f"""
+    arg r1, 0
+    coord r2, row
+    coord r3, column
+    coord r4, columns
+    mul r2, r2, r4
+    add r2, r2, r3
+    muli r2, r2, {size * trips}
+    add r1, r1, r2
+    li r5, {trips}
+    li r6, 1
+    li r7, {size}
+    loop r5, end
+    dma_in tile, r0, r0, r1, r0, r6, r7, none
+    push tile, 1
+    addi r1, r1, {size}
+    end:
+    halt"""
+    drain = f"""
+    li r5, {trips}
+    li r6, 1
+    loop r5, end
+    copy rest, r0, r0, tile, r0, r0, r6, r6
+    pop tile, 1
+    end:
+    halt"""
+    timed = job(code, drain, f".buffer tile {size} 4\n.buffer rest 32 1", (DRAM_BASE,), described.grid.rows,
+                described.grid.columns, described)  # fmt: skip
+    report = timed.profile()
+    assert report.dram_bytes == described.pe_count * size * trips
+    bound = report.dram_bytes / described.dram_bytes_per_cycle
+    assert bound <= report.operations[0].cycles <= 1.05 * bound
+    check_account(report, described)
+
+
+# --- units -----------------------------------------------------------------------------------------------------
+
+
+def multiply(count: int, rows: int, columns: int, k_blocks: int, after: int = 0) -> Job:
+    """Return a kernel of `count` mml on one bank, and a loop of `after` scalar instructions behind them."""
+    core_b = f"li r1, 32\nli r2, {k_blocks}\nli r3, {k_blocks * 32}\nli r4, {rows}\nli r5, {columns}\nli r6, {count}\n"
+    core_b += f"li r7, {after}\nloop r6, end\nmml bank0, a, r0, r3, b, r0, r3, r4, r5, r2, fp16, add\nend:\n"
+    core_b += "loop r7, rest\nadd r8, r8, r8\nrest:\nhalt"
+    core_a = f"li r1, 32\nli r2, {k_blocks * 16}\nli r3, {k_blocks * 32}\n"
+    core_a += "fill a, r0, r3, r1, r2, fp16, 0.0\npush a, 1\nfill b, r0, r3, r1, r2, fp16, 0.0\npush b, 1\nhalt"
+    return job(core_a, core_b, f".buffer a {k_blocks * 1024} 1\n.buffer b {k_blocks * 1024} 1")
+
+
+@pytest.mark.parametrize(("rows", "columns", "k_blocks"), [(32, 32, 8), (32, 1, 8), (3, 32, 4), (1, 24, 16)])
+def test_back_to_back_multiplications(rows: int, columns: int, k_blocks: int) -> None:
+    """Each takes k_blocks x max(columns, cycles to fill the held rows) / tiles; the last pays the latency once."""
+    each = k_blocks * max(columns, -(-rows * 32 // 128)) // 2
+    assert multiply(30, rows, columns, k_blocks).cycles() - multiply(10, rows, columns, k_blocks).cycles() == 20 * each
+    report = multiply(30, rows, columns, k_blocks).profile()
+    assert report.busy_cycles["dpe"] == 30 * each
+    assert report.issued_macs == 30 * k_blocks * 16 * 32 * columns
+
+
+def test_a_full_queue_stops_the_core() -> None:
+    """The last of n commands is issued when the one a queue's depth before it starts."""
+    count, depth, k_blocks = 30, 8, 8
+    fills = 2 * (k_blocks * 1024 // 64) + 8
+    start = 3 + ISSUE + fills
+    each, after = k_blocks * 32 // 2, 5000
+    last_issue = start + (count - 1 - depth) * each + ISSUE + 1
+    assert multiply(count, 32, 32, k_blocks, after).cycles() == last_issue + 1 + after
+    assert multiply(count, 32, 32, k_blocks).cycles() == start + count * each + MATRIX_LATENCY
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 1), (3, 32), (4, 33), (7, 100), (8, 512)])
+@pytest.mark.parametrize(("name", "lanes"), [("vabs", 32), ("vexp", 16), ("rowsum", 32)])
+def test_simd_rows(name: str, lanes: int, rows: int, columns: int) -> None:
+    """Rows x up(columns / lanes) cycles after another; a command that needs the one before pays its latency."""
+    chain, pitch = 6, columns * 4
+    setup = f"li r1, {rows}\nli r2, {columns}\nli r3, {pitch}\n"
+    links = "".join(
+        f"{name} b{index + 1}, r0, r3, b{index}, r0, r3, r1, r2, fp32, fp32\npush b{index + 1}, 1\npop b{index}, 1\n"
+        for index in range(chain)
+    )
+    size = -(-rows * pitch // 32) * 32
+    buffers = "\n".join(f".buffer b{index} {size} 1" for index in range(chain + 1))
+    timed = job(setup + "fill b0, r0, r3, r1, r2, fp32, 1.0\npush b0, 1\nhalt", setup + links + "halt", buffers)
+    filled = 3 + ISSUE + rows * pitch / 64 + 8
+    each = rows * -(-columns // lanes)
+    assert timed.cycles() == -(-(filled + chain * (each + SIMD_LATENCY)) // 1)
+    assert timed.profile().busy_cycles["se"] == chain * each
+
+
+# --- scalar cores ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trips", [0, 1, 2, 1000])
+def test_scalar_loops(trips: int) -> None:
+    """A hardware loop costs one instruction; a loop of branches pays for the branch and for each one taken."""
+    hardware = f"li r1, {trips}\nloop r1, end\naddi r2, r2, 1\nmuli r3, r2, 3\nend:\nhalt"
+    assert job(hardware).cycles() == 2 + 2 * trips
+    assert job("halt", hardware).cycles() == 2 + 2 * trips
+    branches = f"li r1, {trips + 1}\nagain:\naddi r2, r2, 1\nblt r2, r1, again\nhalt"
+    assert job(branches).cycles() == 1 + 2 * (trips + 1) + 2 * trips
+
+
+def test_nested_loops() -> None:
+    """Ends of nested loops at the same place cost nothing."""
+    code = "li r1, 3\nli r2, 5\nli r3, 7\nloop r1, c\nloop r2, b\nloop r3, a\naddi r4, r4, 1\na:\nb:\nc:\nhalt"
+    assert job(code).cycles() == 4 + 3 * (1 + 5 * (1 + 7))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3), (8, 8)])
+def test_a_barrier_waits_for_the_last(rows: int, columns: int) -> None:
+    """Each PE counts up to a number of its own; all go on together, mean_hops x hop_latency_cycles after the last."""
+    code = "coord r1, row\ncoord r2, column\nadd r1, r1, r2\nmuli r1, r1, 100\nloop r1, end\nadd r3, r3, r3\nend:\n"
+    after = "li r4, 50\nloop r4, rest\nadd r3, r3, r3\nrest:\nhalt"
+    slowest = 5 + 100 * (rows + columns - 2)
+    assert job(code + "barrier\n" + after, rows=rows, columns=columns).cycles() == slowest + 1 + 18 + 2 + 50
+
+
+def test_signals_pass_between_the_cores_of_an_element() -> None:
+    """A wait ends one instruction after the signal."""
+    sender = "li r1, 200\nloop r1, end\nadd r2, r2, r2\nend:\nsignal 5\nhalt"
+    assert job(sender, "wait 5\nli r1, 70\nloop r1, end\nadd r2, r2, r2\nend:\nhalt").cycles() == 202 + 1 + 2 + 70
+
+
+# --- laws ------------------------------------------------------------------------------------------------------
+
+FASTER = {
+    "dram.bytes_per_second": 1.5, "sram.bytes_per_second": 2.0, "noc.row_link_bytes_per_cycle": 2,
+    "dma.bytes_per_cycle": 2, "pe.local_memory_bytes_per_cycle": 2, "layout.bytes_per_cycle": 2,
+    "matrix.operand_fill_bytes_per_cycle": 2, "accumulator.drain_elements_per_cycle": 2,
+}  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(sorted(FASTER)),
+    size=st.integers(1, 40),
+    trips=st.integers(1, 20),
+    mode=st.sampled_from(["none", "row"]),
+)
+def test_more_bandwidth_is_never_slower(name: str, size: int, trips: int, mode: str) -> None:
+    """A kernel on one PE takes no longer when one rate grows."""
+    size *= 64
+    code = f"arg r1, 0\nli r2, 1\nli r3, {size}\nli r4, {trips}\nloop r4, end\n"
+    code += f"dma_in tile, r0, r0, r1, r0, r2, r3, {mode}\npush tile, 1\naddi r1, r1, {size}\nend:\nhalt"
+    rest = f"arg r1, 1\nli r2, 1\nli r3, {size}\nli r4, {trips}\nli r5, {size // 4}\nloop r4, end\n"
+    rest += "vadds out, r0, r0, tile, r0, r0, r2, r5, fp32, fp32, 1.0\npop tile, 1\npush out, 1\n"
+    rest += f"dma_out r1, r0, out, r0, r0, r2, r3\npop out, 1\naddi r1, r1, {size}\nend:\nhalt"
+    timed = job(code, rest, f".buffer tile {size} 2\n.buffer out {size} 2", (DRAM_BASE, SRAM_BASE))
+    faster = machine().with_changes({name: machine().value(name) * FASTER[name]})
+    report = timed.profile(faster)
+    assert report.operations[0].cycles <= timed.cycles()
+    check_account(report, faster)
+    assert report.dram_bytes == report.sram_bytes == size * trips
+    assert report.commands == 3 * trips
