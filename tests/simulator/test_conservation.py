@@ -1,0 +1,135 @@
+"""Sums that must hold in every report: bytes, MACs, time and energy of real programs, at several cache lengths."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+
+import models
+from isa.program import Program
+from models.llama_config import LlamaConfig
+from simulator import Report, Simulator
+from tests.simulator.llamas import inputs_for, llama
+from tests.simulator.test_timing import check_account
+
+BYTES = 2
+CASES = [
+    ("llama-tiny", 7, 0), ("llama-tiny", 1, 0), ("llama-tiny", 1, 41), ("llama-tiny", 7, 200), ("llama-tiny", 1, 512),
+    ("llama-tiny-wide", 40, 0), ("llama-tiny-wide", 40, 33), ("llama-tiny-wide", 1, 0), ("llama-tiny-wide", 1, 500),
+    ("llama-tiny-odd", 5, 3),
+]  # fmt: skip
+
+
+@cache
+def simulator(name: str, sequence: int) -> Simulator:
+    return Simulator(llama(name, sequence, 512))
+
+
+def program(name: str, sequence: int) -> Program:
+    return simulator(name, sequence).program
+
+
+@cache
+def report(name: str, sequence: int, past: int) -> Report:
+    return simulator(name, sequence).profile(past=past)
+
+
+def linear_weights(config: LlamaConfig) -> int:
+    """Elements of all matrices that every token is multiplied by."""
+    width = 2 * config.heads + 2 * config.kv_heads
+    layer = config.hidden * (width * config.head_dim + 3 * config.feed_forward)
+    return config.layers * layer + config.hidden * config.vocabulary
+
+
+def useful_macs(config: LlamaConfig, sequence: int, past: int) -> int:
+    """Products of the graph: each token with each matrix, each query with the keys and values it may see."""
+    pairs = sum(past + position + 1 for position in range(sequence))
+    return sequence * linear_weights(config) + 2 * config.layers * config.heads * config.head_dim * pairs
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_macs(name: str, sequence: int, past: int) -> None:
+    """Useful MACs are those of the architecture; what the engines did is what the compiler states, for every launch."""
+    result = report(name, sequence, past)
+    assert result.useful_macs == useful_macs(models.config_of(name), sequence, past)
+    for operation in result.operations:
+        assert operation.issued_macs == operation.stated_macs >= operation.useful_macs >= 0
+    for key in ("useful_macs", "issued_macs"):
+        assert getattr(result, key) == sum(getattr(operation, key) for operation in result.operations)
+    assert 0 < result.model_utilization <= result.utilization["dpe"] <= 1
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_bytes(name: str, sequence: int, past: int) -> None:
+    """Every weight is read from DRAM, the cache is read and written; launches add up to the totals."""
+    result, config = report(name, sequence, past), models.config_of(name)
+    cached = BYTES * config.layers * 2 * config.kv_heads * config.head_dim
+    assert result.dram_read_bytes >= BYTES * linear_weights(config) + cached * past
+    assert result.dram_written_bytes + result.sram_bytes >= cached * sequence
+    assert result.dram_bytes == sum(operation.dram_bytes for operation in result.operations)
+    assert result.sram_bytes == sum(operation.sram_bytes for operation in result.operations)
+    assert result.dram_bound_seconds == result.dram_bytes / result.dram_deliverable_bytes_per_second
+    assert result.dram_bound_seconds < result.latency_seconds
+    assert result.commands == sum(operation.commands for operation in result.operations)
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_time(name: str, sequence: int, past: int) -> None:
+    """Latency is that of all launches and of starting them; they follow each other; every unit's time is accounted."""
+    result, machine = report(name, sequence, past), program(name, sequence).machine
+    operations = result.operations
+    total = result.launch_cycles + sum(operation.cycles for operation in operations)
+    assert 0 <= total - result.cycles <= len(operations) + 1, "each figure is rounded up to a whole cycle"
+    assert result.cycles == math.ceil(result.latency_seconds * machine.cycles_per_second - 1e-6)
+    later, first = machine.control.launch_replace_ns, machine.control.launch_ns
+    assert result.launch_cycles == pytest.approx((first + (len(operations) - 1) * later) / machine.cycle_ns, abs=1)
+    end = 0
+    for operation in operations:
+        assert end < operation.start_cycles
+        end = operation.start_cycles + operation.cycles - 1
+    assert end <= result.cycles
+    check_account(result, machine)
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_energy(name: str, sequence: int, past: int) -> None:
+    """Energy is the sum of its parts, and of the launches plus what flows while they are started."""
+    result, machine = report(name, sequence, past), program(name, sequence).machine
+    parts = result.energy_parts_joules
+    assert all(value > 0 for value in parts.values())
+    assert result.energy_joules == pytest.approx(sum(parts.values()), rel=1e-12)
+    assert result.average_power_watts == pytest.approx(result.energy_joules / result.latency_seconds, rel=1e-12)
+    background = sum(parts[name] for name in ("leakage", "clock_and_uncore", "dram_background"))
+    watts = background / result.latency_seconds
+    launching = watts * result.launch_cycles / machine.cycles_per_second
+    launches = sum(operation.energy_joules for operation in result.operations)
+    assert result.energy_joules == pytest.approx(launches + launching, rel=1e-6)
+    bits = 8 * result.dram_bytes * 1e-12
+    assert parts["dram_phy"] == pytest.approx(bits * machine.energy.dram_phy_per_bit, rel=1e-12)
+    assert parts["noc"] == pytest.approx(
+        result.noc_bytes * machine.noc.mean_hops * machine.energy.noc_per_byte_hop * 1e-12, rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "llama-tiny-wide"])
+def test_a_longer_cache_costs_more(name: str) -> None:
+    """MACs, bytes, time and energy of a decode step grow with the cache."""
+    results = [report(name, 1, past) for past in (0, 64, 128, 256, 512)]
+    for key in ("useful_macs", "dram_bytes", "energy_joules"):
+        values = [getattr(result, key) for result in results]
+        assert values == sorted(set(values)), key
+    assert [result.cycles for result in results] == sorted(result.cycles for result in results)
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), [("llama-tiny", 7, 200), ("llama-tiny-wide", 40, 33)])
+def test_a_run_reports_what_a_profile_does(name: str, sequence: int, past: int) -> None:
+    """Executing changes no figure: only which launches were simulated."""
+    result = simulator(name, sequence).run(inputs_for(program(name, sequence), past)).report
+    run, profile = result.to_dict(), report(name, sequence, past).to_dict()
+    for values in (run, profile):
+        del values["simulated_launches"]
+        for operation in values["ops"]:
+            del operation["reused"]
+    assert run == profile
