@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from compiler.graph import AttentionAttributes
@@ -19,7 +20,10 @@ MASK_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class AttentionTile:
-    """Everything that shapes the kernel: `tokens` of `sequence` queries and `keys` keys are worked on at a time."""
+    """Everything that shapes the kernel: `tokens` of `sequence` queries and `keys` keys are worked on at a time.
+
+    The keys that are read are a multiple of `key_step`: whole blocks, be they columns of scores or K of the values.
+    """
 
     batch: int
     sequence: int
@@ -33,6 +37,7 @@ class AttentionTile:
     has_mask: bool
     dtype: Dtype
     block_rows: int
+    key_step: int
     tokens: int
     keys: int
 
@@ -71,6 +76,11 @@ class AttentionTile:
         return past + (min((tile + 1) * self.tokens, self.sequence) if self.causal else self.sequence)
 
 
+def key_step(machine: Machine, dtype: Dtype) -> int:
+    """Return what the keys of a chunk are a multiple of: columns of a score block, and elements of K of a block."""
+    return math.lcm(machine.matrix.block_rows, machine.matrix.block_k_bytes // dtype.bytes)
+
+
 def buffer_sizes(tile: AttentionTile) -> dict[str, tuple[int, int]]:
     """Return (slot bytes, slots) of each buffer."""
     rows, size, blocks = tile.block_row_count, tile.dtype.bytes, tile.blocks
@@ -93,16 +103,17 @@ def _fits(tile: AttentionTile, machine: Machine) -> bool:
 
 def choose_tile(cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, machine: Machine) -> AttentionTile:
     """Return the tile with the most query tokens, then the most keys, that fits in local memory."""
-    block = machine.matrix.block_rows
+    block, step = machine.matrix.block_rows, key_step(machine, cache.dtype)
     tokens = 1
     while tokens < min(cache.sequence, block):
         tokens *= 2
+    tokens = min(tokens, block)
     while tokens:
-        for keys in (4 * block, 2 * block, block):
+        for keys in (4 * step, 2 * step, step):
             tile = AttentionTile(
                 cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
                 cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, cache.dtype,
-                block, tokens, keys,
+                block, step, tokens, keys,
             )  # fmt: skip
             if _fits(tile, machine):
                 return tile
@@ -120,6 +131,6 @@ def useful_macs(tile: AttentionTile, past: Dim) -> Dim:
 
 
 def issued_macs(tile: AttentionTile, past: Dim) -> tuple[RoundedMacs, ...]:
-    """Return what the matrix engine does: whole blocks of rows and keys, padded heads."""
+    """Return what the matrix engine does: whole blocks of rows, steps of keys, padded heads."""
     factor = 2 * tile.batch * tile.kv_heads * tile.blocks * tile.padded_head_dim * tile.block_rows
-    return tuple(RoundedMacs(factor, tile.visible(index, past), tile.block_rows) for index in range(tile.tiles))
+    return tuple(RoundedMacs(factor, tile.visible(index, past), tile.key_step) for index in range(tile.tiles))

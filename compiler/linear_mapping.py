@@ -28,8 +28,6 @@ LOADED_LATENCIES = 4
 """Latency of a transfer under load, in idle latencies (an estimate, to keep enough bytes in flight)."""
 TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
-INITIAL_ROW_BYTES = 128
-"""Bytes of the row of zeros that starts accumulators without bias or residual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,16 @@ class LinearShape:
 
 @dataclass(frozen=True)
 class LinearMapping:
-    """A choice. `tile_rows` x `tile_outputs` results per PE and round; K in `chunks` of `chunk_bytes` per row."""
+    """A choice. `tile_rows` x `tile_outputs` results per PE and round; K in `chunks` of `chunk_bytes` per row.
+
+    A tile is worked on in blocks of at most `block_rows` x `block_rows` results, each in an accumulator bank.
+    """
 
     shape: LinearShape
     resident: bool
     grid_rows: int
     grid_columns: int
+    block_rows: int
     tile_rows: int
     tile_outputs: int
     chunks: int
@@ -96,10 +98,15 @@ class LinearMapping:
         return self.grid_rows * self.grid_columns
 
     @property
+    def initial_row_bytes(self) -> int:
+        """Bytes of the row of zeros that starts accumulators without bias or residual."""
+        return self.block_rows * 4
+
+    @property
     def local_bytes(self) -> int:
         """Local memory of the buffers."""
         tile = self.tile_rows * self.tile_outputs
-        start = INITIAL_ROW_BYTES
+        start = self.initial_row_bytes
         if self.shape.has_bias:
             start = 2 * self.tile_outputs * 4
         if self.shape.has_residual:
@@ -113,7 +120,7 @@ class LinearMapping:
     @cached_property
     def issued_macs(self) -> int:
         """Multiply-accumulates that the matrix commands issue, padding included."""
-        held = round_up(self.tile_rows, 32)
+        held = round_up(self.tile_rows, self.block_rows)
         row_tiles = 1 if self.resident else self.grid_rows * self.row_rounds
         return row_tiles * held * self.output_tiles * self.tile_outputs * (self.k_bytes // self.shape.dtype.bytes)
 
@@ -159,8 +166,8 @@ def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
 
 
 def _banks(tile_rows: int, tile_outputs: int, machine: Machine) -> int:
-    row_blocks = -(-tile_rows // machine.accumulator.rows)
-    return row_blocks * -(-tile_outputs // machine.accumulator.columns)
+    held = machine.matrix.block_rows
+    return -(-tile_rows // held) * -(-tile_outputs // held)
 
 
 @lru_cache(maxsize=512)
@@ -184,17 +191,18 @@ def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]
 
 def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    if shape.rows > machine.accumulator.rows or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
+    held = machine.matrix.block_rows
+    if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
         return
     grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
-    largest = machine.accumulator.banks * machine.accumulator.columns
+    largest = machine.accumulator.banks * held
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
         tiles = -(-padded_outputs(shape) // tile)
         rounds = -(-tiles // (grid_rows * grid_columns))
         rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
         choice = LinearMapping(
-            shape, True, rows, columns, tile_rows=shape.rows, tile_outputs=tile, chunks=1, chunk_bytes=k_bytes,
+            shape, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1, chunk_bytes=k_bytes,
             k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
         yield from _chunked(choice, machine)
@@ -207,7 +215,7 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    held = machine.accumulator.rows
+    held = machine.matrix.block_rows
     for row_blocks in range(1, machine.accumulator.banks + 1):
         rounds = -(-shape.rows // (machine.grid.rows * row_blocks * held))
         tile_rows = -(-shape.rows // (machine.grid.rows * rounds))
@@ -215,12 +223,15 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
             continue
         grid_rows = min(-(-shape.rows // tile_rows), machine.grid.rows)
         for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
-            tile = column_blocks * machine.accumulator.columns
+            tile = column_blocks * held
+            if tile % COLUMN_STEP:
+                continue
             tiles = -(-padded_outputs(shape) // tile)
             output_rounds = -(-tiles // machine.grid.columns)
             choice = LinearMapping(
-                shape, False, grid_rows, -(-tiles // output_rounds), tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
-                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
+                shape, False, grid_rows, -(-tiles // output_rounds), held, tile_rows, tile, chunks=1,
+                chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1,
+                weight_slots=1,
             )  # fmt: skip
             yield from _chunked(choice, machine)
 

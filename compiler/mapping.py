@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from compiler.attention_mapping import key_step
 from compiler.graph import (
     AttentionAttributes,
     Graph,
@@ -18,7 +19,7 @@ from compiler.graph import (
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import LinearMapping, LinearShape, choose_linear
 from compiler.mapped import CacheRegion, MappedGraph, MappedStorage, Region
-from compiler.packing import pack_rows, pack_vector, pack_weight, padded_row_bytes
+from compiler.packing import ROW_ALIGNMENT_BYTES, pack_rows, pack_vector, pack_weight, padded_row_bytes
 from compiler.symbols import interval
 from isa.affine import Affine, Dim
 from isa.dtypes import BY_NAME, FP32, INT32, Dtype
@@ -28,8 +29,9 @@ from isa.packing import packed_bytes
 from isa.program import Constant, Role
 
 CAPACITY_STEP = 32
-"""Cache capacity is a multiple of this many positions."""
+"""Cache capacity is a multiple of this many positions, and of the keys that attention reads at a time."""
 HEAD_DIM_STEP = 16
+"""Heads in a cache are padded to a multiple of this many elements, and of a block of K."""
 VIEW_ALIGNMENT_BYTES = 64
 """A slice of columns is a view if it starts and ends at multiples of this."""
 ROPE_TABLES = (2, 3)
@@ -40,6 +42,11 @@ MASK_INPUT = 5
 
 def map_graph(graph: Graph, machine: Machine, dtype: str) -> MappedGraph:
     """Give every value a region and every linear its mapping; raises UnsupportedError with the operation's name."""
+    if machine.matrix.block_k_bytes > ROW_ALIGNMENT_BYTES:
+        what = f"blocks with {machine.matrix.block_k_bytes} bytes of K; rows are padded to {ROW_ALIGNMENT_BYTES} bytes"
+        raise UnsupportedError(
+            what, where=machine.name, help=f"set matrix.block_k_bytes to {ROW_ALIGNMENT_BYTES} or less"
+        )
     return _Mapper(graph, machine, BY_NAME[dtype]).run()
 
 
@@ -87,10 +94,12 @@ class _Mapper:
         batch, sequence = (self._size(dim, op) for dim in self.graph.value(name).shape[:2])
         longest = interval(attributes.past, self.graph.symbols)[1] + sequence
         storage = past or name
+        position_step = math.lcm(CAPACITY_STEP, key_step(self.machine, self.dtype))
+        head_step = math.lcm(HEAD_DIM_STEP, self.machine.matrix.block_k_bytes // self.dtype.bytes)
         cache = CacheRegion(
             storage=storage, batch=batch, sequence=sequence, past=attributes.past, heads=attributes.kv_head_count,
-            capacity=round_up(longest, CAPACITY_STEP), head_dim=attributes.head_dim,
-            padded_head_dim=round_up(attributes.head_dim, HEAD_DIM_STEP), dtype=self.dtype,
+            capacity=round_up(longest, position_step), head_dim=attributes.head_dim,
+            padded_head_dim=round_up(attributes.head_dim, head_step), dtype=self.dtype,
         )  # fmt: skip
         last = len(self.graph.operations)
         self.storages[storage] = MappedStorage(storage, cache.bytes, "state", -1, last, "dram")

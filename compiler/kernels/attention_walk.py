@@ -58,7 +58,7 @@ class Walk:
         self.token, self.rows, self.visible = core.register(), core.register(), core.register()
         self.batch, self.head = core.register(), core.register()
         self.chunk_rows, self.first_key = core.register(), core.register()
-        """Rows of k and v in this chunk, a multiple of the block."""
+        """Rows of k and v in this chunk, a multiple of the tile's `key_step`."""
 
     def emit(self) -> None:
         """Emit the code of the core."""
@@ -107,9 +107,9 @@ class Walk:
     def measure_chunk(self) -> None:
         """Leave the rows of the chunk at `first_key` in `chunk_rows`."""
         core, tile = self.core, self.tile
-        with loaded(core, tile.block_rows, tile.keys) as (block, keys):
+        with loaded(core, tile.key_step, tile.keys) as (step, keys):
             core.subtract(self.visible, self.first_key, self.chunk_rows)
-            core.increase(self.chunk_rows, tile.block_rows - 1)
-            core.compute("div", self.chunk_rows, block, self.chunk_rows)
-            core.multiply(self.chunk_rows, block, self.chunk_rows)
+            core.increase(self.chunk_rows, tile.key_step - 1)
+            core.compute("div", self.chunk_rows, step, self.chunk_rows)
+            core.multiply(self.chunk_rows, step, self.chunk_rows)
             core.minimum(self.chunk_rows, keys, self.chunk_rows)

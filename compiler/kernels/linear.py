@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, KernelBuilder, Register
-from compiler.linear_mapping import INITIAL_ROW_BYTES, LinearMapping
+from compiler.linear_mapping import LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
 from isa.kernel import Kernel
 from isa.machine import Machine
@@ -40,7 +40,7 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     shape = mapping.shape
     builder = KernelBuilder(_name(mapping), machine, ARGUMENTS)
     tile = mapping.tile_rows * mapping.tile_outputs
-    initial_bytes, initial_slots = INITIAL_ROW_BYTES, 1
+    initial_bytes, initial_slots = mapping.initial_row_bytes, 1
     if shape.has_bias:
         initial_bytes, initial_slots = mapping.tile_outputs * 4, 2
     if shape.has_residual:
@@ -217,12 +217,11 @@ class _Multiplier(_Walk):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: _Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
-        held = machine.accumulator.rows
+        held = mapping.block_rows
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
-        width = machine.accumulator.columns
         self.column_blocks = [
-            (start, min(width, mapping.tile_outputs - start)) for start in range(0, mapping.tile_outputs, width)
+            (start, min(held, mapping.tile_outputs - start)) for start in range(0, mapping.tile_outputs, held)
         ]
 
     def emit(self) -> None:
@@ -230,7 +229,7 @@ class _Multiplier(_Walk):
         has_initial = shape.has_bias or shape.has_residual
         if not has_initial:
             core.emit(
-                "fill", out=self.buffers.initial, rows=1, columns=INITIAL_ROW_BYTES // 4, out_dtype="fp32", value=0.0
+                "fill", out=self.buffers.initial, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0
             )
             core.push(self.buffers.initial)
         for _ in self.row_tiles():
@@ -250,7 +249,7 @@ class _Multiplier(_Walk):
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
         if len(self.row_blocks) == 1:
             return
-        held = self.machine.accumulator.rows
+        held = self.mapping.block_rows
         for block, rows in enumerate(self.block_rows):
             self.core.subtract(self.tile_rows, block * held, rows)
             self.core.minimum(rows, held, rows)
@@ -264,7 +263,7 @@ class _Multiplier(_Walk):
 
     def _start_accumulators(self) -> None:
         shape, initial = self.mapping.shape, self.buffers.initial
-        held = self.machine.accumulator.rows
+        held = self.mapping.block_rows
         for bank, block, start, width in self._banks():
             rows = self.block_rows[block]
             if shape.has_residual:
@@ -324,7 +323,7 @@ class _Multiplier(_Walk):
     def _multiply_blocks(self, blocks: Register, x_offset: Register, weight_offset: Register) -> None:
         core, mapping = self.core, self.mapping
         x_pitch = core.argument("k_bytes") if mapping.resident else core.constant(mapping.chunk_bytes)
-        held = self.machine.accumulator.rows
+        held = self.mapping.block_rows
         with core.scratch() as x, core.scratch() as weight:
             for bank, block, start, width in self._banks():
                 a_offset = x_offset if block == 0 else core.add(x_offset, block * held * mapping.chunk_bytes, x)
@@ -337,7 +336,7 @@ class _Multiplier(_Walk):
 
     def _store(self) -> None:
         core, shape, out = self.core, self.mapping.shape, self.buffers.out
-        held = self.machine.accumulator.rows
+        held = self.mapping.block_rows
         for bank, block, start, width in self._banks():
             offset = block * held * self.tile_bytes + start * shape.out_dtype.bytes
             self._with_offset(

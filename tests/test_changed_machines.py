@@ -1,0 +1,82 @@
+"""A whole model on machines that nobody built: its outputs stay those of onnxruntime, or the machine is refused."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+
+from compiler import compile_model
+from isa.errors import UnsupportedError
+from isa.machine import preset
+from models import MODELS, build
+from simulator import Simulator
+
+MODEL = "llama-tiny-odd"
+LONGEST_PAST = 70
+TOLERANCE = 2e-2
+BATCH = 3
+Array = npt.NDArray[np.generic]
+
+SQUARE_BLOCKS = ("matrix.block_rows", "accumulator.rows", "accumulator.columns")
+CHANGES: dict[str, dict[str, object]] = {
+    "few PEs, no power of two": {"grid.rows": 3, "grid.columns": 5},
+    "one PE": {"grid.rows": 1, "grid.columns": 1},
+    "small local memory": {"pe.local_memory_bytes": 65536},
+    "one bank": {"accumulator.banks": 1},
+    "one command per block": {"matrix.max_repeat_blocks": 1},
+    "plain DMA": {"dma.broadcast_reads": False, "dma.indexed": False},
+    "blocks longer than a head": {"matrix.block_k_bytes": 64},
+    "short blocks": {"matrix.block_k_bytes": 16},
+    "flat blocks": dict.fromkeys(SQUARE_BLOCKS, 16) | {"matrix.block_k_bytes": 64},
+    "small blocks": dict.fromkeys(SQUARE_BLOCKS, 8),
+    "blocks of no power of two": dict.fromkeys(SQUARE_BLOCKS, 24),
+    "large blocks": dict.fromkeys(SQUARE_BLOCKS, 64),
+    "banks larger than a block": {"matrix.block_rows": 16},
+    "odd counts of slices and channels": {
+        "dram.channels": 3, "dram.bytes": 3 << 28, "sram.slices": 7, "sram.bytes": 7 << 24,
+    },
+    "activations in DRAM": {"sram.bytes": 1 << 16},
+}  # fmt: skip
+
+
+@cache
+def _reference() -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(build(MODEL, 0, "float32").SerializeToString())
+
+
+def _inputs(sequence: int, past: int) -> dict[str, Array]:
+    config, rng = MODELS[MODEL], np.random.default_rng(past)
+    inputs: dict[str, Array] = {"input_ids": rng.integers(0, config.vocabulary, (BATCH, sequence))}
+    for layer in range(config.layers):
+        for part in ("key", "value"):
+            shape = (BATCH, config.kv_heads, past, config.head_dim)
+            inputs[f"past_key_values.{layer}.{part}"] = rng.standard_normal(shape).astype(np.float32)
+    return inputs
+
+
+@pytest.mark.parametrize("sequence", [1, 21])
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
+def test_outputs_do_not_depend_on_the_machine(changes: dict[str, object], sequence: int) -> None:
+    """Decode and chunked prefill after several pasts give onnxruntime's logits and caches on any machine."""
+    machine = preset("mtia-2i").with_changes(changes)
+    dims = {"batch": BATCH, "sequence": sequence, "past": (0, LONGEST_PAST)}
+    simulator = Simulator(compile_model(build(MODEL, 0, "float32"), machine, dims=dims))
+    for past in (0, 7, LONGEST_PAST):
+        inputs = _inputs(sequence, past)
+        result = simulator.run(inputs)
+        names = [output.name for output in _reference().get_outputs()]
+        for name, expected in zip(names, _reference().run(None, inputs), strict=True):
+            np.testing.assert_allclose(result.outputs[name], expected, rtol=0, atol=TOLERANCE, err_msg=name)
+        for operation in result.report.operations:
+            assert operation.issued_macs == operation.stated_macs >= operation.useful_macs, operation.name
+
+
+def test_blocks_that_rows_cannot_hold_are_refused() -> None:
+    """Rows are padded to 64 bytes: a machine with longer blocks of K is told so, not computed wrongly."""
+    machine = preset("mtia-2i").with_changes({"matrix.block_k_bytes": 128})
+    with pytest.raises(UnsupportedError, match="blocks with 128 bytes of K; rows are padded to 64 bytes"):
+        compile_model(build(MODEL), machine, dims={"batch": 1, "sequence": 1, "past": 0})
