@@ -26,6 +26,8 @@ MODULE_BY_KIND = {
     "swiglu": "elementwise",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
+INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}
+"""By kind, which inputs are the indices and the table whose rows they choose."""
 
 
 def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
@@ -38,7 +40,7 @@ def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
     entry = Entry(
         "main", dict(graph.symbols), tuple(_ports(mapped, graph.inputs)), tuple(_ports(mapped, graph.outputs)),
         tuple(lowering.launches), tuple(_equalities(graph)),
-        tuple(Requirement(item.input_name, item.reason) for item in graph.requirements),
+        tuple(_requirements(graph)),
     )  # fmt: skip
     return Program(
         mapped.machine, tuple(lowering.kernels), tuple(_storages(mapped)), mapped.constants, (entry,), capacity_ignored
@@ -50,6 +52,23 @@ def _equalities(graph: Graph) -> Iterable[Equality]:
     for item in graph.equalities:
         if symbols_of(item.left) | symbols_of(item.right) <= graph.symbols.keys():
             yield Equality(item.left, item.right, item.origin)
+
+
+def _requirements(graph: Graph) -> Iterable[Requirement]:
+    """What the front end relies on, and for inputs that choose rows of a table, that the rows are there."""
+    for item in graph.requirements:
+        yield Requirement(item.input_name, 1, 1, item.reason)
+    tables: dict[str, tuple[int, str]] = {}
+    for op in graph.operations:
+        indices, table = INDEXED_TABLE.get(op.kind, (None, None))
+        name = op.inputs[indices] if indices is not None else None
+        if name not in graph.inputs or table is None:
+            continue
+        rows = graph.value(op.inputs[table] or "").shape[0]
+        assert isinstance(rows, int)
+        tables[name] = min(tables.get(name, (rows, op.name)), (rows, op.name))
+    for name, (rows, reader) in tables.items():
+        yield Requirement(name, 0, rows - 1, f"they choose rows of the table of '{reader}'")
 
 
 def kernel_module(op: Operation) -> ModuleType:

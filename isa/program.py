@@ -157,9 +157,11 @@ class Equality(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """An input that must satisfy what the compiler assumed, in words."""
+    """An integer input whose elements must all lie in `low..high`, and why: the compiler relies on it."""
 
     input: str
+    low: int
+    high: int
     reason: str
 
 

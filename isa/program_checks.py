@@ -119,8 +119,10 @@ def _entry_problems(entry: Entry, program: Program) -> Iterator[str]:
             yield from _named(f"{kind} '{port.name}'", _port_problems(port, entry, program))
     inputs = {port.name for port in entry.inputs}
     for requirement in entry.requirements:
-        if requirement[0] not in inputs:
-            yield f"a requirement names the input '{requirement[0]}', which does not exist"
+        if requirement.input not in inputs:
+            yield f"a requirement names the input '{requirement.input}', which does not exist"
+        if requirement.low > requirement.high:
+            yield f"the input '{requirement.input}' must be in {requirement.low}..{requirement.high}, which is empty"
     for index, launch in enumerate(entry.launches):
         yield from _named(f"launch {index} '{launch.name}'", _launch_problems(launch, entry, program))
     yield from _order_problems(entry)

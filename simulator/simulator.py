@@ -172,9 +172,13 @@ def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], prog
 
 
 def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
-    for name, reason in entry.requirements:
-        if not np.all(inputs[name] == 1):
+    for name, low, high, reason in entry.requirements:
+        elements = inputs[name]
+        if low == high == 1 and not np.all(elements == 1):
             raise SimulationError(f"input '{name}' must hold only ones: {reason}")
+        outside = elements[(elements < low) | (elements > high)]
+        if outside.size:
+            raise SimulationError(f"input '{name}' holds {outside[0]}, which is not in {low}..{high}: {reason}")
 
 
 def _port_bytes(shape: tuple[object, ...], dtype: str, bindings: Mapping[str, int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,10 @@ MODEL = "llama-tiny-odd"
 LONGEST_PAST = 70
 TOLERANCE = 2e-2
 BATCH = 3
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 SQUARE_BLOCKS = ("matrix.block_rows", "accumulator.rows", "accumulator.columns")
-CHANGES: dict[str, dict[str, object]] = {
+CHANGES: dict[str, dict[str, Any]] = {
     "few PEs, no power of two": {"grid.rows": 3, "grid.columns": 5},
     "one PE": {"grid.rows": 1, "grid.columns": 1},
     "small local memory": {"pe.local_memory_bytes": 65536},
@@ -60,10 +61,10 @@ def _inputs(sequence: int, past: int) -> dict[str, Array]:
 
 @pytest.mark.parametrize("sequence", [1, 21])
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
-def test_outputs_do_not_depend_on_the_machine(changes: dict[str, object], sequence: int) -> None:
+def test_outputs_do_not_depend_on_the_machine(changes: dict[str, Any], sequence: int) -> None:
     """Decode and chunked prefill after several pasts give onnxruntime's logits and caches on any machine."""
     machine = preset("mtia-2i").with_changes(changes)
-    dims = {"batch": BATCH, "sequence": sequence, "past": (0, LONGEST_PAST)}
+    dims: dict[str, int | tuple[int, int]] = {"batch": BATCH, "sequence": sequence, "past": (0, LONGEST_PAST)}
     simulator = Simulator(compile_model(build(MODEL, 0, "float32"), machine, dims=dims))
     for past in (0, 7, LONGEST_PAST):
         inputs = _inputs(sequence, past)

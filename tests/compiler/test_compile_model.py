@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from compiler import compile_model
-from isa.errors import MachineError, UnsupportedError
+from isa.errors import MachineError, SimulationError, UnsupportedError
 from isa.machine import preset
 from models import build
+from simulator import Simulator
 
 DIMS = {"batch": 1, "sequence": 3, "past": (0, 20)}
 
@@ -70,3 +72,13 @@ def test_programs_do_not_depend_on_hash_seeds() -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("token", [-1, 512, 1 << 40])
+def test_tokens_outside_the_vocabulary_are_refused(token: int) -> None:
+    """An id that chooses no row of the table is an error of the input; it never reads what lies beside the table."""
+    simulator = Simulator(compile_model(_tiny(), dims={"batch": 1, "sequence": 3, "past": 0}))
+    cache = np.zeros((1, 2, 0, 16), np.float16)
+    inputs = {f"past_key_values.{layer}.{part}": cache for layer in (0, 1) for part in ("key", "value")}
+    with pytest.raises(SimulationError, match=rf"input 'input_ids' holds {token}, which is not in 0\.\.511"):
+        simulator.run({**inputs, "input_ids": np.array([[0, 511, token]])})

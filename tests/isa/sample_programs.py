@@ -86,7 +86,7 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
         (Port("y", "y", 0, (trips, 16), (64, 4), "fp32", "float32"),),
         (_launch("first", 0, "x", "cache", trips), _launch("second", 1, "cache", "y", trips, waits=(0,))),
         (Equality(trips, Affine.symbol("past") + 1, "node 'attention'"),),
-        (Requirement("x", "rows beyond `past` are ignored"),),
+        (Requirement("x", 0, 9, "rows beyond `past` are ignored"),),
     )
     prefill = Entry("prefill", {}, (), (), (_launch("only", 7, "x", "y", 64),))
     parts: dict[str, Any] = {

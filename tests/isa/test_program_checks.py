@@ -87,8 +87,12 @@ PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second'
         ({"entries": _entry(symbols={"past x": (0, 4)})}, "entry 'decode': the symbol 'past x' has the range 0..4"),
         ({"entries": _entry(equalities=(Equality(UNKNOWN, 1, "x"),))}, "an equality uses the unknown symbol 'nowhere'"),
         (
-            {"entries": _entry(requirements=(Requirement("z", "x"),))},
+            {"entries": _entry(requirements=(Requirement("z", 0, 1, "x"),))},
             "a requirement names the input 'z', which does not",
+        ),
+        (
+            {"entries": _entry(requirements=(Requirement("x", 5, 4, "x"),))},
+            "the input 'x' must be in 5..4, which is empty",
         ),
         ({"entries": _entry(inputs=GOOD.entries[0].inputs * 2)}, "the input 'x' is defined 2 times"),
         ({"entries": _port(storage="lost")}, f"{PORT}there is no storage 'lost'"),
