@@ -17,6 +17,9 @@ BASE_ALIGNMENT_BYTES = 64
 SLOT_ALIGNMENT_BYTES = 32
 """The bytes of a slot are a multiple of this."""
 
+MAX_SLOTS = 64
+"""A buffer has at most this many slots."""
+
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 """What names of kernels, arguments and buffers look like."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from isa import columns, dtypes
 from isa.encoding import check_words
 from isa.errors import AssemblyError
-from isa.kernel import NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.kernel import MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
 from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand
 
@@ -60,6 +60,8 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
             yield f"buffer '{buffer.name}': {size} is not a positive multiple of {SLOT_ALIGNMENT_BYTES}"
         if buffer.slots < 1:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots"
+        if buffer.slots > MAX_SLOTS:
+            yield f"buffer '{buffer.name}' has {buffer.slots} slots, at most {MAX_SLOTS} are possible"
     if local_bytes(kernel) > machine.pe.local_memory_bytes:
         yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
 

@@ -148,7 +148,7 @@ class Dma(Section):
     """The fabric interface (FI) of one PE: transfers between shared memories and local memory."""
 
     bytes_per_cycle: int = described("port width of one PE to the network", unit="bytes/cycle", shapes="time", gt=0)
-    outstanding: int = described("transfers in flight per PE", shapes="time", gt=0)
+    outstanding: int = described("transfers in flight of one command queue", shapes="time", gt=0, le=64)
     issue_cycles: int = described("cycles between starts of two transfers", unit="cycles", shapes="time", ge=0)
     alignment_bytes: int = described("addresses and strides are multiples of this", unit="bytes", shapes="code", gt=0)
     broadcast_reads: bool = described("one read can be delivered to a row or column of PEs", shapes="code")

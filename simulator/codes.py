@@ -7,8 +7,8 @@ OK = 0
     DEADLOCK, TWO_PRODUCERS, TWO_CONSUMERS, LEAVES_SLOT, OUTSIDE_BUFFER, OUTSIDE_SRAM, OUTSIDE_DRAM, NO_ADDRESS,
     BAD_ARGUMENT, UNKNOWN_OPCODE, TOO_LONG, UNEQUAL_BROADCAST, SEMAPHORE_FULL, NO_NEIGHBOUR,
     UNSUPPORTED_DTYPE, BANK_RANGE, LOOP_TOO_DEEP, PUSH_TOO_MANY, POP_TOO_MANY, ENDS_WITHOUT_HALT, BAD_BUFFER,
-    NEGATIVE_PITCH, BAD_SEMAPHORE, MEANING,
-) = range(1, 25)  # fmt: skip
+    NEGATIVE_PITCH, BAD_SEMAPHORE, MEANING, BAD_SIZE,
+) = range(1, 26)  # fmt: skip
 
 SENTENCES = {
     TWO_PRODUCERS: "buffer {detail} is written by two units or cores in one launch",
@@ -32,6 +32,7 @@ SENTENCES = {
     ENDS_WITHOUT_HALT: "the code ends without halt",
     BAD_BUFFER: "buffer {detail} is not declared, or is pushed or popped before any command used it",
     NEGATIVE_PITCH: "negative pitch {detail}",
+    BAD_SIZE: "{detail} rows, columns or blocks of K: a command takes 0..2147483647",
     BAD_SEMAPHORE: "semaphore {detail} does not exist (0..15)",
     MEANING: "the command failed on its data (code {detail})",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa import columns as col
-from isa.table import BY_NAME, Unit
+from isa.table import BY_NAME, Timing, Unit
 from simulator import codes, commands, operands, queues
 from simulator import hardware as hw
 from simulator import state as st
@@ -24,6 +24,9 @@ _SUB, _MUL, _DIV, _REM, _MIN, _MAX = (BY_NAME[name].opcode for name in ("sub", "
 _AND, _OR, _XOR, _SLL, _SRA = (BY_NAME[name].opcode for name in ("and", "or", "xor", "sll", "sra"))
 _BNE, _BLT = BY_NAME["bne"].opcode, BY_NAME["blt"].opcode
 _UNITS = st.UNITS
+_MATRIX = int(Timing.MATRIX)
+_BLOCKS_SLOT, _ROWS_SLOT, _COLUMNS_SLOT = 0, 6, 7
+_MAX_SIZE = (1 << 31) - 1
 NEXT, STOP = -1, -2
 
 
@@ -120,6 +123,17 @@ def _claim_operands(code: Code, state: State, pe: Scalar, stream: Scalar, fields
 
 
 @inlined_kernel
+def _check_sizes(state: State, row: Integers, values: Integers) -> Scalar:
+    """Check that sizes are not negative, and so small that no product of them with a size in memory overflows."""
+    for slot in (_ROWS_SLOT, _COLUMNS_SLOT, _BLOCKS_SLOT):
+        if slot != _BLOCKS_SLOT or row[tr.TIMING] == _MATRIX:
+            state.scratch[st.ERROR_DETAIL] = values[slot]
+            if values[slot] < 0 or values[slot] > _MAX_SIZE:
+                return codes.BAD_SIZE
+    return codes.OK
+
+
+@inlined_kernel
 def _check_unit_limits(
     code: Code, hardware: Hardware, state: State, pe: Scalar, fields: Integers, values: Integers
 ) -> Scalar:
@@ -187,6 +201,8 @@ def _issue(
         for slot in range(8):
             values[slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
         error = _claim_operands(code, state, pe, stream, fields)
+        if not error:
+            error = _check_sizes(state, code.traits[fields[col.OPCODE]], values)
         if not error:
             error = _check_unit_limits(code, hardware, state, pe, fields, values)
         if error:
@@ -272,7 +288,9 @@ def _meet(code: Code, hardware: Hardware, state: State, core: Scalar) -> None:
     for pe in range(members):
         other = pe * st.CORES + number
         if state.core[other, st.STATUS] == st.ON_BARRIER:
-            queues.wake_core(state, other, time)
+            # This core's own instruction is counted when it is finished; that of the others has been.
+            counted = 0 if other == core else hardware.numbers[hw.SCALAR_TICKS]
+            queues.wake_core(state, other, time + counted)
 
 
 @inner_kernel
@@ -291,7 +309,7 @@ def _synchronize(
             state.core[core, st.STATUS] = st.ON_SEMAPHORE
             state.core[core, st.WAITING_FOR] = number
             return codes.OK, STOP, False
-        posted = semaphore[st.SIGNAL_TIME + semaphore[st.TAKEN] % st.MAX_SLOTS]
+        posted = semaphore[st.SIGNAL_TIME + semaphore[st.TAKEN] % st.PENDING_SIGNALS]
         semaphore[st.TAKEN] += 1
         state.core[core, st.TIME] = max(state.core[core, st.TIME], posted)
         return codes.OK, NEXT, True
@@ -305,9 +323,9 @@ def _synchronize(
         return codes.OK, STOP, True
     if opcode == _SIGNAL:
         semaphore = state.semaphore[pe, number]
-        if semaphore[st.SIGNALLED] - semaphore[st.TAKEN] >= st.MAX_SLOTS:
+        if semaphore[st.SIGNALLED] - semaphore[st.TAKEN] >= st.PENDING_SIGNALS:
             return codes.SEMAPHORE_FULL, STOP, False
-        semaphore[st.SIGNAL_TIME + semaphore[st.SIGNALLED] % st.MAX_SLOTS] = state.core[core, st.TIME]
+        semaphore[st.SIGNAL_TIME + semaphore[st.SIGNALLED] % st.PENDING_SIGNALS] = state.core[core, st.TIME]
         semaphore[st.SIGNALLED] += 1
         other = core ^ 1
         for waiting in (core, other):

@@ -23,17 +23,19 @@ def check_range(
     hardware: Hardware, state: State, address: Scalar, rows: Scalar, row_bytes: Scalar, pitch: Scalar
 ) -> Scalar:
     """Return OK if rows at `address` lie inside one memory, else an error code with its details in the state."""
-    extent = (rows - 1) * pitch + row_bytes
     state.scratch[st.ERROR_DETAIL] = address
-    state.scratch[st.ERROR_EXTRA] = extent
-    if address >= DRAM_BASE:
-        if address - DRAM_BASE + extent > hardware.numbers[hw.DRAM_BYTES]:
-            return codes.OUTSIDE_DRAM
-    elif address >= SRAM_BASE:
-        if address - SRAM_BASE + extent > hardware.numbers[hw.SRAM_BYTES]:
-            return codes.OUTSIDE_SRAM
-    else:
+    state.scratch[st.ERROR_EXTRA] = (rows - 1) * min(pitch, SRAM_BASE) + row_bytes
+    if address < SRAM_BASE:
         return codes.NO_ADDRESS
+    if pitch < 0:
+        state.scratch[st.ERROR_DETAIL] = pitch
+        return codes.NEGATIVE_PITCH
+    is_dram = address >= DRAM_BASE
+    limit = hardware.numbers[hw.DRAM_BYTES if is_dram else hw.SRAM_BYTES]
+    room = limit - row_bytes - (address - (DRAM_BASE if is_dram else SRAM_BASE))
+    # Divided, not multiplied: a product of registers may overflow.
+    if room < 0 or (pitch > 0 and rows - 1 > room // pitch):
+        return codes.OUTSIDE_DRAM if is_dram else codes.OUTSIDE_SRAM
     return codes.OK
 
 

@@ -73,11 +73,14 @@ def place(
     base, slot_bytes, slots = code.buffers[buffer, 0], code.buffers[buffer, 1], code.buffers[buffer, 2]
     state.scratch[st.ERROR_DETAIL] = buffer
     state.scratch[st.ERROR_EXTRA] = offset
-    if pitch < 0 or offset < 0 or offset >= slot_bytes * slots:
+    if pitch < 0:
+        state.scratch[st.ERROR_DETAIL] = pitch
+        return codes.NEGATIVE_PITCH, 0, 0
+    if offset < 0 or offset >= slot_bytes * slots:
         return codes.OUTSIDE_BUFFER, 0, 0
     slot = offset // slot_bytes
     inner = offset - slot * slot_bytes
-    if inner + (rows - 1) * pitch + size > slot_bytes:
+    if pitch > slot_bytes or inner + (rows - 1) * pitch + size > slot_bytes:
         return codes.LEAVES_SLOT, 0, 0
     if operand == OUT:
         index = state.buffer[pe, buffer, st.PUSHED] + slot

@@ -67,11 +67,13 @@ def dequeue(state: State, stream: Scalar, now: Scalar) -> None:
 
 @inlined_kernel
 def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
-    """Make slots visible at `time`; return False if the buffer has no room for them yet."""
+    """Make slots visible at `time`, or when they are free; return False if nobody has popped them yet."""
     capacity = code.buffers[buffer, 2]
     pushed = state.buffer[pe, buffer, st.PUSHED]
     if pushed + slots > state.buffer[pe, buffer, st.POPPED] + capacity:
         return False
+    for index in range(pushed, pushed + slots):
+        time = max(time, state.buffer[pe, buffer, st.POP_TIME + index % capacity])
     for index in range(pushed, pushed + slots):
         state.buffer[pe, buffer, st.PUSH_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.PUSHED] = pushed + slots
@@ -80,11 +82,13 @@ def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scal
 
 @inlined_kernel
 def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
-    """Free slots at `time`; return False if they are not there yet."""
+    """Free slots at `time`, or when they are visible; return False if nobody has pushed them yet."""
     capacity = code.buffers[buffer, 2]
     popped = state.buffer[pe, buffer, st.POPPED]
     if popped + slots > state.buffer[pe, buffer, st.PUSHED]:
         return False
+    for index in range(popped, popped + slots):
+        time = max(time, state.buffer[pe, buffer, st.PUSH_TIME + index % capacity])
     for index in range(popped, popped + slots):
         state.buffer[pe, buffer, st.POP_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.POPPED] = popped + slots

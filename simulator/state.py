@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from isa.kernel import MAX_SLOTS
 from simulator import hardware as hw
 from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
@@ -23,7 +24,8 @@ Scalar = Any
 """What a kernel holds as int64 or bool; elements of arrays have no better type for the checker."""
 Meaning = Callable[..., int]
 """The signature of `simulator.meaning.dispatch.execute`."""
-CORES, UNITS, SEMAPHORES, MAX_SLOTS, MAX_BUFFERS, MAX_OUTSTANDING, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 64, 64, 8, 32
+CORES, UNITS, SEMAPHORES, PENDING_SIGNALS, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 8, 32
+MAX_BUFFERS, MAX_OUTSTANDING = 64, 64
 
 # Columns of `State.core`: then the registers, then (first, end, trips) of each hardware loop.
 PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED = range(6)
@@ -145,7 +147,7 @@ def new_state(hardware: Hardware) -> State:
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
         buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS), bank=_zeros(pes, int(numbers[hw.BANKS]), 6),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
-        group=_zeros(CORES, rows + columns + 2, 6), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + MAX_SLOTS),
+        group=_zeros(CORES, rows + columns + 2, 6), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
     )  # fmt: skip
 

@@ -223,6 +223,25 @@ def test_a_barrier_waits_for_the_last(rows: int, columns: int) -> None:
     assert job(code + "barrier\n" + after, rows=rows, columns=columns).cycles() == slowest + 1 + 18 + 2 + 50
 
 
+def test_a_barrier_lets_all_go_on_at_once() -> None:
+    """Who comes last has no later start: the same work follows for both."""
+    code = "coord r1, column\n{slow}muli r1, r1, 100\nloop r1, end\nadd r3, r3, r3\nend:\nbarrier\ncoord r1, column\n"
+    code += "muli r1, r1, 50\nloop r1, rest\nadd r3, r3, r3\nrest:\nhalt"
+    first_is_last = job(code.format(slow="li r4, 1\nsub r1, r4, r1\n"), columns=2)
+    second_is_last = job(code.format(slow="add r4, r0, r0\nadd r4, r0, r0\n"), columns=2)
+    assert first_is_last.cycles() == second_is_last.cycles() == 5 + 100 + 18 + 1 + 3 + 50
+
+
+def test_a_slot_is_free_only_after_it_was_visible() -> None:
+    """Popping a slot that was never read takes effect when its push has."""
+    code = "arg r1, 0\nli r2, 1\nli r3, 64\n" + 3 * "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\n"
+    rest = "li r2, 1\nli r3, 64\ncopy out, r0, r0, tile, r0, r0, r2, r3\npop tile, 2\nhalt"
+    timed = job(code + "halt", rest, ".buffer tile 64 2\n.buffer out 64 1", (SRAM_BASE,))
+    way = REQUEST + LATENCY["sram"] + 64 / 256
+    second = 3 + ISSUE + 2 * (ISSUE + 1)
+    assert timed.cycles() == -(-(second + 2 * way) // 1)
+
+
 def test_signals_pass_between_the_cores_of_an_element() -> None:
     """A wait ends one instruction after the signal."""
     sender = "li r1, 200\nloop r1, end\nadd r2, r2, r2\nend:\nsignal 5\nhalt"
