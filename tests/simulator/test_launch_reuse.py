@@ -1,0 +1,58 @@
+"""Launches that are recognised as equal to an earlier one have exactly the figures of a simulated one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from isa.program import Program
+from simulator import Simulator
+from simulator import state as st
+from simulator.launcher import Launcher
+from tests.simulator.llamas import llama
+
+
+def _counters(program: Program, past: int, reuse: bool) -> list[tuple[int, st.Stats, bool]]:
+    launcher = Launcher(program, program.machine, None, reuse=reuse)
+    timed = [launcher.run(launch, {"past": past}) for launch in program.entries[0].launches]
+    return [(one.ticks, one.stats, one.reused) for one in timed]
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "past"),
+    [("llama-tiny", 9, 0), ("llama-tiny", 1, 77), ("llama-tiny-wide", 33, 20), ("llama-tiny-wide", 1, 200)],
+)
+@pytest.mark.parametrize("whole_grid", [False, True])
+def test_every_counter_is_equal(name: str, sequence: int, past: int, whole_grid: bool) -> None:
+    """Ticks, counts, and the busy time of every unit, channel, slice and link, for layers at different addresses."""
+    program = llama(name, sequence, 256, whole_grid)
+    reused, simulated = (_counters(program, past, reuse) for reuse in (True, False))
+    assert sum(is_reused for _, _, is_reused in reused) > len(reused) / 5
+    assert not any(is_reused for _, _, is_reused in simulated)
+    for (ticks, stats, _), (expected, expected_stats, _) in zip(reused, simulated, strict=True):
+        assert ticks == expected
+        for array, expected_array in zip(stats, expected_stats, strict=True):
+            np.testing.assert_array_equal(array, expected_array)
+
+
+def test_reports_are_equal_and_say_what_was_reused() -> None:
+    """`reuse=False` changes nothing but what the report says about reuse."""
+    simulator = Simulator(llama("llama-tiny-wide", 1, 256))
+    quick, full = simulator.profile(past=100).to_dict(), simulator.profile(past=100, reuse=False).to_dict()
+    assert quick.pop("simulated_launches") < full.pop("simulated_launches") == len(full["ops"])
+    for operations in (quick["ops"], full["ops"]):
+        for operation in operations:
+            del operation["reused"]
+    assert quick == full
+
+
+def test_another_cache_length_is_another_launch() -> None:
+    """What depends on a symbol is simulated anew; what does not, is not."""
+    simulator = Simulator(llama("llama-tiny", 1, 256))
+    first = simulator.profile(past=100)
+    again, longer = simulator.profile(past=100), simulator.profile(past=101)
+    assert again.simulated_launches == 0 and again.cycles == first.cycles
+    assert 0 < longer.simulated_launches < first.simulated_launches
+    assert longer.to_dict() | {"simulated_launches": 0, "ops": []} == simulator.profile(
+        past=101, reuse=False
+    ).to_dict() | {"simulated_launches": 0, "ops": []}
