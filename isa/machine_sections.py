@@ -180,6 +180,7 @@ class Sram(Section):
     bytes: int = described("capacity of all slices", unit="bytes", shapes="code", gt=0)
     slices: int = described("independent slices", shapes="time", gt=0)
     interleave_bytes: int = described("addresses change slice after this many bytes", unit="bytes", shapes="time", gt=0)
+    access_bytes: int = described("smallest access of a slice", unit="bytes", shapes="time", gt=0)
     bytes_per_second: float = described("bandwidth of all slices together", unit="bytes/s", shapes="time", gt=0)
     latency_ns: float = described("access latency without the network", unit="ns", shapes="time", ge=0)
 
@@ -187,6 +188,11 @@ class Sram(Section):
         if self.bytes % (self.slices * self.interleave_bytes):
             unit = self.slices * self.interleave_bytes
             yield "bytes", f"{self.bytes} is not a multiple of slices x interleave_bytes = {unit}"
+        if self.interleave_bytes % self.access_bytes:
+            yield (
+                "interleave_bytes",
+                f"{self.interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}",
+            )
 
 
 class Dram(Section):
@@ -204,6 +210,7 @@ class Dram(Section):
     )
     ecc_efficiency: float = described("share left by error correction in the controller", shapes="time", gt=0, le=1)
     access_bytes: int = described("smallest transfer that uses whole bursts", unit="bytes", shapes="time", gt=0)
+    row_bytes: int = described("row that one activation opens", unit="bytes", shapes="time", gt=0)
     latency_ns: float = described("idle read latency at the controller", unit="ns", shapes="time", ge=0)
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:

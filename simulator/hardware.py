@@ -25,15 +25,13 @@ Integers = npt.NDArray[np.int64]
     BLOCK_ROWS, BLOCK_K_BYTES, FILL_BYTES_PER_CYCLE, OUTSTANDING, PORT_BYTES_PER_CYCLE, LINK_BYTES_PER_CYCLE,
     REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
     DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
-    SRAM_UNIT_TICKS, DRAM_UNIT_TICKS,
-) = range(32)  # fmt: skip
-MATRIX_TICKS = 32
+    SRAM_UNIT_TICKS, DRAM_UNIT_TICKS, DRAM_ROW_BYTES,
+) = range(33)  # fmt: skip
+MATRIX_TICKS = 33
 ELEMENT_BYTES = MATRIX_TICKS + 16
 NUMBER_COUNT = ELEMENT_BYTES + 16
 
 FIXED, LANES, LATENCY = range(3)
-SRAM_ACCESS = 32
-"""Bytes a slice delivers at least per access: one local-memory word (assumed)."""
 DEFAULT_INSTRUCTION_LIMIT = 1 << 33
 """Scalar instructions a launch may execute before it is reported as endless."""
 
@@ -97,7 +95,7 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) 
         DRAM_BYTES: dram.bytes, DRAM_CHANNELS: dram.channels, DRAM_INTERLEAVE: dram.interleave_bytes,
         DRAM_TICKS: _ticks(machine, dram.latency_ns), DRAM_ACCESS_BYTES: dram.access_bytes, BARRIER_TICKS: hops,
         JITTER_TICKS: jitter_cycles * cycle, JITTER_SEED: jitter_seed, INSTRUCTION_LIMIT: DEFAULT_INSTRUCTION_LIMIT,
-        SRAM_ACCESS_BYTES: SRAM_ACCESS,
+        SRAM_ACCESS_BYTES: sram.access_bytes, DRAM_ROW_BYTES: dram.row_bytes,
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)

@@ -14,7 +14,6 @@ from simulator.hardware import Hardware
 from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Scalar, State, Stats
 
-_DRAM_ROW_BYTES = 2048
 _fold_count = inner_kernel(fold_count)
 
 
@@ -123,9 +122,10 @@ def serve_memory(
     if address >= DRAM_BASE:
         stats.counts[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += total
         folds = _fold_count(numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE])
+        opened = numbers[hw.DRAM_ROW_BYTES]
         for row in range(rows):
             first = address - DRAM_BASE + row * pitch
-            stats.counts[st.DRAM_ROWS] += (first + row_bytes - 1) // _DRAM_ROW_BYTES - first // _DRAM_ROW_BYTES + 1
+            stats.counts[st.DRAM_ROWS] += (first + row_bytes - 1) // opened - first // opened + 1
             served = _serve_row(
                 state, stats, st.CHANNELS, numbers[hw.DRAM_CHANNELS], first, row_bytes, numbers[hw.DRAM_INTERLEAVE],
                 numbers[hw.DRAM_ACCESS_BYTES], folds, numbers[hw.DRAM_UNIT_TICKS], start,

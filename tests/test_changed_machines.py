@@ -81,3 +81,13 @@ def test_blocks_that_rows_cannot_hold_are_refused() -> None:
     machine = preset("mtia-2i").with_changes({"matrix.block_k_bytes": 128})
     with pytest.raises(UnsupportedError, match="blocks with 128 bytes of K; rows are padded to 64 bytes"):
         compile_model(build(MODEL), machine, dims={"batch": 1, "sequence": 1, "past": 0})
+
+
+def test_rows_of_dram_cost_energy_by_their_size() -> None:
+    """Rows of half the size are opened more often by a stream; nothing else about the run changes."""
+    program = compile_model(build("llama-tiny"), dims={"batch": 1, "sequence": 1, "past": 0})
+    machine = program.machine
+    smaller = machine.with_changes({"dram.row_bytes": machine.dram.row_bytes // 2})
+    before, after = (Simulator(program, chosen).profile() for chosen in (machine, smaller))
+    assert before.cycles == after.cycles and before.dram_read_bytes == after.dram_read_bytes
+    assert before.energy_parts_joules["dram_device"] < after.energy_parts_joules["dram_device"]
