@@ -1,12 +1,13 @@
 """Runs the launches of an entry one by one on the sequencer, and recognises launches that must take equal time.
 
 Launch boundaries are canonical (nothing is in flight, `state.reset`), so a launch's time depends on its kernel, its
-rectangle, its argument values, and, for addresses, on what the memory interleave sees of them. When nothing is
-executed, launches that agree in all of these are simulated once.
+rectangle, its argument values, and, for addresses, on what the memory interleave and the rows of DRAM see of them. When
+nothing is executed, launches that agree in all of these are simulated once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,9 @@ class Launcher:
             self._hardware.numbers[hw.DRAM_BYTES] = 1 << 40
         self._periods: dict[Space, int] = {
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
-            "dram": interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes),
+            "dram": math.lcm(
+                interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes), machine.dram.row_bytes
+            ),
         }
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import models
+from compiler import compile_model
+from isa.machine import preset
 from isa.program import Program
 from simulator import Simulator
 from simulator import state as st
@@ -56,3 +59,17 @@ def test_another_cache_length_is_another_launch() -> None:
     assert longer.to_dict() | {"simulated_launches": 0, "ops": []} == simulator.profile(
         past=101, reuse=False
     ).to_dict() | {"simulated_launches": 0, "ops": []}
+
+
+@pytest.mark.parametrize(("channels", "interleave"), [(3, 128), (6, 64), (7, 256), (12, 512)])
+def test_rows_are_counted_alike_for_any_number_of_channels(channels: int, interleave: int) -> None:
+    """Addresses that the interleave cannot tell apart may still begin DRAM rows at different places."""
+    changes = {"dram.channels": channels, "dram.interleave_bytes": interleave, "dram.bytes": channels << 30}
+    program = compile_model(
+        models.build("llama-tiny-wide", 0, "float32"), preset("mtia-2i").with_changes(changes),
+        dims={"batch": 1, "sequence": 1, "past": (0, 16)},
+    )  # fmt: skip
+    simulator = Simulator(program)
+    quick, full = simulator.profile(past=9), simulator.profile(past=9, reuse=False)
+    assert quick.energy_parts_joules == full.energy_parts_joules
+    assert (quick.cycles, quick.busy_cycles) == (full.cycles, full.busy_cycles)
