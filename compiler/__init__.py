@@ -21,7 +21,7 @@ __all__ = ["compile_model"]
 
 def compile_model(
     model: str | Path | onnx.ModelProto,
-    machine: str | Machine = "mtia-2i",
+    machine: str | Path | Machine = "mtia-2i",
     dtype: str = "fp16",
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     ignore_capacity: bool = False,
@@ -35,7 +35,7 @@ def compile_model(
     from isa.machine import load_machine
     from isa.program import Program
 
-    chosen = load_machine(machine) if isinstance(machine, str) else machine
+    chosen = load_machine(machine) if isinstance(machine, (str, Path)) else machine
     options = Options(chosen, dtype, dict(dims or {}), ignore_capacity)
     check_dtype(options.dtype, chosen)
     outcome = run_passes((*FRONT, *BACK), _imported(model), options)

@@ -246,11 +246,11 @@ def _simulate(request: Request, program: Program) -> None:
     from simulator.simulator import Simulator
 
     simulator = Simulator(program)
-    dims: dict[str, Any] = {name: high for name, (_, high) in simulator.entry().symbols.items()}
+    dims = {name: high for name, (_, high) in simulator.entry().symbols.items()}
     for name, high in dims.items():
         note(f"dim {name} is open: timed at {high}, the end of its range; --dim {name}=VALUE times another")
     with Progress("simulating launches", "starting the simulator (the first start compiles its kernels)") as progress:
-        report = simulator.profile(progress=progress.step, **dims)
+        report = simulator.profile(dims=dims, progress=progress.step)
     if request.json:
         write_text(request.json, report.to_json() + "\n")
     click.echo(str(report), nl=False)

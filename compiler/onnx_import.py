@@ -135,9 +135,9 @@ def _input_value(info: onnx.ValueInfoProto, name: str) -> Value:
 
 
 def _output_value(info: onnx.ValueInfoProto) -> Value:
-    """Describe an output; its shape is only a hint until shape inference has replaced it."""
+    """Describe an output; its shape is only a hint until shape inference has replaced it, its type may be unknown."""
     shape = tuple(_dim(dim, f"{info.name}_dim_{axis}") for axis, dim in enumerate(info.type.tensor_type.shape.dim))
-    return Value(info.name, shape, ONNX_DTYPES.get(info.type.tensor_type.elem_type, "float32"))
+    return Value(info.name, shape, ONNX_DTYPES.get(info.type.tensor_type.elem_type, "unknown"))
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension, fallback: str) -> Dim:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,20 +42,28 @@ KNOWN_DOMAINS = ("", "com.microsoft")
 def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     """Give the named dims of the inputs their sizes; a range stays a symbol. Raises ModelError on unknown names."""
     names = sorted({name for value in _inputs(graph) for dim in value.shape for name in symbols_of(dim)})
-    for name, size in dims.items():
+    for name in dims:
         if name not in names:
             known = f"the model has {', '.join(names)}" if names else "the model has fixed shapes"
             help = f"{did_you_mean(name, names)} {known}".strip()
             raise ModelError(f"the model has no dim {name!r}", where=f"--dim {name}", help=help)
-        low, high = size if isinstance(size, tuple) else (size, size)
-        if not 0 <= low <= high:
-            help = "give a size like 16 or a range like 0:4096"
-            raise ModelError(f"{low}:{high} is no range of sizes", where=f"--dim {name}", help=help)
-    fixed: dict[str, Dim] = {name: size for name, size in dims.items() if isinstance(size, int)}
-    ranges = {name: size for name, size in dims.items() if isinstance(size, tuple)}
-    fixed |= {name: low for name, (low, high) in ranges.items() if low == high}
-    ranges = {name: size for name, size in ranges.items() if name not in fixed}
+    bounds = {name: _bounds(name, size) for name, size in dims.items()}
+    fixed: dict[str, Dim] = {name: low for name, (low, high) in bounds.items() if low == high}
+    ranges = {name: size for name, size in bounds.items() if name not in fixed}
     return dataclasses.replace(_with_input_dims(graph, fixed), symbols={**graph.symbols, **ranges})
+
+
+def _bounds(name: str, size: object) -> tuple[int, int]:
+    """Return the lowest and highest size; ModelError unless it is a whole number or a pair of them in order."""
+    try:
+        low, high = map(operator.index, size if isinstance(size, (tuple, list)) else (size, size))
+    except (TypeError, ValueError):
+        low, high = -1, -1
+    if not 0 <= low <= high:
+        what = f"{size[0]}..{size[1]}" if isinstance(size, (tuple, list)) and len(size) == 2 else repr(size)
+        help = "give a size like 16 or a range like 0..4096, in Python (0, 4096)"
+        raise ModelError(f"{what} is no size or range of sizes", where=f"--dim {name}", help=help)
+    return low, high
 
 
 def infer_shapes(graph: Graph) -> Graph:
@@ -73,11 +82,18 @@ def infer_shapes(graph: Graph) -> Graph:
         graph = _with_input_dims(graph, solver.solved)
     _check_resolved(graph)
     values = {name: Value(name, fact.shape, fact.dtype) for name, fact in facts.items() if name not in graph.constants}
+    values |= {name: _as_declared(values[name], graph.values[name]) for name in graph.outputs if name in values}
     resolved = tuple(
         Equality(equality.left, substitute(equality.right, _chain(equalities)), equality.origin)
         for equality in equalities
     )
     return dataclasses.replace(graph, values=values, equalities=resolved)
+
+
+def _as_declared(output: Value, declared: Value) -> Value:
+    """Give an output the float type that the file declares for it, which need not be that of the value behind it."""
+    is_float = output.dtype in FLOAT_DTYPES and declared.dtype in FLOAT_DTYPES
+    return dataclasses.replace(output, dtype=declared.dtype) if is_float else output
 
 
 def _chain(equalities: list[Equality]) -> dict[str, Dim]:

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the input was refused, 2 wrong use of the command, 70 our 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from isa.errors import ToolError
 
 OK, REFUSED, USAGE, BUG, INTERRUPTED, READER_GONE = 0, 1, 2, 70, 130, 141
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIM = re.compile(r"(?P<name>.+)=(?P<low>\d+)(?:\.\.(?P<high>\d+))?")
 
 
@@ -30,7 +32,8 @@ def run_command(command: click.Command, name: str, arguments: Sequence[str] | No
         sys.stdout.reconfigure(errors="backslashreplace")  # names in models may have letters the terminal lacks
     try:
         code = _invoke(command, name, sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None if the shell closed it
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         _silence_stdout()
@@ -41,14 +44,24 @@ def run_command(command: click.Command, name: str, arguments: Sequence[str] | No
     except ToolError as error:
         _complain("error", str(error))
         return REFUSED
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            return _report_bug(error)
+        _silence_stdout()
+        _complain("error", f"the output cannot be written: {error.strerror}")
+        return REFUSED
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted", "nothing was left half-written")
         return INTERRUPTED
     except Exception as error:
-        traceback.print_exc()
-        _complain("internal error", f"{type(error).__name__}: {error}\n  help: this is a bug of ours: please report it "
-                  "with the command line and the lines above")  # fmt: skip
-        return BUG
+        return _report_bug(error)
+
+
+def _report_bug(error: Exception) -> int:
+    traceback.print_exception(error)
+    _complain("internal error", f"{type(error).__name__}: {error}\n  help: this is a bug of ours: please report it "
+              "with the command line and the lines above")  # fmt: skip
+    return BUG
 
 
 def _invoke(command: click.Command, name: str, arguments: Sequence[str]) -> int:

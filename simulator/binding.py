@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,10 +25,12 @@ def bind_dims(entry: Entry, dims: Mapping[str, int]) -> dict[str, int]:
                 help=f"{did_you_mean(name, entry.symbols)} symbolic dims: {known}".strip(),
             )
         low, high = entry.symbols[name]
+        if not hasattr(value, "__index__"):
+            raise SimulationError(f"{name} = {value!r} is no whole number", help=f"give one in {low}..{high}")
         if not low <= value <= high:
             raise SimulationError(
                 f"{name} = {value} is outside {low}..{high}, the range this program was compiled for",
-                help=f"compile with --dim {name}={min(low, value)}..{max(high, value)}",
+                help=f"compile with --dim {name}={max(0, min(low, value))}..{max(high, value)}",
             )
     missing = sorted(set(entry.symbols) - set(dims))
     if missing:
@@ -35,7 +38,7 @@ def bind_dims(entry: Entry, dims: Mapping[str, int]) -> dict[str, int]:
         raise SimulationError(
             f"the size of dim '{missing[0]}' is not given", help=f"--dim {missing[0]}=VALUE, in {low}..{high}"
         )
-    return dict(dims)
+    return {name: operator.index(value) for name, value in dims.items()}
 
 
 def dims_of_inputs(entry: Entry, inputs: Mapping[str, Array]) -> dict[str, int]:

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _profile(simulator: Simulator, dims: Mapping[str, Any]) -> Report:
     with Progress("simulating launches", _STARTING) as progress:
-        return simulator.profile(progress=progress.step, **dims)
+        return simulator.profile(dims=dims, progress=progress.step)
 
 
 def _run(simulator: Simulator, inputs: str, outputs: str | None) -> Report:

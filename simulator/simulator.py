@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,14 +84,15 @@ class Simulator:
         outputs, returned = self._device.read_outputs(chosen, bindings)
         return Result(outputs, self._report(chosen, bindings, timed, moved + returned))
 
-    def profile(self, entry: str | None = None, *, progress: Progress | None = None, reuse: bool = True,
-                **dims: int) -> rp.Report:  # fmt: skip
+    def profile(self, entry: str | None = None, *, dims: Mapping[str, int] | None = None,
+                progress: Progress | None = None, reuse: bool = True, **sizes: int) -> rp.Report:  # fmt: skip
         """Time an entry for given sizes of its symbolic dims; no weights or inputs are needed.
 
-        `reuse=False` simulates every launch, also those that must take the same time as one before.
+        Sizes are keywords, `past=128`, or in `dims`, which takes any name. `reuse=False` simulates every launch, also
+        those that must take the same time as one before.
         """
         chosen = self.entry(entry)
-        bindings = bind_dims(chosen, dims)
+        bindings = bind_dims(chosen, {**(dims or {}), **sizes})
         if self._timer is None or not reuse:
             self._timer = Launcher(self.program, self.machine, None, reuse=reuse)
         timed = _run_all(self._timer, chosen, bindings, progress)
@@ -173,7 +175,7 @@ def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], prog
 
 def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
     for name, low, high, reason in entry.requirements:
-        elements = inputs[name]
+        elements: npt.NDArray[Any] = inputs[name]
         if low == high == 1 and not np.all(elements == 1):
             raise SimulationError(f"input '{name}' must hold only ones: {reason}")
         outside = elements[(elements < low) | (elements > high)]

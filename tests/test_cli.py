@@ -197,6 +197,21 @@ def test_a_reader_that_goes_away_is_no_error():
     assert "Exception ignored" not in done.stderr
 
 
+def test_a_full_disk_behind_stdout_is_an_error_and_no_bug():
+    """Output that cannot be written ends in one line and exit code 1, without a traceback."""
+    with open("/dev/full", "w") as full:
+        done = _subprocess("-m", "compiler.cli", *TINY, "--emit", "asm", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_failure(monkeypatch):
+    """Python has no stdout if the shell closed it; the work is done all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert compiler.cli.main([*TINY, "--emit", "asm"]) == 0
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "last_line"),
     [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from compiler import compile_model
-from isa.errors import MachineError, SimulationError, UnsupportedError
-from isa.machine import preset
+from isa.errors import MachineError, ModelError, SimulationError, UnsupportedError
+from isa.machine import preset, preset_path
 from models import build
 from simulator import Simulator
 
@@ -82,3 +83,34 @@ def test_tokens_outside_the_vocabulary_are_refused(token: int) -> None:
     inputs = {f"past_key_values.{layer}.{part}": cache for layer in (0, 1) for part in ("key", "value")}
     with pytest.raises(SimulationError, match=rf"input 'input_ids' holds {token}, which is not in 0\.\.511"):
         simulator.run({**inputs, "input_ids": np.array([[0, 511, token]])})
+
+
+def test_outputs_have_the_type_that_the_file_declares() -> None:
+    """Logits declared as fp32 come back as fp32, also where the nodes of the file compute them in fp16."""
+    model = _tiny()
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    (entry,) = compile_model(model, dims=DIMS).entries
+    assert [port.host_dtype for port in entry.outputs] == ["float32", *["float16"] * 4]
+
+
+@pytest.mark.parametrize("size", ["1", 1.5, None, (0,), (5, 2), (0, 2.5), -1, range(3)])
+def test_what_is_no_size_is_refused(size: Any) -> None:
+    """A dim of another type or an empty range is an error of that dim."""
+    with pytest.raises(ModelError, match=r"--dim past: .* is no size or range of sizes"):
+        compile_model(_tiny(), dims={"batch": 1, "sequence": 1, "past": size})
+
+
+def test_sizes_may_be_whole_numbers_of_numpy() -> None:
+    """Sizes that were computed with NumPy are sizes; a machine may be the path of its file."""
+    dims = {"batch": np.int64(1), "sequence": np.int32(3), "past": [np.int64(0), np.int64(20)]}
+    program = compile_model(_tiny(), machine=preset_path("mtia-2i"), dims=dims)  # type: ignore[arg-type]
+    assert program.entries == compile_model(_tiny(), dims=DIMS).entries
+
+
+@pytest.mark.parametrize("size", ["3", 3.5, (0, 3)])
+def test_a_profile_takes_whole_numbers(size: Any) -> None:
+    """A size that is no whole number is an error, not a time of something else."""
+    simulator = Simulator(compile_model(_tiny(), dims=DIMS))
+    with pytest.raises(SimulationError, match=r"past = .* is no whole number"):
+        simulator.profile(past=size)
+    assert simulator.profile(dims={"past": 3}).cycles == simulator.profile(past=np.int64(3)).cycles
