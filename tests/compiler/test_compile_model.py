@@ -114,3 +114,16 @@ def test_a_profile_takes_whole_numbers(size: Any) -> None:
     with pytest.raises(SimulationError, match=r"past = .* is no whole number"):
         simulator.profile(past=size)
     assert simulator.profile(dims={"past": 3}).cycles == simulator.profile(past=np.int64(3)).cycles
+
+
+@pytest.mark.filterwarnings("error")
+def test_inputs_beyond_the_device_type_become_infinite_without_a_warning() -> None:
+    """A cache element that fp16 cannot hold is an infinity on the device; NumPy's warning is not for the user."""
+    simulator = Simulator(compile_model(build("llama-tiny", 0, "float32"), dims={**DIMS, "sequence": 1}))
+    inputs = {
+        f"past_key_values.{layer}.{part}": np.full((1, 2, 1, 16), 1e9, np.float32)
+        for layer in (0, 1)
+        for part in ("key", "value")
+    }
+    outputs = simulator.run({**inputs, "input_ids": np.array([[1]])}).outputs
+    assert np.isinf(outputs["present.0.key"][:, :, 0]).all()
