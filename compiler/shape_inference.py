@@ -38,6 +38,9 @@ FOLDED_OUTPUT_BYTES = 64 << 20
 # Domains whose operators are looked up by their bare name.
 KNOWN_DOMAINS = ("", "com.microsoft")
 
+LARGEST_SIZE = 1 << 24
+"""Of a dim that a user gives: tables and masks are made for every position up to the end of a range."""
+
 
 def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     """Give the named dims of the inputs their sizes; a range stays a symbol. Raises ModelError on unknown names."""
@@ -50,7 +53,18 @@ def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     bounds = {name: _bounds(name, size) for name, size in dims.items()}
     fixed: dict[str, Dim] = {name: low for name, (low, high) in bounds.items() if low == high}
     ranges = {name: size for name, size in bounds.items() if name not in fixed}
-    return dataclasses.replace(_with_input_dims(graph, fixed), symbols={**graph.symbols, **ranges})
+    bound = dataclasses.replace(_with_input_dims(graph, fixed), symbols={**graph.symbols, **ranges})
+    _check_not_empty(graph, bound)
+    return bound
+
+
+def _check_not_empty(graph: Graph, bound: Graph) -> None:
+    """Refuse index inputs (token ids, positions, masks) without elements: only caches may be empty."""
+    for value in _inputs(bound):
+        if value.dtype in ("int64", "int32") and 0 in value.shape:
+            dim = graph.value(value.name).shape[value.shape.index(0)]
+            help = "give a size of at least 1; only the length of the past may be 0"
+            raise ModelError(f"the input is empty: {dim} is 0", where=value.name, help=help)
 
 
 def _bounds(name: str, size: object) -> tuple[int, int]:
@@ -59,6 +73,9 @@ def _bounds(name: str, size: object) -> tuple[int, int]:
         low, high = map(operator.index, size if isinstance(size, (tuple, list)) else (size, size))
     except (TypeError, ValueError):
         low, high = -1, -1
+    if high > LARGEST_SIZE:
+        help = f"sizes go up to {LARGEST_SIZE:,}"
+        raise ModelError(f"{high:,} is too large for a dim", where=f"--dim {name}", help=help)
     if not 0 <= low <= high:
         what = f"{size[0]}..{size[1]}" if isinstance(size, (tuple, list)) and len(size) == 2 else repr(size)
         help = "give a size like 16 or a range like 0..4096, in Python (0, 4096)"

@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import models
+from compiler import compile_model
 from compiler.frontend import fuse_model
 from compiler.graph import FileReference
 from compiler.onnx_import import import_model, load_onnx
@@ -218,3 +220,19 @@ def test_an_output_that_is_an_input() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     with pytest.raises((ModelError, UnsupportedError), match="y"):
         fuse_model(import_model(model, None, "copy"), {})
+
+
+@pytest.mark.parametrize(
+    ("dims", "words"),
+    [
+        ({"batch": 1, "sequence": 0, "past": 0}, "input_ids: the input is empty: sequence is 0"),
+        ({"batch": 0, "sequence": 1, "past": 0}, "input_ids: the input is empty: batch is 0"),
+        ({"batch": 1, "sequence": 1, "past": (0, 1 << 40)}, "1,099,511,627,776 is too large for a dim"),
+    ],
+)
+def test_sizes_that_cannot_be_worked_on_are_named(dims: dict[str, int | tuple[int, int]], words: str) -> None:
+    """Nothing to compute, or more than fits anywhere, is told as such and not as a strange shape."""
+    with pytest.raises(ModelError) as caught:
+        compile_model(models.build("llama-tiny", weights="absent"), dims=dims)
+
+    assert words in str(caught.value)
