@@ -388,7 +388,7 @@ def _scalar(
     return codes.OK, _follow_loops(state, core, pc + 1, False)
 
 
-@inlined_kernel
+@inner_kernel
 def step_core(
     code: Code, hardware: Hardware, state: State, stats: Stats, memories: Memory, core: Scalar, functional: Scalar
 ) -> Scalar:

@@ -67,13 +67,12 @@ def dequeue(state: State, stream: Scalar, now: Scalar) -> None:
 
 @inlined_kernel
 def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
-    """Make slots visible at `time`, or when they are free; return False if nobody has popped them yet."""
+    """Make slots visible at `time`, or when the last is free; return False if nobody has popped them yet."""
     capacity = code.buffers[buffer, 2]
     pushed = state.buffer[pe, buffer, st.PUSHED]
     if pushed + slots > state.buffer[pe, buffer, st.POPPED] + capacity:
         return False
-    for index in range(pushed, pushed + slots):
-        time = max(time, state.buffer[pe, buffer, st.POP_TIME + index % capacity])
+    time = max(time, state.buffer[pe, buffer, st.POP_TIME + (pushed + slots - 1) % capacity])
     for index in range(pushed, pushed + slots):
         state.buffer[pe, buffer, st.PUSH_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.PUSHED] = pushed + slots
@@ -82,13 +81,12 @@ def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scal
 
 @inlined_kernel
 def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scalar, time: Scalar) -> Scalar:
-    """Free slots at `time`, or when they are visible; return False if nobody has pushed them yet."""
+    """Free slots at `time`, or when the last is visible; return False if nobody has pushed them yet."""
     capacity = code.buffers[buffer, 2]
     popped = state.buffer[pe, buffer, st.POPPED]
     if popped + slots > state.buffer[pe, buffer, st.PUSHED]:
         return False
-    for index in range(popped, popped + slots):
-        time = max(time, state.buffer[pe, buffer, st.PUSH_TIME + index % capacity])
+    time = max(time, state.buffer[pe, buffer, st.PUSH_TIME + (popped + slots - 1) % capacity])
     for index in range(popped, popped + slots):
         state.buffer[pe, buffer, st.POP_TIME + index % capacity] = time
     state.buffer[pe, buffer, st.POPPED] = popped + slots
