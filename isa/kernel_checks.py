@@ -113,8 +113,7 @@ def _operand_problems(kernel: Kernel, machine: Machine, operand: Operand, number
 
 
 def _matrix_rate(machine: Machine, code: int) -> float:
-    name = dtypes.BY_CODE[code].name
-    return machine.matrix.rate_by_dtype.get("fp8" if name.startswith("fp8") else name)
+    return machine.matrix.rate_by_dtype.get(dtypes.BY_CODE[code].name)
 
 
 def _flow_problems(rows: npt.NDArray[np.int64]) -> Iterator[str]:

@@ -35,6 +35,7 @@ from isa.machine_sections import (
     Simd,
     Sram,
     described,
+    dtype_family,
 )
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -173,7 +174,7 @@ class Machine(Section):
         KeyError if the matrix engine does not know the dtype.
         """
         matrix = self.matrix
-        elements = matrix.block_k_bytes // _BYTES_PER_ELEMENT[dtype.partition("_")[0]]
+        elements = matrix.block_k_bytes // _BYTES_PER_ELEMENT[dtype_family(dtype)]
         return matrix.tiles * matrix.block_rows * elements * matrix.rate_by_dtype[dtype]
 
     def peak_macs_per_second(self, dtype: str) -> float:

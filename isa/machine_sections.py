@@ -30,8 +30,13 @@ class Section(BaseModel):
         return iter(())
 
 
+def dtype_family(dtype: str) -> str:
+    """Return the name under which the sections of a machine keep a dtype's numbers."""
+    return "fp8" if dtype.startswith("fp8") else dtype
+
+
 class PerDtype(Section):
-    """One number per dtype of the matrix engine; `fp8_e4m3` and `fp8_e5m2` share `fp8`."""
+    """One number per dtype of the matrix engine; `fp8e4m3` and `fp8e5m2` share `fp8`."""
 
     int8: float = Field(ge=0)
     fp8: float = Field(ge=0)
@@ -41,14 +46,14 @@ class PerDtype(Section):
 
     def __getitem__(self, dtype: str) -> float:
         """Return the number for a dtype name; KeyError if the matrix engine does not know the dtype."""
-        key = dtype.partition("_")[0]
+        key = dtype_family(dtype)
         if key not in type(self).model_fields:
             raise KeyError(dtype)
         return float(getattr(self, key))
 
     def get(self, dtype: str, default: float = 0.0) -> float:
         """Return the number for a dtype name, or `default` if the matrix engine does not know it."""
-        return self[dtype] if dtype.partition("_")[0] in type(self).model_fields else default
+        return self[dtype] if dtype_family(dtype) in type(self).model_fields else default
 
 
 class Grid(Section):

@@ -43,8 +43,7 @@ def event_joules(machine: Machine, stats: st.Stats) -> dict[str, float]:
 
 
 def _mac(machine: Machine, code: int) -> float:
-    name = BY_CODE[code].name
-    return float(getattr(machine.energy.mac_by_dtype, "fp8" if name.startswith("fp8") else name))
+    return machine.energy.mac_by_dtype[BY_CODE[code].name]
 
 
 def background_joules(machine: Machine, seconds: float) -> dict[str, float]:

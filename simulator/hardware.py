@@ -66,8 +66,7 @@ def _cost_table(machine: Machine) -> Integers:
 def _matrix_ticks(machine: Machine) -> Integers:
     ticks = np.zeros(16, dtype=np.int64)
     for dtype in DTYPES:
-        family = "fp8" if dtype.name.startswith("fp8") else dtype.name
-        rate = getattr(machine.matrix.rate_by_dtype, family, 0.0) if family != "int4" else 0.0
+        rate = machine.matrix.rate_by_dtype.get(dtype.name)
         if rate:
             ticks[dtype.code] = round(TICKS_PER_CYCLE / (rate * machine.matrix.tiles))
     return ticks

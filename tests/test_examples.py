@@ -171,3 +171,43 @@ def test_a_kernel_that_does_not_fit_is_told() -> None:
     """More PEs than the grid has."""
     with pytest.raises(ProgramError, match="double"):
         run_kernel(DOUBLE, {"x": np.zeros(16, np.float32)}, {"y": ((16,), "float32")}, {"count": 1}, rows=9)
+
+
+def test_a_kernel_in_fp8_has_a_report() -> None:
+    """Peak, energy and model utilization know the two fp8 formats under the one name that machines have for them."""
+    (kernel,) = parse_assembly("""
+.kernel multiply
+.args x y
+.buffer a 1024 1
+.buffer b 1024 1
+.buffer c 4096 1
+.core A
+    arg r1, 0
+    li r4, 32
+    li r5, 1024
+    li r6, 1
+    dma_in a, r0, r0, r1, r0, r6, r5, none
+    push a, 1
+    dma_in b, r0, r0, r1, r0, r6, r5, none
+    push b, 1
+    halt
+.core B
+    arg r2, 1
+    li r3, 128
+    li r4, 32
+    li r6, 1
+    li r7, 4096
+    mml bank0, a, r0, r4, b, r0, r4, r4, r4, r6, fp8e4m3, set
+    acc_drain c, r0, r3, bank0, r4, r4, fp32
+    push c, 1
+    dma_out r2, r0, c, r0, r0, r6, r7
+    pop c, 1
+    halt
+""")
+    machine = load_machine("mtia-2i").with_changes({"matrix.rate_by_dtype.fp8": 1.0})
+    ones = np.full((32, 32), 0x38, dtype=np.uint8)  # 1.0 in e4m3
+    result = run_kernel(kernel, {"x": ones.view(np.int8)}, {"y": ((32, 32), "float32")}, machine=machine,
+                        useful_macs=32**3)  # fmt: skip
+    assert (result.outputs["y"] == 32).all()
+    assert 0 < result.report.model_utilization <= 1
+    assert result.report.energy_parts_joules["matrix"] > 0

@@ -77,7 +77,7 @@ def test_derived_figures_of_the_2i() -> None:
 def test_rates_per_dtype_answer_by_name() -> None:
     """Both fp8 formats share one rate; a dtype the engine does not know is a KeyError or the default."""
     rates = preset("mtia-2i").matrix.rate_by_dtype
-    assert rates["fp8_e4m3"] == rates["fp8_e5m2"] == rates.fp8
+    assert rates["fp8e4m3"] == rates["fp8e5m2"] == rates.fp8
     assert rates.get("int64") == 0.0
     with pytest.raises(KeyError):
         rates["int64"]
