@@ -18,7 +18,7 @@ from isa.affine import Dim, evaluate
 from isa.errors import ProgramError, did_you_mean
 from isa.kernel import Kernel
 from isa.machine import Machine
-from isa.memory_map import Space
+from isa.memory_map import BASES, Space
 from isa.packing_steps import Cast, PackStep, Pad, Reshape, Take, Transpose
 
 __all__ = [
@@ -198,6 +198,11 @@ class Program:
     def constant_by_storage(self) -> dict[str, Constant]:
         """The constants by the name of the storage they fill."""
         return {constant.storage: constant for constant in self.constants}
+
+    def bytes_of(self, space: Space) -> int:
+        """Return where the last storage of a memory ends, counted from the memory's first byte."""
+        ends = (item.address + item.bytes - BASES[space] for item in self.storages if item.space == space)
+        return max(ends, default=0)
 
     def entry(self, name: str) -> Entry:
         """Return the entry of that name; ProgramError with the known names if there is none."""

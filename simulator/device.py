@@ -26,12 +26,8 @@ class Device:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        sizes = {"sram": 1, "dram": 1}
-        for storage in program.storages:
-            end = storage.address - BASES[storage.space] + storage.bytes
-            sizes[storage.space] = max(sizes[storage.space], end)
-        self.sram = np.zeros(sizes["sram"], dtype=np.uint8)
-        self.dram = np.zeros(sizes["dram"], dtype=np.uint8)
+        self.sram = np.zeros(max(program.bytes_of("sram"), 1), dtype=np.uint8)
+        self.dram = np.zeros(max(program.bytes_of("dram"), 1), dtype=np.uint8)
         for constant in program.constants:
             data = device_bytes(constant, program)
             self._range(constant.storage)[: len(data)] = data

@@ -61,7 +61,7 @@ class Launcher:
             self._hardware.numbers[hw.SRAM_BYTES] = len(device.sram)
             self._hardware.numbers[hw.DRAM_BYTES] = len(device.dram)
         elif program.capacity_ignored:
-            self._hardware.numbers[hw.DRAM_BYTES] = 1 << 40
+            self._hardware.numbers[hw.DRAM_BYTES] = max(machine.dram.bytes, program.bytes_of("dram"))
         self._periods: dict[Space, int] = {
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
             "dram": math.lcm(
@@ -108,7 +108,7 @@ class Launcher:
             self._codes[launch.kernel] = _decoded(self._program.kernels[launch.kernel])
         instructions, lengths, buffers = self._codes[launch.kernel]
         values = [self._value(argument, bindings) for argument in launch.arguments]
-        rectangle = (launch.rows, launch.columns, launch.row, launch.column)
+        rectangle = (launch.rows, launch.columns, launch.row)
         header = np.array([*rectangle, *lengths, *values], dtype=np.int64)
         return st.Code(instructions, buffers, header, self._traits)
 

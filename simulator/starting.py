@@ -14,7 +14,7 @@ from simulator.state import Chip, Code, Integers, Scalar, State
 
 _FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
 _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
-ALONG_ROW, ALONG_COLUMN, TO_ALL = 1, 2, 3
+ALONG_ROW, ALONG_COLUMN = 1, 2
 
 
 @inlined_kernel

@@ -35,8 +35,8 @@ CORE_COLUMNS = LOOP + 3 * LOOP_DEPTH
 # Status of a core.
 RUNNING, ON_QUEUE, ON_FENCE, ON_BARRIER, ON_SEMAPHORE, ON_DATA, HALTED = range(7)
 # Columns of `State.stream`: then the ends of transfers in flight, then the entries of the queue.
-HEAD, COUNT, STREAM_STATUS, CLOCK, FINISH, READY, STARTED, DETAIL = range(8)
-IN_FLIGHT = 8
+HEAD, COUNT, STREAM_STATUS, CLOCK, FINISH, STARTED, DETAIL = range(7)
+IN_FLIGHT = 7
 QUEUE = IN_FLIGHT + MAX_OUTSTANDING
 # Status of a stream (the head of a command queue).
 IDLE, ON_INPUT, ON_SPACE, ON_BANK, ON_GROUP, ON_LINK, SCHEDULED = range(7)
@@ -58,7 +58,7 @@ CHANNELS, SLICES, LINKS = range(3)
 SIGNALLED, TAKEN = range(2)
 SIGNAL_TIME = 2
 # Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
-G_ARRIVED, G_TIME, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(6)
+G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
 # Places in `State.scratch`.
 ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, HEAP_SIZE, RANDOM, VALUES = range(9)
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
@@ -69,7 +69,7 @@ ACTIVE_MACS = ISSUED_MACS + 16
     SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED,
 ) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 30)  # fmt: skip
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
-ROWS, COLUMNS, FIRST_ROW, FIRST_COLUMN, LENGTH = range(5)
+ROWS, COLUMNS, FIRST_ROW, LENGTH = range(4)
 ARGUMENTS = LENGTH + CORES
 
 
@@ -147,7 +147,7 @@ def new_state(hardware: Hardware) -> State:
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
         buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS), bank=_zeros(pes, int(numbers[hw.BANKS]), 6),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
-        group=_zeros(CORES, rows + columns + 2, 6), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
+        group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
     )  # fmt: skip
 
