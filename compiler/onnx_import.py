@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
 LOWEST_OPSET, HIGHEST_OPSET = 17, 24
-# Where SimplifiedLayerNormalization and friends live; other domains may be imported but not used.
-CONTRIB_DOMAIN = "com.microsoft"
 
 
 def load_onnx(path: Path) -> Graph:

@@ -118,7 +118,7 @@ def parse(text: str) -> Dim:
         token = token.lstrip("-").strip()
         factor, _, name = token.rpartition("*")
         number = int(factor) if factor else 1
-        if not name:
+        if not (name.isdigit() or name.isidentifier()):
             raise ValueError(f"cannot read the expression {text!r}")
         term: Dim = int(name) if name.isdigit() else Affine.symbol(name)
         result = result + sign * number * term
