@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.attention_mapping import key_step
+from compiler.evaluate import FLOAT_DTYPES
 from compiler.graph import (
     AttentionAttributes,
     Graph,
@@ -36,6 +37,8 @@ VIEW_ALIGNMENT_BYTES = 64
 """A slice of columns is a view if it starts and ends at multiples of this."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
+DENSE_INDEX_KINDS = ("embedding", "rope")
+"""Kinds that read an integer input (ids, positions) as one row without gaps."""
 MASK_INPUT = 5
 """Index of the keep mask among the inputs of attention."""
 
@@ -111,13 +114,16 @@ class _Mapper:
         consumers = self.graph.consumers().get(value.name, [])
         is_mask = all(op.kind == "attention" and _at(op.inputs, MASK_INPUT) == value.name for op in consumers)
         shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]
-        is_index = value.dtype in ("int64", "int32", "bool")
-        dtype = INT32 if is_index else self.dtype
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        if is_index and not is_mask:
+        rows, columns = _rows_and_columns(shape)
+        dtype = self._element_type(value)
+        if dtype is INT32 and consumers and all(op.kind in DENSE_INDEX_KINDS for op in consumers):
             rows, columns = 1, rows * columns
         self._store(value.name, value.name, rows, columns, dtype, "input")
         self._extend(value.name, len(self.graph.operations))
+
+    def _element_type(self, value: Value) -> Dtype:
+        """Return the type in memory: whole numbers and truth values as int32, floats as the program computes."""
+        return self.dtype if value.dtype in FLOAT_DTYPES else INT32
 
     def _store(self, value: str, storage: str, rows: int, columns: int, dtype: Dtype, role: Role) -> None:
         pitch = padded_row_bytes(columns, dtype)
@@ -155,7 +161,7 @@ class _Mapper:
             if name and name not in self.caches:
                 value = self.graph.value(name)
                 shape = [self._size(dim, op) for dim in value.shape]
-                self._store(name, name, math.prod(shape[:-1]), shape[-1], self.dtype, "scratch")
+                self._store(name, name, *_rows_and_columns(shape), self._element_type(value), "scratch")
         pack = _PACKERS.get(op.kind)
         if pack:
             pack(self, op)
@@ -258,6 +264,11 @@ _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
     "embedding": _Mapper.pack_embedding,
     "rope": _Mapper.pack_rope,
 }
+
+
+def _rows_and_columns(shape: Sequence[int]) -> tuple[int, int]:
+    """Return how a tensor lies in memory: the last axis is a row, the others count rows; a scalar is one element."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
 def _at(names: tuple[str | None, ...], index: int) -> str | None:
