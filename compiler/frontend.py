@@ -15,11 +15,12 @@ from compiler.dialects.attention import fuse_attention
 from compiler.dialects.embedding import fuse_embeddings
 from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
-from compiler.dialects.linear import fuse_elementwise, fuse_linear, fuse_residuals
+from compiler.dialects.linear import fuse_linear, fuse_residuals
 from compiler.dialects.rms_norm import fuse_norms
 from compiler.dialects.rotary import fuse_rotary
 from compiler.dialects.slicing import fuse_packed, fuse_slices
 from compiler.fold import drop_no_operations, fold_constants, merge_equal, remove_dead
+from compiler.generic.lower import lower_generic
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
 from compiler.shape_inference import bind_dims, infer_shapes, unsupported_operations
@@ -46,7 +47,7 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("fuse_activations", fuse_activations, "SiLU gates -> swiglu."),
     ("fuse_residuals", fuse_residuals, "Additions to a linear result -> its residual input."),
     ("fuse_slices", fuse_slices, "Slices of activations -> slice."),
-    ("fuse_elementwise", fuse_elementwise, "Remaining sums and products of equal shapes -> add, mul."),
+    ("lower_generic", lower_generic, "What is left of ONNX operations -> kinds that work on any rank."),
     ("remove_dead", remove_dead, "Drop what no output needs any more."),
     ("check_supported", lambda graph: check_supported(graph), "Refuse what has not become a composite operation."),
 )

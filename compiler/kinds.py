@@ -5,3 +5,6 @@ from __future__ import annotations
 SUPPORTED_KINDS = (
     "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "mul", "slice",
 )  # fmt: skip
+
+GENERIC_KINDS: tuple[str, ...] = ()
+"""Those of the long tail. Their constant inputs lie in memory like values, in regions of their own."""

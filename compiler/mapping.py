@@ -17,10 +17,19 @@ from compiler.graph import (
     SliceAttributes,
     Value,
 )
+from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
+from compiler.kinds import GENERIC_KINDS
 from compiler.linear_mapping import LinearMapping, LinearShape, choose_linear
 from compiler.mapped import CacheRegion, MappedGraph, MappedStorage, Region
-from compiler.packing import ROW_ALIGNMENT_BYTES, pack_rows, pack_vector, pack_weight, padded_row_bytes
+from compiler.packing import (
+    ROW_ALIGNMENT_BYTES,
+    pack_rows,
+    pack_tensor,
+    pack_vector,
+    pack_weight,
+    padded_row_bytes,
+)
 from compiler.symbols import interval
 from isa.affine import Affine, Dim
 from isa.dtypes import BY_NAME, FP32, INT32, Dtype
@@ -162,9 +171,27 @@ class _Mapper:
                 value = self.graph.value(name)
                 shape = [self._size(dim, op) for dim in value.shape]
                 self._store(name, name, *_rows_and_columns(shape), self._element_type(value), "scratch")
+        if op.kind in GENERIC_KINDS:
+            for name in op.inputs:
+                if name in self.graph.constants:
+                    self._map_constant(self.graph.constants[str(name)])
         pack = _PACKERS.get(op.kind)
         if pack:
             pack(self, op)
+
+    def _map_constant(self, constant: GraphConstant) -> None:
+        """Give a constant a region like that of a value: padded rows, whole numbers as int32."""
+        value = constant.value
+        dtype = self._element_type(value)
+        rows, columns = _rows_and_columns([self._size(dim, value) for dim in value.shape])
+        storage = f"{value.name}.{dtype.name}_rows"
+        if storage in self.storages:
+            return
+        self._store(value.name, storage, rows, columns, dtype, "constant")
+        packed = pack_tensor(constant, storage, rows, columns, dtype)
+        self.constants[storage] = packed
+        last = len(self.graph.operations)
+        self.storages[storage] = MappedStorage(storage, packed_bytes(packed), "constant", -1, last, "dram")
 
     def _is_view(self, op: Operation) -> bool:
         """Make the output a view of the input if its place is a strided one; rows may not be cut out of a batch."""

@@ -66,6 +66,12 @@ def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int 
     return _described(constant, storage, steps)
 
 
+def pack_tensor(constant: GraphConstant, storage: str, rows: int, columns: int, dtype: Dtype) -> Constant:
+    """A tensor of any rank as `rows` padded rows of its last axis."""
+    width = padded_row_bytes(columns, dtype) // dtype.bytes
+    return _described(constant, storage, [Reshape((rows, columns)), Cast(dtype.name), Pad((rows, width))])
+
+
 def _described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) -> Constant:
     return Constant(storage, _source(constant), int_shape(constant.value.shape), constant.value.dtype, tuple(steps))
 

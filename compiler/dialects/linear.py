@@ -77,15 +77,3 @@ def _takes_residual(rewriter: Rewriter, addition: Operation, own: str, other: st
         return False
     same_shape = rewriter.graph.value(own).shape == rewriter.graph.value(other).shape
     return same_shape and own != other and rewriter.sole_consumer(own) is addition
-
-
-def fuse_elementwise(graph: Graph) -> Graph:
-    """Turn what is left of Add and Mul of equal shapes into `add` and `mul`."""
-    rewriter = Rewriter(graph)
-    for operation in graph.operations:
-        if is_onnx(operation, "Add", "Mul"):
-            left, right = (name or "" for name in operation.inputs)
-            if left in graph.values and right in graph.values and graph.value(left).shape == graph.value(right).shape:
-                kind = onnx_attributes(operation).op_type.lower()
-                rewriter.replace(operation, [Operation(kind, operation.name, operation.inputs, operation.outputs)])
-    return rewriter.build()

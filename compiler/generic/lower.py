@@ -1,0 +1,40 @@
+"""ONNX operations that no dialect fused -> generic kinds, by one table of rules over all topics."""
+
+from __future__ import annotations
+
+from compiler.dialects.rewrite import Rewriter
+from compiler.generic import arithmetic
+from compiler.generic.rule import Rule
+from compiler.graph import Graph, OnnxAttributes, Operation
+
+RULES: dict[str, Rule] = {
+    **arithmetic.RULES,
+}
+"""The rule of each operation type of the domain `ai.onnx`; these are the operations listed as supported."""
+
+
+def lower_generic(graph: Graph) -> Graph:
+    """Rewrite each left-over ONNX operation that has a rule; the others stay, to be refused."""
+    rewriter = Rewriter(graph)
+    for operation in graph.operations:
+        replacement = _lowered(rewriter, operation)
+        if replacement is not None:
+            rewriter.replace(operation, replacement)
+    return rewriter.build()
+
+
+def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+    """Return what takes the place of an operation, ONNX operations in it lowered too; None if it has no rule."""
+    attributes = operation.attributes
+    if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in RULES:
+        return None
+    replacement = RULES[attributes.op_type](rewriter, operation)
+    if replacement is None:
+        return None
+    operations: list[Operation] = []
+    for new in replacement:
+        lowered = [new] if new.kind != "onnx" else _lowered(rewriter, new)
+        if lowered is None:
+            return None
+        operations += lowered
+    return operations
