@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from compiler.evaluate import FLOAT_DTYPES
-from compiler.graph import Constant, FileReference, Graph, OnnxAttributes, Operation, SizesAttributes, Value
+from compiler.graph import Constant, FileReference, Graph, OnnxAttributes, Operation, SizesAttributes, Value, reads
 from compiler.shape_inference import analyse
 
 # Constants up to this size are merged when their bytes are equal.
@@ -139,7 +139,7 @@ def remove_dead(graph: Graph) -> Graph:
         if any(name in needed for name in operation.outputs):
             outputs = operation.outputs
             kept.append(dataclasses.replace(operation, outputs=outputs))
-            needed.update(name for name in operation.inputs if name)
+            needed.update(reads(operation))
     kept.reverse()
     return restricted(graph, kept)
 
@@ -147,7 +147,7 @@ def remove_dead(graph: Graph) -> Graph:
 def restricted(graph: Graph, operations: Iterable[Operation]) -> Graph:
     """Return the graph with these operations, and only the values and constants they use."""
     operations = tuple(operations)
-    used = {name for operation in operations for name in (*operation.inputs, *operation.outputs) if name}
+    used = {name for operation in operations for name in (*reads(operation), *operation.outputs) if name}
     used |= {*graph.inputs, *graph.outputs}
     constants = {name: constant for name, constant in graph.constants.items() if name in used}
     values = {name: value for name, value in graph.values.items() if name in used and name not in constants}

@@ -185,6 +185,35 @@ class Operation:
     attributes: Attributes = NoAttributes()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """A graph that is an attribute of an operation (If, Loop); it also reads values of the graph around it by name."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Constant]
+    operations: tuple[Operation, ...]
+
+    def captured(self) -> tuple[str, ...]:
+        """Return the names that it, or a body in it, reads from around it."""
+        known = {*self.inputs, *self.constants}
+        names: dict[str, None] = {}
+        for operation in self.operations:
+            names.update(dict.fromkeys(name for name in reads(operation) if name not in known))
+            known.update(name for name in operation.outputs if name)
+        names.update(dict.fromkeys(name for name in self.outputs if name not in known))
+        return tuple(names)
+
+
+def reads(operation: Operation) -> tuple[str, ...]:
+    """Return all names that an operation reads: its inputs, and what bodies in its attributes read around them."""
+    names = [name for name in operation.inputs if name]
+    if isinstance(operation.attributes, OnnxAttributes):
+        for _, value in operation.attributes.attributes:
+            names += value.captured() if isinstance(value, Body) else ()
+    return tuple(names)
+
+
 @dataclass(frozen=True, slots=True)
 class Equality:
     """Two sizes that must be equal when the program runs; `origin` names where it comes from."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from compiler.evaluate import ONNX_DTYPES
 from compiler.external_data import external_reference
-from compiler.graph import Constant, Graph, OnnxAttributes, Operation, Value, dtype_of
+from compiler.graph import Body, Constant, Graph, OnnxAttributes, Operation, Value, dtype_of, reads
 from isa.affine import Affine, Dim, parse
 from isa.errors import ModelError, UnsupportedError
 
@@ -50,6 +50,8 @@ def _texts(graph: onnx.GraphProto) -> Iterator[object]:
     for node in graph.node:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)
+        for attribute in node.attribute:
+            yield from _texts(attribute.g)
     for tensor in graph.initializer:
         yield tensor.name
         yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
@@ -67,14 +69,8 @@ def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
     graph = model.graph
     constants = {tensor.name: _constant(tensor, base, name) for tensor in graph.initializer}
     inputs = [_input_value(info, name) for info in graph.input if info.name not in constants]
-    operations = []
-    for index, node in enumerate(graph.node):
-        operation = _operation(node, index, name)
-        array = _constant_of_node(node, operation)
-        if array is None:
-            operations.append(operation)
-        else:
-            constants[node.output[0]] = Constant(Value(node.output[0], array.shape, str(array.dtype)), array)
+    operations, computed = _contents(graph, base, name)
+    constants |= computed
     outputs = [_output_value(info) for info in graph.output]
     result = Graph(
         name=graph.name or "model",
@@ -82,10 +78,32 @@ def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
         outputs=tuple(value.name for value in outputs),
         values={value.name: value for value in (*outputs, *inputs)},
         constants=constants,
-        operations=tuple(operations),
+        operations=operations,
     )
     _check_names(result, name)
     return result
+
+
+def _contents(
+    graph: onnx.GraphProto, base: Path | None, name: str
+) -> tuple[tuple[Operation, ...], dict[str, Constant]]:
+    """Return the operations of a graph, and the constants that stand among its nodes."""
+    operations, constants = [], {}
+    for index, node in enumerate(graph.node):
+        operation = _operation(node, index, base, name)
+        array = _constant_of_node(node, operation)
+        if array is None:
+            operations.append(operation)
+        else:
+            constants[node.output[0]] = Constant(Value(node.output[0], array.shape, str(array.dtype)), array)
+    return tuple(operations), constants
+
+
+def _body(graph: onnx.GraphProto, base: Path | None, name: str) -> Body:
+    operations, constants = _contents(graph, base, name)
+    constants |= {tensor.name: _constant(tensor, base, name) for tensor in graph.initializer}
+    inputs, outputs = (tuple(info.name for info in infos) for infos in (graph.input, graph.output))
+    return Body(inputs, outputs, constants, operations)
 
 
 def _check_model(model: onnx.ModelProto, name: str) -> None:
@@ -108,8 +126,8 @@ def _check_names(graph: Graph, name: str) -> None:
     """Check that each value is produced once and before it is read."""
     known = set(graph.inputs) | set(graph.constants)
     for operation in graph.operations:
-        for read in operation.inputs:
-            if read is not None and read not in known:
+        for read in reads(operation):
+            if read not in known:
                 what = f"node {operation.name!r} reads {read!r}, which nothing before it produces"
                 raise ModelError(what, where=name, help="check the file with onnx.checker")
         for output in operation.outputs:
@@ -179,8 +197,8 @@ def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
         raise ModelError(what, where=name, help="export or copy the model again") from error
 
 
-def _operation(node: onnx.NodeProto, index: int, name: str) -> Operation:
-    attributes = tuple((attribute.name, _attribute(attribute, name)) for attribute in node.attribute)
+def _operation(node: onnx.NodeProto, index: int, base: Path | None, name: str) -> Operation:
+    attributes = tuple((attribute.name, _attribute(attribute, base, name)) for attribute in node.attribute)
     domain = "" if node.domain == "ai.onnx" else node.domain
     return Operation(
         kind="onnx",
@@ -199,10 +217,12 @@ def _names(names: list[str]) -> tuple[str | None, ...]:
     return tuple(result)
 
 
-def _attribute(attribute: onnx.AttributeProto, name: str) -> object:
+def _attribute(attribute: onnx.AttributeProto, base: Path | None, name: str) -> object:
     import onnx
 
     value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.GraphProto):
+        return _body(value, base, name)
     if isinstance(value, onnx.TensorProto):
         return _array(value, name)
     if isinstance(value, bytes):
