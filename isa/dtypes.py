@@ -31,6 +31,10 @@ class Dtype:
             raise ValueError(f"{self.name} is packed, {self.bits} bits per element")
         return self.bits // 8
 
+    def row_bytes(self, columns: int) -> int:
+        """Bytes that a row of elements takes, whole bytes also for a packed type."""
+        return (columns * self.bits + 7) // 8
+
     @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The host's array type."""
@@ -50,7 +54,14 @@ DTYPES = (
     Dtype("fp32", 4, 32, "float32", True, "IEEE 754 binary32; accumulator of float products"),
     Dtype("fp8e4m3", 5, 8, "float8_e4m3fn", True, "4 exponent bits, 3 mantissa bits, no infinity; saturates to 448"),
     Dtype("fp8e5m2", 6, 8, "float8_e5m2", True, "5 exponent bits, 2 mantissa bits"),
-    Dtype("int4", 7, 4, "int4", False, "storage only: two per byte, low nibble first"),
+    Dtype(
+        "int4",
+        7,
+        4,
+        "int4",
+        False,
+        "two per byte, low nibble first; only element-wise commands read it, none writes it",
+    ),
 )
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_CODE = {dtype.code: dtype for dtype in DTYPES}

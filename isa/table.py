@@ -133,6 +133,7 @@ DESTINATION = Operand("destination", "r0", Kind.RESULT)
 LEFT, RIGHT = _reg("left", "r1"), _reg("right", "r2")
 INTEGER = Operand("value", "immediate", Kind.INTEGER)
 FLOAT = Operand("value", "immediate", Kind.FLOAT)
+GROUP = Operand("group", "immediate", Kind.INTEGER)
 TARGET = Operand("target", "immediate", Kind.LABEL)
 
 OUT = (Operand("out", "c0", Kind.WRITE), _reg("out_offset", "r0"), _reg("out_pitch", "r1"))
@@ -178,6 +179,15 @@ def _binary(name: str, opcode: int, formula: str) -> Instruction:
 def _by_constant(name: str, opcode: int, formula: str) -> Instruction:
     operands = (*OUT, *A, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, FLOAT)
     return Instruction(name, opcode, Unit.SE, Timing.SIMD, operands, formula, "Element-wise in fp32 with one constant.")
+
+
+def _by_group(name: str, opcode: int, formula: str) -> Instruction:
+    operands = (*OUT, *A, *B, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, B_DTYPE, GROUP)
+    doc = (
+        "Element-wise in fp32. Each element of a row of b serves `group` columns (at least 1), the last one maybe "
+        "fewer: scales and zero points of block-wise quantized weights."
+    )
+    return Instruction(name, opcode, Unit.SE, Timing.SIMD, operands, formula, doc)
 
 
 def _unary(name: str, opcode: int, timing: Timing, formula: str, doc: str) -> Instruction:
@@ -278,6 +288,8 @@ SIMD = (
                 "out[i, j] = a[i, j] where j < first + i * step else value", "Causal and tail masks by row length."),
     _by_constant("vadds", 0x68, "out = a + value"), _by_constant("vmuls", 0x69, "out = a * value"),
     _by_constant("vmaxs", 0x6A, "out = max(a, value)"), _by_constant("vmins", 0x6B, "out = min(a, value)"),
+    _by_group("vsubg", 0x6E, "out = a - b[:, column // group]"),
+    _by_group("vmulg", 0x6F, "out = a * b[:, column // group]"),
     _unary("vcast", 0x70, Timing.SIMD, "out = a", "Converts the element type."),
     _unary("vabs", 0x71, Timing.SIMD, "out = |a|", "Absolute value."),
     _unary("vrecip", 0x72, Timing.LUT, "out = 1 / a", "IEEE fp32 division."),

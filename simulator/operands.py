@@ -15,10 +15,13 @@ OUT, A, B = range(3)
 
 
 @inlined_kernel
-def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: Scalar) -> Scalar:
-    """Return the bytes per row that a bytes code means."""
+def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: Scalar, group: Scalar) -> Scalar:
+    """Return the bytes per row that a bytes code means; an element of 0 bytes is half a byte."""
     if code == tr.R7_ELEMENTS:
-        return values[7] * element
+        return values[7] * element if element > 0 else (values[7] + 1) // 2
+    if code == tr.GROUPS:
+        count = (values[7] + group - 1) // group
+        return count * element if element > 0 else (count + 1) // 2
     if code == tr.FROM_R7:
         return values[7]
     if code == tr.ONE_ELEMENT:
@@ -46,7 +49,8 @@ def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Inte
             extents[operand, 1] = 0
             continue
         element = hardware.numbers[hw.ELEMENT_BYTES + fields[col.D0 + row[base + 2]]]
-        size = _row_bytes(row[base + 1], values, element, hardware.numbers[hw.BLOCK_K_BYTES])
+        group = max(fields[col.IMMEDIATE], 1)
+        size = _row_bytes(row[base + 1], values, element, hardware.numbers[hw.BLOCK_K_BYTES], group)
         rows = 1
         if rows_code == tr.FROM_R6:
             rows = values[6]
@@ -56,7 +60,7 @@ def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Inte
             if fields[col.MODE] == 1:
                 rows = 1
             elif fields[col.MODE] == 2:
-                size = element
+                size = max(element, 1)
         extents[operand, 0] = rows
         extents[operand, 1] = size
 

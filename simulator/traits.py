@@ -19,7 +19,7 @@ from isa.table import INSTRUCTIONS, SLOTS, Instruction, Timing
 COLUMN_COUNT = 18
 
 # Codes for rows and bytes per row of an operand.
-NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD = range(11)
+NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD, GROUPS = range(12)
 
 BANK_UNUSED, BANK_BY_DPE, BANK_BY_RE = range(3)
 SPREAD_NOWHERE, SPREAD_A, SPREAD_B = range(3)
@@ -47,6 +47,8 @@ def _operand_shape(instruction: Instruction, name: str, dtype_slot: int) -> tupl
         return ONE, INDICES, dtype_slot
     if instruction.timing is Timing.MATRIX:
         return (FROM_R6 if name == "a" else FROM_R7), K_BLOCKS, dtype_slot
+    if name == "b" and "group" in instruction.by_name:
+        return FROM_R6, GROUPS, dtype_slot
     return FROM_R6, (FROM_R7 if "row_bytes" in instruction.by_name else R7_ELEMENTS), dtype_slot
 
 

@@ -128,7 +128,7 @@ def operand_extent(command: Command, operand: int, block_k_bytes: int) -> tuple[
     if row.name == "acc_range":
         return rows, 8
     slots = [each.slot for each in row.operands if each.slot in ("d0", "d1", "d2")]
-    size = BY_CODE[int(fields[col.INDEX[f"d{operand}" if f"d{operand}" in slots else "d1"]])].bytes
+    dtype = BY_CODE[int(fields[col.INDEX[f"d{operand}" if f"d{operand}" in slots else "d1"]])]
     if name == "out" and row.name == "transpose":
         rows, columns = columns, rows
     if name == "out" and row.timing is Timing.REDUCTION:
@@ -136,7 +136,9 @@ def operand_extent(command: Command, operand: int, block_k_bytes: int) -> tuple[
     if "spread" in row.by_name and name == ("b" if "b" in row.by_name else "a"):
         rows = 1 if command.word("spread") == "row" else rows
         columns = 1 if command.word("spread") == "column" else columns
-    return rows, columns * size
+    if "group" in row.by_name and name == "b":
+        columns = -(-columns // max(int(fields[col.IMMEDIATE]), 1))
+    return rows, dtype.row_bytes(columns)
 
 
 def bind(buffer: Circular, side: str, owner: tuple[int, Unit]) -> None:

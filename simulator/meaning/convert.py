@@ -17,7 +17,7 @@ from simulator.meaning.tables import Bytes, Floats, Scalar
 _INT8, _INT32, _FP16, _BF16, _FP32 = (
     dtype.code for dtype in (dtypes.INT8, dtypes.INT32, dtypes.FP16, dtypes.BF16, dtypes.FP32)
 )
-_FP8E4M3, _FP8E5M2 = dtypes.FP8E4M3.code, dtypes.FP8E5M2.code
+_FP8E4M3, _FP8E5M2, _INT4 = dtypes.FP8E4M3.code, dtypes.FP8E5M2.code, dtypes.INT4.code
 SPREAD_ROW, SPREAD_COLUMN = 1, 2
 """Codes of the choice `spread`."""
 WORDS = -1
@@ -68,6 +68,10 @@ def load_block(
         elif dtype == _INT32:
             for index in range(columns):
                 out[np.uint64(to + index)] = np.float32(integers[np.uint64((start >> 2) + step * index)])
+        elif dtype == _INT4:
+            for index in range(columns):
+                pair = np.int32(memory[np.uint64(start + (step * index >> 1))])
+                out[np.uint64(to + index)] = np.float32(((pair >> (step * index & 1) * 4 & 15) ^ 8) - 8)
         else:
             for index in range(columns):
                 out[np.uint64(to + index)] = bytes_as_float[dtype, memory[np.uint64(start + step * index)]]
@@ -160,7 +164,10 @@ def _to_integer(value: Scalar, end: Scalar) -> Scalar:
 
 
 def load_plain(data: npt.NDArray[np.uint8], code: int) -> npt.NDArray[np.float32]:
-    """Return uint8[rows, bytes] as float32[rows, elements]."""
+    """Return uint8[rows, bytes] as float32[rows, elements]; an odd number of 4-bit elements gets one more."""
+    if code == _INT4:
+        nibbles = np.stack([data & 15, data >> 4], axis=-1).reshape(len(data), -1)
+        return np.where(nibbles < 8, nibbles, nibbles - np.float32(16)).astype(np.float32)
     return np.ascontiguousarray(data).view(dtypes.BY_CODE[code].numpy).astype(np.float32)
 
 

@@ -28,7 +28,8 @@ _run_transfer, _run_layout, _run_matrix, _run_accumulator = transfer.run, layout
 _run_elementwise, _run_limit, _run_function = elementwise.run, elementwise.limit, functions.run
 _run_reduction = reduction.run
 _FILL, _LIMIT = layout.FILL, elementwise.LIMIT
-_INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
+_spread_groups = elementwise.spread_groups
+_INT32, _FP32, _INT4 = dtypes.INT32.code, dtypes.FP32.code, dtypes.INT4.code
 _OUT, _A, _B = (np.int64(operand) for operand in range(3))
 
 
@@ -124,6 +125,9 @@ def _shape(fields: Integers, values: Integers, operand: Scalar, tables: Tables) 
         columns = 1
     elif traits[first + 1] == tr.PAIR:
         columns = 2
+    elif traits[first + 1] == tr.GROUPS:
+        group = max(fields[col.IMMEDIATE], 1)
+        columns = (values[7] + group - 1) // group
     elif traits[first + 1] == tr.K_BLOCKS:
         columns = values[0] * tables.block_k_bytes[0] // tables.element_bytes[fields[col.D1]]
     return rows, columns
@@ -149,6 +153,8 @@ def _load(
     spread = fields[col.MODE] if is_spread else 0
     dtype = _dtype(fields, operand, tables)
     load_block(local, address, values[2 * operand + 1], rows, columns, spread, dtype, tables.bytes_as_float, out)
+    if tables.traits[fields[col.OPCODE], tr.OUT_ROWS + 3 * operand + 1] == tr.GROUPS:
+        _spread_groups(out, rows, values[7], max(fields[col.IMMEDIATE], 1))
 
 
 @inner_kernel
@@ -159,7 +165,10 @@ def _check(fields: Integers, values: Integers, address: Scalar, operand: Scalar,
         return codes.OK
     size = tables.element_bytes[fields[column]]
     if size == 0:
-        return codes.UNSUPPORTED_DTYPE
+        timing = tables.traits[fields[col.OPCODE], tr.TIMING]
+        if fields[column] != _INT4 or operand == _OUT or timing != _SIMD:
+            return codes.UNSUPPORTED_DTYPE
+        size = 1
     if address % size or values[2 * operand + 1] % size:
         return codes.MISALIGNED
     return codes.OK
@@ -208,7 +217,8 @@ def _check_plain(command: Command, instruction: Instruction, operand: int, addre
     if column < 0 or address < 0:
         return
     dtype = dtypes.BY_CODE.get(int(command.fields[column]))
-    if dtype is None or dtype.bits < 8:
+    if dtype is None or (dtype.bits < 8 and (operand == _OUT or instruction.timing is not Timing.SIMD)):
         raise MeaningError(codes.UNSUPPORTED_DTYPE)
-    if address % dtype.bytes or int(command.values[2 * operand + 1]) % dtype.bytes:
+    size = dtype.row_bytes(1)
+    if address % size or int(command.values[2 * operand + 1]) % size:
         raise MeaningError(codes.MISALIGNED)

@@ -17,6 +17,7 @@ LIMIT = BY_NAME["vlimit"].opcode
 _ADD, _SUB, _MUL, _DIV, _MAX, _MIN, _SELECT = (
     BY_NAME[name].opcode for name in ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
 )
+_SUB_GROUP, _MUL_GROUP = BY_NAME["vsubg"].opcode, BY_NAME["vmulg"].opcode
 _ADDS, _MULS, _MAXS, _MINS = (BY_NAME[name].opcode for name in ("vadds", "vmuls", "vmaxs", "vmins"))
 _CAST, _ABS = BY_NAME["vcast"].opcode, BY_NAME["vabs"].opcode
 
@@ -27,10 +28,10 @@ def run(opcode: Scalar, a: Floats, b: Floats, value: Scalar, out: Floats, count:
     if opcode in (_ADD, _ADDS):
         for index in range(count):
             out[index] = a[index] + b[index]
-    elif opcode == _SUB:
+    elif opcode in (_SUB, _SUB_GROUP):
         for index in range(count):
             out[index] = a[index] - b[index]
-    elif opcode in (_MUL, _MULS):
+    elif opcode in (_MUL, _MULS, _MUL_GROUP):
         for index in range(count):
             out[index] = a[index] * b[index]
     elif opcode == _DIV:
@@ -57,6 +58,15 @@ def run(opcode: Scalar, a: Floats, b: Floats, value: Scalar, out: Floats, count:
 
 
 @inner_kernel
+def spread_groups(b: Floats, rows: Scalar, columns: Scalar, group: Scalar) -> None:
+    """Repeat each of the rows x ceil(columns / group) elements for its columns, in place and so from the end."""
+    groups = (columns + group - 1) // group
+    for row in range(rows - 1, -1, -1):
+        for column in range(columns - 1, -1, -1):
+            b[row * columns + column] = b[row * groups + column // group]
+
+
+@inner_kernel
 def limit(values: Integers, a: Floats, value: Scalar, out: Floats) -> None:
     """`vlimit`: row i keeps its first r4 + i * r5 elements."""
     rows, columns = values[6], values[7]
@@ -64,6 +74,13 @@ def limit(values: Integers, a: Floats, value: Scalar, out: Floats) -> None:
         kept = values[4] + row * values[5]
         for column in range(columns):
             out[row * columns + column] = a[row * columns + column] if column < kept else value
+
+
+def _by_groups(function: Callable[[Floats, Floats], Floats]) -> Callable[[Command], None]:
+    def execute(command: Command) -> None:
+        command.write(function(command.read(1, command.rows, command.columns), command.read_groups(2)))
+
+    return execute
 
 
 def _limit_plain(command: Command) -> None:
@@ -82,6 +99,8 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     "vmin": of_a_and_b(smaller_plain),
     "vselect": lambda command: of_a_and_b(lambda a, b: np.where(b != 0, a, command.constant))(command),
     "vlimit": _limit_plain,
+    "vsubg": _by_groups(lambda a, b: a - b),
+    "vmulg": _by_groups(lambda a, b: a * b),
     "vadds": of_a_and_constant(lambda a, constant: a + constant),
     "vmuls": of_a_and_constant(lambda a, constant: a * constant),
     "vmaxs": of_a_and_constant(larger_plain),

@@ -84,7 +84,7 @@ class Command:
 
     def read_like(self, operand: int, code: int, rows: int, columns: int) -> Floats:
         """Return a (1) or b (2) as float32[rows, columns], its elements being of type `code`."""
-        return load_plain(self.view(operand, rows, columns * BY_CODE[code].bytes), code)
+        return load_plain(self.view(operand, rows, BY_CODE[code].row_bytes(columns)), code)[:, :columns]
 
     def read(self, operand: int, rows: int, columns: int) -> Floats:
         """Return a (1) or b (2) as float32[rows, columns]."""
@@ -95,6 +95,11 @@ class Command:
         rows = 1 if self.word == "row" else self.rows
         columns = 1 if self.word == "column" else self.columns
         return np.broadcast_to(self.read(operand, rows, columns), (self.rows, self.columns))
+
+    def read_groups(self, operand: int) -> Floats:
+        """Return a or b as float32[rows, columns], each element repeated for the columns of its group."""
+        group = max(int(self.fields[col.IMMEDIATE]), 1)
+        return np.repeat(self.read(operand, self.rows, -(-self.columns // group)), group, axis=1)[:, : self.columns]
 
     def write(self, values: Floats) -> None:
         """Store float32[rows, columns] in out, rounded to its type."""

@@ -26,6 +26,7 @@ RESULT_BYTES, MEMORY_BYTES = 4096, 1 << 20
 FLOATS, MATRIX_TYPES = ("fp32", "fp16", "bf16"), ("fp16", "bf16", "int8")
 BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
 BY_CONSTANT = ("vadds", "vmuls", "vmaxs", "vmins")
+GROUPED = ("vsubg", "vmulg")
 UNARY = ("vcast", "vabs", "vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu")
 REDUCTIONS = ("rowsum", "rowmax", "rowmin", "colsum")
 CHAINS = {"east": ("column", "west"), "west": ("column", "east"), "south": ("row", "north"), "north": ("row", "south")}
@@ -82,7 +83,7 @@ class Code:
         free = iter(self.operands)
         loaded: dict[str, Register | BufferHandle | int | float | str] = {}
         for key, value in operands.items():
-            is_number = isinstance(value, int) and key not in ("value", "bank")
+            is_number = isinstance(value, int) and key not in ("value", "bank", "group")
             loaded[key] = self.builder.copy(value, next(free)) if is_number and value else value
         self.builder.emit(name, **loaded)
 
@@ -113,7 +114,8 @@ class RandomKernel:
     def job(self, stages: int) -> Job:
         """Return the kernel with that many stages, results stored, on its rectangle."""
         kinds: tuple[Callable[[Code], None], ...] = (
-            self.load, self.load, self.gather, self.unary, self.constant, self.binary, self.binary, self.limit,
+            self.load, self.load, self.gather, self.unary, self.unary,
+            self.constant, self.binary, self.binary, self.grouped, self.limit,
             self.reduce, self.transpose, self.copy, self.fill, self.product, self.product, self.chain, self.synchronize,
             self.word, self.copy_between_memories, self.scatter,
         )  # fmt: skip
@@ -279,6 +281,20 @@ class RandomKernel:
                   out_dtype=out.dtype, a_dtype=a.dtype, b_dtype=b.dtype, spread="full" if b is a else spread,
                   **value)  # fmt: skip
         for block in (a,) if b is a else (a, b):
+            code.builder.pop(block.buffer)
+        self.produced(code, out)
+
+    def grouped(self, code: Code) -> None:
+        """Scale or shift by groups of columns; bytes are read as pairs of int4."""
+        a = self.take()
+        columns, dtype = (2 * a.columns, "int4") if a.dtype == "int8" else (a.columns, a.dtype)
+        group = self.choose.randint(1, 5)
+        b = self.load(self.choose.choice(self.codes), (a.rows, -(-columns // group), self.choose.choice(FLOATS)))
+        self.pool.remove(b)
+        out = self.block(a.rows, columns, self.choose.choice(FLOATS))
+        code.emit(self.choose.choice(GROUPED), **self.out(out), **self.read(a), **self.read(b, "b"), rows=a.rows,
+                  columns=columns, out_dtype=out.dtype, a_dtype=dtype, b_dtype=b.dtype, group=group)  # fmt: skip
+        for block in (a, b):
             code.builder.pop(block.buffer)
         self.produced(code, out)
 

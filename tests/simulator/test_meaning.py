@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isa import columns as col
 from isa.dtypes import BY_CODE, DTYPES, FP8E4M3, FP16, FP32, INT4, INT8, INT32, Dtype
 from isa.memory_map import DRAM_BASE, SRAM_BASE
-from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind
+from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Timing
 from simulator.meaning import codes
 from simulator.meaning.dispatch import PLAIN, execute, execute_plain
 from simulator.meaning.tables import make_tables
@@ -73,7 +73,9 @@ def run_both(fields, values, addresses, memories: Memories) -> tuple[int, Memori
     return code, fast
 
 
-def pick_dtype(draw, instruction: Instruction) -> Dtype:
+def pick_dtype(draw, instruction: Instruction, slot: str) -> Dtype:
+    if instruction.timing is Timing.SIMD and slot != "d0":
+        return draw(st.sampled_from(DTYPES))
     if instruction.name == "mml":
         return draw(st.sampled_from([dtype for dtype in ADDRESSABLE if dtype is not INT32]))
     return draw(st.sampled_from(ADDRESSABLE))
@@ -87,12 +89,14 @@ def commands(draw, instruction: Instruction):
     for operand in instruction.operands:
         column = col.INDEX[operand.slot]
         if operand.kind is Kind.DTYPE:
-            fields[column] = pick_dtype(draw, instruction).code
+            fields[column] = pick_dtype(draw, instruction, operand.slot).code
         elif operand.kind is Kind.CHOICE:
             fields[column] = draw(st.integers(0, len(operand.choices) - 1))
         elif operand.kind is Kind.FLOAT:
             number = draw(st.floats(width=32))
             fields[column] = np.float32(number).view(np.int32) if number == number else 0x7FC00000
+        elif operand.name == "group":
+            fields[column] = draw(st.integers(-1, 14))
         elif operand.slot == "bank":
             fields[column] = draw(st.integers(0, 3))
     rows, columns = draw(st.integers(1, 12)), draw(st.integers(1, 12))
@@ -234,6 +238,22 @@ def test_saturation_and_canonical_nans() -> None:
     assert compute("vcast", negative_nan).view(np.uint32).tolist() == [[0x7FC00000]]
 
 
+def test_groups_of_nibbles_are_shifted_and_scaled() -> None:
+    memories = random_memories(np.random.default_rng(4))
+    memories.local[REGION_BYTES:][:6] = [0x21, 0xF8, 0x07, 0x43, 0x65, 0x0A]
+    memories.local[2 * REGION_BYTES :][:24].view(np.float32)[:] = [1, 10, 100, -1, 0.5, 2]
+    slots = {"r3": 3, "r5": 12, "r7": 5, "immediate": 2}
+    for name, expected in (
+        ("vsubg", [[0, 1, -18, -11, -93], [4, 5, 4.5, 5.5, -8]]),
+        ("vmulg", [[1, 2, -80, -10, 700], [-3, -4, 2.5, 3, -12]]),
+    ):
+        fields, values, addresses = command_of(name, 2, 5, out=FP32, **slots)
+        fields[col.D1] = INT4.code
+        code, after = run_both(fields, values, addresses, memories)
+        assert code == codes.OK
+        assert after.local[:40].view(np.float32).reshape(2, 5).tolist() == expected
+
+
 def test_exp_is_accurate_everywhere() -> None:
     numbers = np.linspace(-87.3, 88.7, 200_000, dtype=np.float32)
     from simulator.meaning.functions import EXP_ERROR_ULPS, exponential_plain
@@ -277,7 +297,7 @@ def test_integer_products_wrap_and_leave_unchanged() -> None:
 def test_wrong_types_and_odd_places_are_codes() -> None:
     memories = random_memories(np.random.default_rng(3))
     assert run_both(*command_of("mml", 2, 2, INT32, r0=1), memories)[0] == codes.UNSUPPORTED_DTYPE
-    fields, values, addresses = command_of("vabs", 2, 2)
+    fields, values, addresses = command_of("vexp", 2, 2)
     fields[col.D1] = INT4.code
     assert run_both(fields, values, addresses, memories)[0] == codes.UNSUPPORTED_DTYPE
     fields, values, addresses = command_of("vabs", 2, 2)
