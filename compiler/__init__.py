@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_model"]
 
+DTYPES = ("fp16", "bf16", "fp32")
+"""Element types of weights and activations that a model can be compiled for."""
+
 
 def compile_model(
     model: str | Path | onnx.ModelProto,
@@ -28,8 +31,8 @@ def compile_model(
 ) -> Program:
     """Compile an ONNX file or model; `dims` gives named dims a size, or (for a cache length) a range (low, high).
 
-    `machine` is a preset, a TOML file or a Machine; `dtype` (fp16 or bf16) is that of weights and activations. Raises
-    a ToolError that says where, what and what to do for a model that cannot be compiled.
+    `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
+    Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
     """
     from compiler.pipeline import BACK, FRONT, Options, run_passes
     from isa.machine import load_machine
@@ -52,12 +55,17 @@ def _imported(model: str | Path | onnx.ModelProto) -> Graph:
 
 
 def check_dtype(dtype: str, machine: Machine) -> None:
-    """Raise UnsupportedError unless the compiler knows the element type and the machine multiplies it."""
+    """Raise UnsupportedError unless the compiler knows the element type and the machine multiplies it.
+
+    Every machine multiplies fp32, if not in the matrix engine, then in the SIMD engine.
+    """
     from isa.errors import UnsupportedError
 
-    if dtype not in ("fp16", "bf16"):
-        raise UnsupportedError(f"dtype '{dtype}' is not supported", where="--dtype", help="choose fp16 or bf16")
-    if not machine.matrix.rate_by_dtype[dtype]:
+    if dtype not in DTYPES:
         raise UnsupportedError(
-            f"{machine.name} does not multiply {dtype}", where="--dtype", help="choose the other one"
+            f"dtype '{dtype}' is not supported", where="--dtype", help=f"choose one of {', '.join(DTYPES)}"
+        )
+    if not machine.peak_macs_per_cycle(dtype):
+        raise UnsupportedError(
+            f"{machine.name} does not multiply {dtype}", where="--dtype", help="choose another one, fp32 for example"
         )

@@ -23,6 +23,7 @@ class AttentionTile:
     """Everything that shapes the kernel: `tokens` of `sequence` queries and `keys` keys are worked on at a time.
 
     The keys that are read are a multiple of `key_step`: whole blocks, be they columns of scores or K of the values.
+    `instruction` multiplies blocks.
     """
 
     batch: int
@@ -36,6 +37,7 @@ class AttentionTile:
     causal: bool
     has_mask: bool
     dtype: Dtype
+    instruction: str
     block_rows: int
     key_step: int
     tokens: int
@@ -70,6 +72,10 @@ class AttentionTile:
     def row_bytes(self) -> int:
         """Bytes of a padded head of one token."""
         return self.padded_head_dim * self.dtype.bytes
+
+    def rows(self, tile: int) -> int:
+        """Return the rows of the blocks of a tile of tokens."""
+        return self.group if self.is_stacked else min(self.tokens, self.sequence - tile * self.tokens)
 
     def visible(self, tile: int, past: Dim) -> Dim:
         """Return how many keys the last token of a tile sees."""
@@ -113,7 +119,7 @@ def choose_tile(cache: CacheRegion, attributes: AttentionAttributes, has_mask: b
             tile = AttentionTile(
                 cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
                 cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, cache.dtype,
-                block, step, tokens, keys,
+                machine.matrix_instruction(cache.dtype.name), block, step, tokens, keys,
             )  # fmt: skip
             if _fits(tile, machine):
                 return tile
@@ -131,6 +137,13 @@ def useful_macs(tile: AttentionTile, past: Dim) -> Dim:
 
 
 def issued_macs(tile: AttentionTile, past: Dim) -> tuple[RoundedMacs, ...]:
-    """Return what the matrix engine does: whole blocks of rows, steps of keys, padded heads."""
-    factor = 2 * tile.batch * tile.kv_heads * tile.blocks * tile.padded_head_dim * tile.block_rows
-    return tuple(RoundedMacs(factor, tile.visible(index, past), tile.key_step) for index in range(tile.tiles))
+    """Return what is multiplied: steps of keys, padded heads; the matrix engine multiplies whole blocks of rows."""
+    factor = 2 * tile.batch * tile.kv_heads * tile.blocks * tile.padded_head_dim
+    return tuple(
+        RoundedMacs(
+            factor * (tile.block_rows if tile.instruction == "mml" else tile.rows(index)),
+            tile.visible(index, past),
+            tile.key_step,
+        )
+        for index in range(tile.tiles)
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compiler import DTYPES
 from isa.command_line import by_name, note, run_command, size_or_range
 from isa.errors import ModelError, did_you_mean
 from isa.progress import Progress
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from compiler.graph import Graph
     from compiler.pipeline import Level, Options
     from isa.program import Program
+    from models.weight_kind import ElementType
 
 NAME = "compile-model"
 _NAMED_MODEL_DIMS = {"batch": 1, "past": 0}
+_WEIGHTS: Mapping[str, ElementType] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""Element type of a known model's file for each one of the program."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,10 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["fp16", "bf16"]),
+    type=click.Choice(DTYPES),
     default="fp16",
     show_default=True,
-    help="Element type of weights and activations.",
+    help="Element type of weights and activations. fp32 multiplies on the SIMD engine: slow, to check correctness.",
 )
 @click.option("-o", "--output", metavar="OUT", help="Write the program to this file.")
 @click.option("--simulate", is_flag=True, help="Time the program and print the report; no weights are needed.")
@@ -212,7 +216,7 @@ def _imported(request: Request) -> tuple[Graph, Mapping[str, int | tuple[int, in
 
     model = request.model
     if model in MODELS:
-        source = build(model, "absent", "bfloat16" if request.dtype == "bf16" else "float16")
+        source = build(model, "absent", _WEIGHTS[request.dtype])
         return import_model(source, None, model), {**_NAMED_MODEL_DIMS, **request.dims}
     if model.endswith(".onnx") or os.sep in model or Path(model).exists():
         return load_onnx(Path(model)), request.dims

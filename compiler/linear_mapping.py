@@ -47,10 +47,12 @@ class LinearShape:
 class LinearMapping:
     """A choice. `tile_rows` x `tile_outputs` results per PE and round; K in `chunks` of `chunk_bytes` per row.
 
-    A tile is worked on in blocks of at most `block_rows` x `block_rows` results, each in an accumulator bank.
+    A tile is worked on in blocks of at most `block_rows` x `block_rows` results, each in an accumulator bank;
+    `instruction` multiplies them.
     """
 
     shape: LinearShape
+    instruction: str
     resident: bool
     grid_rows: int
     grid_columns: int
@@ -120,9 +122,19 @@ class LinearMapping:
     @cached_property
     def issued_macs(self) -> int:
         """Multiply-accumulates that the matrix commands issue, padding included."""
-        held = round_up(self.tile_rows, self.block_rows)
-        row_tiles = 1 if self.resident else self.grid_rows * self.row_rounds
-        return row_tiles * held * self.output_tiles * self.tile_outputs * (self.k_bytes // self.shape.dtype.bytes)
+        tiles = 1 if self.resident else self.grid_rows * self.row_rounds
+        if self.instruction == "mml":
+            rows = tiles * round_up(self.tile_rows, self.block_rows)
+        else:
+            rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
+        return rows * self.output_tiles * self.tile_outputs * (self.k_bytes // self.shape.dtype.bytes)
+
+    def _valid_rows(self, tile: int) -> Iterator[int]:
+        """Yield the rows of each block of a tile of rows; a block of padding has one."""
+        first = min(tile * self.tile_rows, self.shape.rows - 1)
+        rows = min(self.shape.rows - first, self.tile_rows)
+        for start in range(0, self.tile_rows, self.block_rows):
+            yield max(1, min(rows - start, self.block_rows))
 
     @property
     def useful_macs(self) -> int:
@@ -143,7 +155,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     macs_per_pe = mapping.issued_macs / mapping.pe_count
     if mapping.resident:
         macs_per_pe = mapping.issued_macs / mapping.output_tiles * mapping.output_rounds
-    matrix = macs_per_pe / machine.peak_macs_per_cycle(shape.dtype.name)
+    matrix = macs_per_pe / machine.peak_macs_per_cycle(shape.dtype.name) / _filled_lanes(mapping, machine)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
     weight_port_bytes = chunk_trips * mapping.weight_chunk_bytes
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
@@ -157,6 +169,15 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     waiting = chunk_trips * LOADED_LATENCIES * latency_ns / machine.cycle_ns / (mapping.weight_slots - 1)
     edges = matrix / chunk_trips + chunk_trips * TRIP_CYCLES
     return max(matrix, port, memory, link, sram, issue, waiting) + edges
+
+
+def _filled_lanes(mapping: LinearMapping, machine: Machine) -> float:
+    """Return the share of vector lanes that the columns of a tile fill; the matrix engine streams columns singly."""
+    if mapping.instruction == "mml":
+        return 1.0
+    lanes, held = machine.simd.multiply_adds_per_cycle, mapping.block_rows
+    widths = [min(held, mapping.tile_outputs - start) for start in range(0, mapping.tile_outputs, held)]
+    return mapping.tile_outputs / sum(round_up(width, lanes) for width in widths)
 
 
 def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
@@ -195,15 +216,15 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
         return
     grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
-    largest = machine.accumulator.banks * held
+    instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks * held
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
         tiles = -(-padded_outputs(shape) // tile)
         rounds = -(-tiles // (grid_rows * grid_columns))
         rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
         choice = LinearMapping(
-            shape, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1, chunk_bytes=k_bytes,
-            k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
+            shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
+            chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
         yield from _chunked(choice, machine)
 
@@ -215,7 +236,7 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    held = machine.matrix.block_rows
+    held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
     for row_blocks in range(1, machine.accumulator.banks + 1):
         rounds = -(-shape.rows // (machine.grid.rows * row_blocks * held))
         tile_rows = -(-shape.rows // (machine.grid.rows * rounds))
@@ -229,7 +250,7 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
             tiles = -(-padded_outputs(shape) // tile)
             output_rounds = -(-tiles // machine.grid.columns)
             choice = LinearMapping(
-                shape, False, grid_rows, -(-tiles // output_rounds), held, tile_rows, tile, chunks=1,
+                shape, instruction, False, grid_rows, -(-tiles // output_rounds), held, tile_rows, tile, chunks=1,
                 chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1,
                 weight_slots=1,
             )  # fmt: skip

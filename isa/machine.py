@@ -168,11 +168,18 @@ class Machine(Section):
         """Length of a cycle in ns: 1000 / frequency_mhz."""
         return 1000.0 / self.frequency_mhz
 
-    def peak_macs_per_cycle(self, dtype: str) -> float:
-        """Multiply-accumulates of one PE per cycle: tiles x block_rows x (block_k_bytes / bytes of dtype) x rate.
+    def matrix_instruction(self, dtype: str) -> str:
+        """Name of the instruction that multiplies blocks of a dtype: fp32 needs vector lanes if the DPE lacks it."""
+        return "vmml" if dtype == "fp32" and not self.matrix.rate_by_dtype.fp32 else "mml"
 
-        KeyError if the matrix engine does not know the dtype.
+    def peak_macs_per_cycle(self, dtype: str) -> float:
+        """Multiply-accumulates of one PE per cycle by `matrix_instruction`.
+
+        mml: tiles x block_rows x (block_k_bytes / bytes of dtype) x rate; vmml: simd.multiply_adds_per_cycle. KeyError
+        if the matrix engine does not know the dtype.
         """
+        if self.matrix_instruction(dtype) == "vmml":
+            return float(self.simd.multiply_adds_per_cycle)
         matrix = self.matrix
         elements = matrix.block_k_bytes // _BYTES_PER_ELEMENT[dtype_family(dtype)]
         return matrix.tiles * matrix.block_rows * elements * matrix.rate_by_dtype[dtype]

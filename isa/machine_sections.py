@@ -131,6 +131,9 @@ class Simd(Section):
 
     elements_per_cycle: int = described("element operations per cycle", unit="elements/cycle", shapes="time", gt=0)
     lut_elements_per_cycle: int = described("table functions per cycle", unit="elements/cycle", shapes="time", gt=0)
+    multiply_adds_per_cycle: int = described(
+        "fp32 multiply-adds of `vmml` per cycle", unit="elements/cycle", shapes="time", gt=0
+    )
     latency_cycles: int = described("pipeline latency of a command", unit="cycles", shapes="time", ge=0)
     max_accumulate_rows: int = described("rows one row-accumulate command can sum", unit="rows", shapes="code", gt=0)
 
@@ -139,6 +142,11 @@ class Simd(Section):
             yield (
                 "lut_elements_per_cycle",
                 f"{self.lut_elements_per_cycle} is more than elements_per_cycle = {self.elements_per_cycle}",
+            )
+        if self.multiply_adds_per_cycle > self.elements_per_cycle:
+            yield (
+                "multiply_adds_per_cycle",
+                f"{self.multiply_adds_per_cycle} is more than elements_per_cycle = {self.elements_per_cycle}",
             )
 
 

@@ -71,8 +71,8 @@ _CORES = """\
   `halt`.
 * Buffers are carved from local memory in their order, each at a multiple of {base} bytes; a slot is a multiple of
   {slot} bytes. Registers, buffers, banks and the {semaphores} semaphores of a PE do not outlive a launch.
-* An RE command on a bank waits for all `mml` on that bank which the same core issued before, and `mml` for all such RE
-  commands. In one launch a bank belongs to one core.
+* Commands on a bank start in the order in which they were issued, and wait for the end of those that other units (DPE,
+  SE, RE) were given before. In one launch a bank belongs to one core.
 * What a launch writes to SRAM or DRAM is visible to launches that wait for its event, not within the launch.
 * A `dma_in` with `broadcast` is one transfer of all PEs of the row, the column or the launch: each issues the same
   command (address, shape) on the same core in the same order; it waits for space in all of them.
@@ -125,7 +125,7 @@ _NUMBERS = """\
 * Sums go in ascending order of rows or columns, from 0, one rounding per addition.
 * `mml` adds products to the bank in ascending k: `bank = fl32(bank + a * b)`; the product itself is rounded to fp32
   first, which changes nothing for types of 16 bits or less unless it is subnormal or too large. With int8 operands
-  the bank holds int32, and sums wrap.
+  the bank holds int32, and sums wrap. `vmml` does the same for operands of any type widened to fp32, always in fp32.
 * Functions are defined by fp32 operations alone, in the order their text gives; no library decides their bits.
 * Commands that move bytes (transfers, `copy`, `transpose`, and `acc_load`, `acc_drain` with int32) change no bits.
 """

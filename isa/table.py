@@ -55,6 +55,7 @@ class Timing(enum.IntEnum):
     SIMD = 8
     LUT = 9
     REDUCTION = 10
+    VECTOR_MATRIX = 11
 
 
 class Kind(enum.Enum):
@@ -254,13 +255,18 @@ LAYOUT = (
                 "out[rows, columns] = value", "Writes one value everywhere."),
 )  # fmt: skip
 
+_MATRIX_OPERANDS = (
+    BANK_OUT, *A, *B, ROWS, COLUMNS, _reg("k_blocks", "r0"), A_DTYPE, _choice("accumulate", "set", "add")
+)  # fmt: skip
 MATRIX = (
-    Instruction("mml", 0x50, Unit.DPE, Timing.MATRIX,
-                (BANK_OUT, *A, *B, ROWS, COLUMNS, _reg("k_blocks", "r0"), A_DTYPE,
-                 _choice("accumulate", "set", "add")),
+    Instruction("mml", 0x50, Unit.DPE, Timing.MATRIX, _MATRIX_OPERANDS,
                 "bank[rows, columns] (+)= a[rows, k] @ b[columns, k].T",
                 "Multiplies rows of a (held) with rows of b (streamed) over k_blocks blocks of K. Products are exact, "
                 "added in ascending k with one fp32 rounding each (int32, wrapping, for int8)."),
+    Instruction("vmml", 0x51, Unit.SE, Timing.VECTOR_MATRIX, _MATRIX_OPERANDS,
+                "bank[rows, columns] (+)= a[rows, k] @ b[columns, k].T",
+                "As mml on the SIMD engine's fp32 lanes, for types that the matrix engine lacks: elements are widened "
+                "to fp32, each product and each sum in ascending k is rounded to fp32."),
 )  # fmt: skip
 
 ACCUMULATOR = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isa import columns as col
+from isa.dtypes import FP32
 from isa.table import Timing, Unit
 from simulator import codes, operands
 from simulator import hardware as hw
@@ -14,9 +15,10 @@ from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State, Stats
 
 _CYCLE = hw.TICKS_PER_CYCLE
-_FI, _DPE = int(Unit.FI), int(Unit.DPE)
+_FI = int(Unit.FI)
 _TRANSFER, _LAYOUT, _MATRIX, _LINK = int(Timing.TRANSFER), int(Timing.LAYOUT), int(Timing.MATRIX), int(Timing.LINK)
 _ACCUMULATOR, _SIMD, _LUT = int(Timing.ACCUMULATOR), int(Timing.SIMD), int(Timing.LUT)
+_VECTOR_MATRIX, _FP32 = int(Timing.VECTOR_MATRIX), FP32.code
 
 
 @inlined_kernel
@@ -30,13 +32,19 @@ def jitter(hardware: Hardware, state: State) -> Scalar:
 
 
 @inlined_kernel
-def bank_ready(state: State, pe: Scalar, bank: Scalar, role: Scalar, snapshot: Scalar) -> Scalar:
-    """Return when a bank is free for a command, or -1 while an earlier command on it has not started."""
-    if role == tr.BANK_BY_DPE:
-        done, time = state.bank[pe, bank, st.RE_DONE], state.bank[pe, bank, st.RE_TIME]
-    else:
-        done, time = state.bank[pe, bank, st.DPE_DONE], state.bank[pe, bank, st.DPE_TIME]
-    return time if done >= snapshot else -1
+def bank_ready(state: State, pe: Scalar, bank: Scalar, unit: Scalar, snapshot: Scalar) -> Scalar:
+    """Return when a bank is free for a command of a unit, or -1 while an earlier command on it has not started.
+
+    Commands on a bank start in the order of their issue. A command waits for the end of those of other units; those
+    of its own unit follow each other in the unit's pipeline.
+    """
+    if state.bank[pe, bank, st.BANK_STARTED] < snapshot:
+        return -1
+    time = 0
+    for other in range(st.UNITS):
+        if other != unit:
+            time = max(time, state.bank[pe, bank, st.BANK_TIME + other])
+    return time
 
 
 @inner_kernel
@@ -73,6 +81,11 @@ def work_ticks(
         stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
         stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
         return values[0] * max(columns, held) * hardware.numbers[hw.MATRIX_TICKS + dtype]
+    if timing == _VECTOR_MATRIX:
+        k = values[0] * hardware.numbers[hw.BLOCK_K_BYTES] // hardware.numbers[hw.ELEMENT_BYTES + fields[col.D1]]
+        stats.counts[st.ISSUED_MACS + _FP32] += k * rows * columns
+        stats.counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
+        return fixed + k * _vectors(rows, columns, lanes) * _CYCLE
     if timing in (_TRANSFER, _LAYOUT):
         moved = max(extents[0, 0] * extents[0, 1], extents[1, 0] * extents[1, 1])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
@@ -158,13 +171,9 @@ def finish(
         slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
         state.stream[stream, st.IN_FLIGHT + slot] = end
     state.stream[stream, st.STARTED] += 1
-    role = code.traits[fields[col.OPCODE], tr.BANK_ROLE]
-    if role == tr.BANK_BY_DPE:
-        state.bank[pe, fields[col.BANK], st.DPE_DONE] += 1
-        state.bank[pe, fields[col.BANK], st.DPE_TIME] = end
-    elif role == tr.BANK_BY_RE:
-        state.bank[pe, fields[col.BANK], st.RE_DONE] += 1
-        state.bank[pe, fields[col.BANK], st.RE_TIME] = end
+    if code.traits[fields[col.OPCODE], tr.USES_BANK]:
+        state.bank[pe, fields[col.BANK], st.BANK_STARTED] += 1
+        state.bank[pe, fields[col.BANK], st.BANK_TIME + unit] = end
 
 
 @inlined_kernel

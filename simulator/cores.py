@@ -24,7 +24,7 @@ _SUB, _MUL, _DIV, _REM, _MIN, _MAX = (BY_NAME[name].opcode for name in ("sub", "
 _AND, _OR, _XOR, _SLL, _SRA = (BY_NAME[name].opcode for name in ("and", "or", "xor", "sll", "sra"))
 _BNE, _BLT = BY_NAME["bne"].opcode, BY_NAME["blt"].opcode
 _UNITS = st.UNITS
-_MATRIX = int(Timing.MATRIX)
+_MATRIX, _VECTOR_MATRIX = int(Timing.MATRIX), int(Timing.VECTOR_MATRIX)
 _BLOCKS_SLOT, _ROWS_SLOT, _COLUMNS_SLOT = 0, 6, 7
 _MAX_SIZE = (1 << 31) - 1
 NEXT, STOP = -1, -2
@@ -126,7 +126,7 @@ def _claim_operands(code: Code, state: State, pe: Scalar, stream: Scalar, fields
 def _check_sizes(state: State, row: Integers, values: Integers) -> Scalar:
     """Check that sizes are not negative, and so small that no product of them with a size in memory overflows."""
     for slot in (_ROWS_SLOT, _COLUMNS_SLOT, _BLOCKS_SLOT):
-        if slot != _BLOCKS_SLOT or row[tr.TIMING] == _MATRIX:
+        if slot != _BLOCKS_SLOT or row[tr.TIMING] in (_MATRIX, _VECTOR_MATRIX):
             state.scratch[st.ERROR_DETAIL] = values[slot]
             if values[slot] < 0 or values[slot] > _MAX_SIZE:
                 return codes.BAD_SIZE
@@ -139,12 +139,12 @@ def _check_unit_limits(
 ) -> Scalar:
     """Check bank, block and element type of matrix and accumulator commands, and that a neighbour exists."""
     row = code.traits[fields[col.OPCODE]]
-    if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
+    if row[tr.USES_BANK]:
         limit = hardware.numbers[hw.BLOCK_ROWS]
         state.scratch[st.ERROR_DETAIL], state.scratch[st.ERROR_EXTRA] = fields[col.BANK], values[6] * values[7]
         if fields[col.BANK] >= hardware.numbers[hw.BANKS] or values[6] > limit or values[7] > limit:
             return codes.BANK_RANGE
-    if row[tr.BANK_ROLE] == tr.BANK_BY_DPE and hardware.numbers[hw.MATRIX_TICKS + fields[col.D1]] == 0:
+    if row[tr.TIMING] == _MATRIX and hardware.numbers[hw.MATRIX_TICKS + fields[col.D1]] == 0:
         state.scratch[st.ERROR_DETAIL] = fields[col.D1]
         return codes.UNSUPPORTED_DTYPE
     if row[tr.LINK_ROLE] != tr.LINK_UNUSED and commands.link_target(code, pe, fields[col.MODE]) < 0:
@@ -164,13 +164,10 @@ def _enqueue(
     entry[st.Q_ARRIVAL] = arrival
     for slot in range(8):
         entry[st.Q_VALUES + slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
-    pe, bank, role = core // st.CORES, fields[col.BANK], code.traits[fields[col.OPCODE], tr.BANK_ROLE]
-    if role == tr.BANK_BY_DPE:
-        entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.RE_ISSUED]
-        state.bank[pe, bank, st.DPE_ISSUED] += 1
-    elif role == tr.BANK_BY_RE:
-        entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.DPE_ISSUED]
-        state.bank[pe, bank, st.RE_ISSUED] += 1
+    pe, bank = core // st.CORES, fields[col.BANK]
+    if code.traits[fields[col.OPCODE], tr.USES_BANK]:
+        entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.BANK_ISSUED]
+        state.bank[pe, bank, st.BANK_ISSUED] += 1
     state.stream[stream, st.COUNT] += 1
     if state.stream[stream, st.STREAM_STATUS] == st.IDLE:
         state.stream[stream, st.STREAM_STATUS] = st.SCHEDULED

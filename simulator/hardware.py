@@ -59,6 +59,7 @@ def _cost_table(machine: Machine) -> Integers:
     cost[Timing.LINK] = 0, accumulator.drain_elements_per_cycle, accumulator.link_latency_cycles * cycle
     cost[Timing.SIMD] = 0, simd.elements_per_cycle, simd.latency_cycles * cycle
     cost[Timing.LUT] = 0, simd.lut_elements_per_cycle, simd.latency_cycles * cycle
+    cost[Timing.VECTOR_MATRIX] = 0, simd.multiply_adds_per_cycle, simd.latency_cycles * cycle
     cost[Timing.REDUCTION] = 0, simd.elements_per_cycle, simd.latency_cycles * cycle
     return cost
 

@@ -12,7 +12,7 @@ from simulator.events import schedule
 from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State
 
-_FI, _DPE, _RE = int(Unit.FI), int(Unit.DPE), int(Unit.RE)
+_FI, _RE = int(Unit.FI), int(Unit.RE)
 _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 ALONG_ROW, ALONG_COLUMN = 1, 2
 
@@ -23,10 +23,9 @@ def _wake_after(code: Code, state: State, stream: Scalar, pe: Scalar, fields: In
     row = code.traits[fields[col.OPCODE]]
     core = stream // _UNITS
     now = state.stream[stream, st.CLOCK]
-    if row[tr.BANK_ROLE] == tr.BANK_BY_DPE:
-        queues.wake_stream(state, core * _UNITS + _RE, now, st.ON_BANK)
-    elif row[tr.BANK_ROLE] == tr.BANK_BY_RE:
-        queues.wake_stream(state, core * _UNITS + _DPE, now, st.ON_BANK)
+    if row[tr.USES_BANK]:
+        for other in range(core * _UNITS, (core + 1) * _UNITS):
+            queues.wake_stream(state, other, now, st.ON_BANK)
     if row[tr.LINK_ROLE] != tr.LINK_UNUSED:
         target, sends = commands.link_target(code, pe, fields[col.MODE]), row[tr.LINK_ROLE] == tr.LINK_SENDS
         receiver = target if sends else pe

@@ -47,8 +47,9 @@ ENTRY = Q_VALUES + 8
 PUSHED, POPPED, PRODUCER, CONSUMER = range(4)
 PUSH_TIME = 4
 POP_TIME = PUSH_TIME + MAX_SLOTS
-# Columns of `State.bank`.
-DPE_ISSUED, DPE_DONE, DPE_TIME, RE_ISSUED, RE_DONE, RE_TIME = range(6)
+# Columns of `State.bank`: then when the last command of each unit on it ends.
+BANK_ISSUED, BANK_STARTED = range(2)
+BANK_TIME = 2
 # Columns of `State.pe`: when each unit and the local memory are free, then (full, time) of the four incoming links.
 LOCAL = UNITS
 INCOMING = LOCAL + 1
@@ -145,7 +146,8 @@ def new_state(hardware: Hardware) -> State:
     streams, cores = pes * CORES * UNITS, pes * CORES
     return State(
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
-        buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS), bank=_zeros(pes, int(numbers[hw.BANKS]), 6),
+        buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS),
+        bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),

@@ -81,10 +81,10 @@ def _readiness(
             state.stream[stream, st.DETAIL] = fields[col.C0 + operand]
             return codes.OK, (st.ON_SPACE if operand == operands.OUT else st.ON_INPUT), 0
         ready = max(ready, time)
-    if row[tr.BANK_ROLE] != tr.BANK_UNUSED:
+    if row[tr.USES_BANK]:
         (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
         snapshot = entry[st.Q_SNAPSHOT]
-        time = commands.bank_ready(state, pe, fields[col.BANK], row[tr.BANK_ROLE], snapshot)
+        time = commands.bank_ready(state, pe, fields[col.BANK], unit, snapshot)
         if time < 0:
             state.stream[stream, st.DETAIL] = fields[col.BANK]
             return codes.OK, st.ON_BANK, 0

@@ -13,7 +13,7 @@ from isa.table import INSTRUCTIONS, SLOTS, Instruction, Timing
 
 # Columns of the traits table.
 (
-    KNOWN, UNIT, TIMING, SPREAD_OPERAND, BANK_ROLE, MEMORY_READ, MEMORY_WRITE, INDEXED,
+    KNOWN, UNIT, TIMING, SPREAD_OPERAND, USES_BANK, MEMORY_READ, MEMORY_WRITE, INDEXED,
     OUT_ROWS, OUT_BYTES, OUT_DTYPE, A_ROWS, A_BYTES, A_DTYPE, B_ROWS, B_BYTES, B_DTYPE, LINK_ROLE,
 ) = range(18)  # fmt: skip
 COLUMN_COUNT = 18
@@ -21,7 +21,6 @@ COLUMN_COUNT = 18
 # Codes for rows and bytes per row of an operand.
 NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD, GROUPS = range(12)
 
-BANK_UNUSED, BANK_BY_DPE, BANK_BY_RE = range(3)
 SPREAD_NOWHERE, SPREAD_A, SPREAD_B = range(3)
 LINK_UNUSED, LINK_SENDS, LINK_RECEIVES = range(3)
 
@@ -45,7 +44,7 @@ def _operand_shape(instruction: Instruction, name: str, dtype_slot: int) -> tupl
         return ONE, WORD, dtype_slot
     if f"{name}_pitch" not in instruction.by_name:
         return ONE, INDICES, dtype_slot
-    if instruction.timing is Timing.MATRIX:
+    if instruction.timing in (Timing.MATRIX, Timing.VECTOR_MATRIX):
         return (FROM_R6 if name == "a" else FROM_R7), K_BLOCKS, dtype_slot
     if name == "b" and "group" in instruction.by_name:
         return FROM_R6, GROUPS, dtype_slot
@@ -75,9 +74,7 @@ def _row(instruction: Instruction) -> list[int]:
     spread = SPREAD_NOWHERE
     if "spread" in instruction.by_name:
         spread = SPREAD_B if "b" in instruction.by_name else SPREAD_A
-    bank = BANK_UNUSED
-    if "bank" in instruction.by_name:
-        bank = BANK_BY_DPE if instruction.timing is Timing.MATRIX else BANK_BY_RE
+    bank = int("bank" in instruction.by_name)
     read, write = _memory_slots(instruction)
     a, b = _operand_shape(instruction, "a", _D1), _operand_shape(instruction, "b", _D2)
     indexed = int(INDICES in (a[1], b[1]))

@@ -293,7 +293,7 @@ class Launch:
             return None
         if command is not first and list(command.values[[2, 3, 6, 7]]) != list(first.values[[2, 3, 6, 7]]):
             raise ContractViolationError("PEs of one broadcast give different addresses or shapes")
-        rivals = core.queues[Unit.RE if unit is Unit.DPE else Unit.DPE] if command.bank is not None else ()
+        rivals = (rival for queue in core.queues.values() for rival in queue) if command.bank is not None else ()
         if any(rival.bank == command.bank and rival.order < command.order for rival in rivals):
             return None
         if not self.link_is_ready(element, command):

@@ -123,7 +123,7 @@ def operand_extent(command: Command, operand: int, block_k_bytes: int) -> tuple[
         return 1, 4 * rows
     if "row_bytes" in row.by_name:
         return rows, columns
-    if row.name == "mml":
+    if row.name in ("mml", "vmml"):
         return (rows if name == "a" else columns), int(values[0]) * block_k_bytes
     if row.name == "acc_range":
         return rows, 8

@@ -57,28 +57,34 @@ class Attender(Walk):
         if self.tile.has_mask:
             self.core.pop(buffers.mask)
 
-    def _mml(self, bank: int, a: tuple[BufferHandle, Register, Register], b: tuple[BufferHandle, Register, Register],
-             columns: Register, k_blocks: Register) -> None:  # fmt: skip
+    def _multiply(
+        self,
+        bank: int,
+        a: tuple[BufferHandle, Register, Register],
+        b: tuple[BufferHandle, Register, Register],
+        columns: Register,
+        k_blocks: Register,
+    ) -> None:
         """Emit one multiplication; a machine that repeats fewer blocks gets a loop of commands."""
-        core, limit = self.core, self.machine.matrix.max_repeat_blocks
+        core, limit, instruction = self.core, self.machine.matrix.max_repeat_blocks, self.tile.instruction
         common: dict[str, OperandValue] = {
             "bank": bank, "a": a[0], "a_pitch": a[2], "b": b[0], "b_pitch": b[2], "rows": self.rows, "columns": columns,
             "a_dtype": self.tile.dtype.name,
         }  # fmt: skip
         largest = max(self.tile.row_bytes, self.tile.keys * self.tile.dtype.bytes) // self.machine.matrix.block_k_bytes
         if largest <= limit:
-            core.emit("mml", **common, a_offset=a[1], b_offset=b[1], k_blocks=k_blocks, accumulate="set")
+            core.emit(instruction, **common, a_offset=a[1], b_offset=b[1], k_blocks=k_blocks, accumulate="set")
             return
         step = self.machine.matrix.block_k_bytes
         with loaded(core, 1) as (one,), core.scratch() as a_offset, core.scratch() as b_offset, core.scratch() as rest:
             core.copy(a[1], a_offset)
             core.copy(b[1], b_offset)
-            core.emit("mml", **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="set")
+            core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="set")
             core.add(k_blocks, -1, rest)
             with core.loop(rest):
                 core.increase(a_offset, step)
                 core.increase(b_offset, step)
-                core.emit("mml", **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="add")
+                core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="add")
 
     def _multiply_scores(self, q_offset: Register) -> None:
         core, tile, buffers = self.core, self.tile, self.buffers
@@ -93,7 +99,7 @@ class Attender(Walk):
                     columns,
                     blocks,
                 ):
-                    self._mml(bank, (buffers.q, q_offset, pitch), (buffers.k, start, pitch), columns, blocks)
+                    self._multiply(bank, (buffers.q, q_offset, pitch), (buffers.k, start, pitch), columns, blocks)
                 self._drain(bank, buffers.scores, index, tile.keys, tile.block_rows)
         core.push(buffers.scores)
 
@@ -208,7 +214,7 @@ class Attender(Walk):
                 width = min(tile.block_rows, tile.padded_head_dim - first)
                 with loaded(core, first * tile.keys * element, width) as (start, columns):
                     a, b = (buffers.probabilities, ZERO, pitch), (buffers.v_transposed, start, pitch)
-                    self._mml(bank, a, b, columns, k_blocks)
+                    self._multiply(bank, a, b, columns, k_blocks)
                 self._drain(bank, buffers.product, index, tile.padded_head_dim, width)
         self._move(buffers.product, buffers.probabilities)
 

@@ -329,9 +329,9 @@ class _Multiplier(_Walk):
                 a_offset = x_offset if block == 0 else core.add(x_offset, block * held * mapping.chunk_bytes, x)
                 b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.chunk_bytes, weight)
                 core.emit(
-                    "mml", bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch, b=self.buffers.weight,
-                    b_offset=b_offset, b_pitch=mapping.chunk_bytes, rows=self.block_rows[block], columns=width,
-                    k_blocks=blocks, a_dtype=mapping.shape.dtype.name, accumulate="add",
+                    mapping.instruction, bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch,
+                    b=self.buffers.weight, b_offset=b_offset, b_pitch=mapping.chunk_bytes, rows=self.block_rows[block],
+                    columns=width, k_blocks=blocks, a_dtype=mapping.shape.dtype.name, accumulate="add",
                 )  # fmt: skip
 
     def _store(self) -> None:

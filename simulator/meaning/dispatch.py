@@ -17,11 +17,11 @@ from simulator.meaning.convert import WORDS, load_block, store_block
 from simulator.meaning.plain import Command, MeaningError
 from simulator.meaning.tables import Bytes, Floats, Integers, Scalar, Tables, dtype_column
 
-_TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION = (
+_TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION, _VECTOR_MATRIX = (
     int(timing)
     for timing in (
         Timing.TRANSFER, Timing.LAYOUT, Timing.MATRIX, Timing.ACCUMULATOR, Timing.LINK, Timing.SIMD, Timing.LUT,
-        Timing.REDUCTION,
+        Timing.REDUCTION, Timing.VECTOR_MATRIX,
     )
 )  # fmt: skip
 _run_transfer, _run_layout, _run_matrix, _run_accumulator = transfer.run, layout.run, matrix.run, accumulator.run
@@ -87,7 +87,7 @@ def _compute(
 ) -> Scalar:
     """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message."""
     opcode, count = fields[col.OPCODE], values[6] * values[7]
-    if timing == _MATRIX:
+    if timing in (_MATRIX, _VECTOR_MATRIX):
         return _run_matrix(fields, values, _shape(fields, values, _A, tables)[1], banks, tables)
     if timing in (_ACCUMULATOR, _LINK):
         return _run_accumulator(fields, values, tables.a, tables.out, banks, link)

@@ -18,17 +18,18 @@ from simulator.meaning import codes
 from simulator.meaning.plain import Command, MeaningError
 from simulator.meaning.tables import K_CHUNK, Array, Floats, Integers, Scalar, Tables
 
-_MML = BY_NAME["mml"].opcode
+_MML, _VMML = BY_NAME["mml"].opcode, BY_NAME["vmml"].opcode
 _SET = 0
 _INT8, _INT32 = dtypes.INT8.code, dtypes.INT32.code
 
 
 @inner_kernel
 def run(fields: Integers, values: Integers, depth: Scalar, banks: Floats, tables: Tables) -> Scalar:
-    """Execute `mml` on tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
-    if fields[col.OPCODE] != _MML:
+    """Execute a product of tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
+    opcode = fields[col.OPCODE]
+    if opcode not in (_MML, _VMML):
         return codes.NO_MEANING
-    if fields[col.D1] == _INT32:
+    if opcode == _MML and fields[col.D1] == _INT32:
         return codes.UNSUPPORTED_DTYPE
     rows, columns, bank = values[6], values[7], banks[fields[col.BANK]]
     if fields[col.MODE] == _SET:
@@ -37,7 +38,7 @@ def run(fields: Integers, values: Integers, depth: Scalar, banks: Floats, tables
         count = min(K_CHUNK, depth - start)
         _transpose(tables.a, start, depth, rows, count, tables.block_a)
         _transpose(tables.b, start, depth, columns, count, tables.block_b)
-        if fields[col.D1] == _INT8:
+        if opcode == _MML and fields[col.D1] == _INT8:
             _multiply_integers(tables.block_a, tables.block_b, bank.view(np.int32), rows, columns, count)
         else:
             _multiply(tables.block_a, tables.block_b, bank, rows, columns, count)
@@ -79,17 +80,23 @@ def _multiply_integers(a: Floats, b: Floats, bank: Array, rows: Scalar, columns:
 
 
 def _mml(command: Command) -> None:
-    code = command.dtype(1)
-    if code == _INT32:
+    if command.dtype(1) == _INT32:
         raise MeaningError(codes.UNSUPPORTED_DTYPE)
+    _add_products(command, command.bank.view(np.int32) if command.dtype(1) == _INT8 else command.bank)
+
+
+def _add_products(command: Command, bank: Array) -> None:
+    code = command.dtype(1)
     depth = int(command.values[0]) * command.block_k_bytes // dtypes.BY_CODE[code].bytes
     a = command.read(1, command.rows, depth)
     b = command.read_like(2, code, command.columns, depth)
-    bank = command.bank.view(np.int32) if code == _INT8 else command.bank
     total = bank.copy() if command.word == "add" else np.zeros_like(bank)
     for k in range(depth):
         total += (a[:, k, None] * b[None, :, k]).astype(total.dtype)
     bank[...] = total
 
 
-PLAIN: dict[str, Callable[[Command], None]] = {"mml": _mml}
+PLAIN: dict[str, Callable[[Command], None]] = {
+    "mml": _mml,
+    "vmml": lambda command: _add_products(command, command.bank),
+}

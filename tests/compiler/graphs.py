@@ -31,16 +31,17 @@ def small_machine(name: str = "mtia-2i", **changes: object) -> Machine:
 
 @dataclass
 class GraphWriter:
-    """Collects values, constants and operations of a graph."""
+    """Collects values, constants and operations of a graph; `dtype` is that of floats on the host."""
 
+    dtype: str = "float16"
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
 
-    def input(self, name: str, shape: tuple[Dim, ...], dtype: str = "float16") -> str:
+    def input(self, name: str, shape: tuple[Dim, ...], dtype: str | None = None) -> str:
         """Declare an input."""
-        self.values[name] = Value(name, shape, dtype)
+        self.values[name] = Value(name, shape, dtype or self.dtype)
         self.inputs.append(name)
         return name
 
@@ -58,7 +59,7 @@ class GraphWriter:
         attributes: Attributes | None = None,
     ) -> str:
         """Add an operation with one output of its own name."""
-        self.values[name] = Value(name, shape, "float16")
+        self.values[name] = Value(name, shape, self.dtype)
         self.operations.append(Operation(kind, f"{name}_op", inputs, (name,), attributes or NoAttributes()))
         return name
 

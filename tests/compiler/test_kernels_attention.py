@@ -51,12 +51,16 @@ def _reference(arrays: dict[str, Array], heads: int, kv_heads: int, causal: bool
     return result.transpose(0, 2, 1, 3).reshape(batch, sequence, width), seen.any(-1)[:, 0]
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(item) for item in case))
-def test_attention(case: tuple[str, int, int, int, tuple[int, int] | None, int, int, int, bool, bool]) -> None:
+def test_attention(
+    case: tuple[str, int, int, int, tuple[int, int] | None, int, int, int, bool, bool], dtype: str
+) -> None:
     """Rows that see a key agree with NumPy, with and without random delays; stated MACs are those issued."""
     machine, batch, sequence, past, bounds, heads, kv_heads, head_dim, causal, masked = case
     length: Dim = Affine.symbol("past") if bounds else past
-    writer, rng = GraphWriter(), np.random.default_rng(past)
+    host = np.dtype(np.float32 if dtype == "fp32" else np.float16)
+    writer, rng = GraphWriter(host.name), np.random.default_rng(past)
     shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, sequence, heads * head_dim)}
     shapes |= dict.fromkeys(("k", "v"), (batch, sequence, kv_heads * head_dim))
     shapes |= {f"past_{name}": (batch, kv_heads, length, head_dim) for name in ("k", "v")}
@@ -64,21 +68,23 @@ def test_attention(case: tuple[str, int, int, int, tuple[int, int] | None, int, 
     for name, shape in shapes.items():
         writer.input(name, shape)
         sizes = [past if isinstance(dim, Affine) else dim for dim in shape]
-        arrays[name] = rng.standard_normal(sizes).astype(np.float16)
+        arrays[name] = rng.standard_normal(sizes).astype(host)
     if masked:
         writer.input("mask", (batch, length + sequence), "int64")
         arrays["mask"] = (rng.random((batch, past + sequence)) > 0.3).astype(np.int64)
     attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, causal, length)
     inputs = ("q", "k", "v", "past_k", "past_v", "mask" if masked else None)
-    writer.values["y"] = Value("y", shapes["q"], "float16")
+    writer.values["y"] = Value("y", shapes["q"], host.name)
     writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
     graph = writer.graph("y", symbols={"past": bounds} if bounds else None)
-    simulator = Simulator(compile_graph(graph, small_machine(machine)))
+    simulator = Simulator(compile_graph(graph, small_machine(machine), dtype))
     result = simulator.run(arrays)
     delayed = simulator.run(arrays, jitter_cycles=300, jitter_seed=3)
 
     np.testing.assert_array_equal(result.outputs["y"], delayed.outputs["y"])
     expected, sees = _reference(arrays, heads, kv_heads, causal)
-    np.testing.assert_allclose(result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-3)
+    np.testing.assert_allclose(
+        result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-6 if dtype == "fp32" else 3e-3
+    )
     operation = result.report.operations[-1]
     assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0

@@ -26,10 +26,10 @@ def _without_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler.emit, "kernel_module", module)
 
 
-def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array]) -> Graph:
+def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array], host: str) -> Graph:
     """Keys through rope, values as they come, appended behind `past` positions."""
     past = Affine.symbol("past")
-    writer = GraphWriter()
+    writer = GraphWriter(host)
     shape = (BATCH, SEQUENCE, HEADS * head_dim)
     for name in ("q", "k", "v"):
         writer.input(name, shape)
@@ -41,7 +41,7 @@ def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array]) -> Gra
     writer.add("rope", ("k", None, "cosines", "sines"), "rotated", shape, rope)
     for name in ("out", "key", "value"):
         present = (BATCH, HEADS, past + SEQUENCE, head_dim)
-        writer.values[name] = Value(name, shape if name == "out" else present, "float16")
+        writer.values[name] = Value(name, shape if name == "out" else present, host)
     attributes = AttentionAttributes(HEADS, HEADS, head_dim, 1.0, True, past)
     inputs = ("q", "rotated", "v", "past_key", "past_value", None)
     writer.operations.append(Operation("attention", "attention", inputs, ("out", "key", "value"), attributes))
@@ -51,9 +51,10 @@ def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array]) -> Gra
 @pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
 @pytest.mark.parametrize(("head_dim", "interleaved"), [(16, False), (16, True), (32, False)])
 @pytest.mark.parametrize("past", [0, 1, 40])
-def test_append(machine: str, head_dim: int, interleaved: bool, past: int) -> None:
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_append(machine: str, head_dim: int, interleaved: bool, past: int, dtype: str) -> None:
     """One program writes behind any number of past positions, and leaves those as they were."""
-    check(small_machine(machine), head_dim, interleaved, past)
+    check(small_machine(machine), head_dim, interleaved, past, dtype)
 
 
 def test_append_of_narrow_heads() -> None:
@@ -61,16 +62,17 @@ def test_append_of_narrow_heads() -> None:
     check(small_machine(), 8, False, 3)
 
 
-def check(machine: object, head_dim: int, interleaved: bool, past: int) -> None:
+def check(machine: object, head_dim: int, interleaved: bool, past: int, dtype: str = "fp16") -> None:
     """Run the graph; compare present keys and values."""
-    rng = np.random.default_rng(head_dim + past)
+    rng, host = np.random.default_rng(head_dim + past), np.dtype(np.float32 if dtype == "fp32" else np.float16)
     angles = np.arange(64)[:, None] * rng.random(head_dim // 2)[None]
-    graph = _graph(head_dim, interleaved, (np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)))
+    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    graph = _graph(head_dim, interleaved, tables, host.name)
     shape = (BATCH, SEQUENCE, HEADS * head_dim)
-    inputs = {name: rng.standard_normal(shape).astype(np.float16) for name in ("q", "k", "v")}
+    inputs = {name: rng.standard_normal(shape).astype(host) for name in ("q", "k", "v")}
     for name in ("past_key", "past_value"):
-        inputs[name] = rng.standard_normal((BATCH, HEADS, past, head_dim)).astype(np.float16)
-    results = run_graph(graph, machine, inputs)  # type: ignore[arg-type]
+        inputs[name] = rng.standard_normal((BATCH, HEADS, past, head_dim)).astype(host)
+    results = run_graph(graph, machine, inputs, dtype)  # type: ignore[arg-type]
 
     def heads_first(array: Array) -> Array:
         return array.reshape(BATCH, SEQUENCE, HEADS, head_dim).transpose(0, 2, 1, 3)
@@ -79,5 +81,7 @@ def check(machine: object, head_dim: int, interleaved: bool, past: int) -> None:
     new_keys = rotated(inputs["k"].astype(np.float64), angles[places][:, :, None], HEADS, interleaved)
     keys = np.concatenate([inputs["past_key"], heads_first(new_keys)], axis=2)
     values = np.concatenate([inputs["past_value"], heads_first(inputs["v"])], axis=2)
-    np.testing.assert_allclose(results["key"], keys, rtol=2**-10, atol=2**-10)
+    np.testing.assert_allclose(
+        results["key"], keys, **(dict.fromkeys(("rtol", "atol"), 2**-20 if dtype == "fp32" else 2**-10))
+    )
     np.testing.assert_array_equal(results["value"], values)

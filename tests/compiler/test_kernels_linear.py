@@ -40,10 +40,11 @@ class Problem:
 def problem(case: Case) -> Problem:
     """Return random operands of unit size for a case."""
     rng = np.random.default_rng(case.rows * 7919 + case.inputs)
-    writer = GraphWriter()
-    inputs = {"x": rng.standard_normal((1, case.rows, case.inputs)).astype(np.float16)}
+    host = np.dtype(np.float32 if case.dtype == "fp32" else np.float16)
+    writer = GraphWriter(host.name)
+    inputs = {"x": rng.standard_normal((1, case.rows, case.inputs)).astype(host)}
     writer.input("x", inputs["x"].shape)
-    weight = (rng.standard_normal((case.inputs, case.outputs)) / np.sqrt(case.inputs)).astype(np.float16)
+    weight = (rng.standard_normal((case.inputs, case.outputs)) / np.sqrt(case.inputs)).astype(host)
     expected = inputs["x"].astype(np.float64) @ weight.astype(np.float64)
     writer.constant("weight", weight.T.copy() if case.rows_are_outputs else weight)
     bias = residual = None
@@ -52,7 +53,7 @@ def problem(case: Case) -> Problem:
         bias = writer.constant("bias", row)
         expected = expected + row
     if case.residual:
-        inputs["r"] = rng.standard_normal((1, case.rows, case.outputs)).astype(np.float16)
+        inputs["r"] = rng.standard_normal((1, case.rows, case.outputs)).astype(host)
         residual = writer.input("r", inputs["r"].shape)
         expected = expected + inputs["r"]
     shape = (1, case.rows, case.outputs)
@@ -70,26 +71,29 @@ def check(case: Case, machine: Machine) -> None:
     """Run a case and compare within the rounding of the stored result."""
     given = problem(case)
     result = run_graph(given.writer.graph("y"), machine, given.inputs, case.dtype)["y"]
-    relative = 2**-10 if case.dtype == "fp16" else 2**-7
+    relative = {"fp16": 2**-10, "bf16": 2**-7, "fp32": 2**-20}[case.dtype]
     np.testing.assert_allclose(result.astype(np.float64), given.expected, rtol=relative, atol=4 * relative)
 
 
 MACHINES = ("mtia-2i", "mtia-v1")
+DTYPES = ("fp16", "fp32")
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 7, 33, 70])
 @pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True), (True, True)])
-def test_odd_sizes(machine: str, rows: int, bias: bool, residual: bool) -> None:
+def test_odd_sizes(machine: str, dtype: str, rows: int, bias: bool, residual: bool) -> None:
     """Sizes that fill no block give the product, with every start of the accumulators."""
-    check(Case(rows, 172, 333, bias, residual, rows_are_outputs=residual), small_machine(machine))
+    check(Case(rows, 172, 333, bias, residual, rows_are_outputs=residual, dtype=dtype), small_machine(machine))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("residual", [False, True])
-def test_resident_loops(machine: str, residual: bool) -> None:
+def test_resident_loops(machine: str, dtype: str, residual: bool) -> None:
     """A resident product makes at least three trips in the loops over chunks and over output tiles."""
-    case = Case(3, 7000, 1500, residual=residual)
+    case = Case(3, 7000, 1500, residual=residual, dtype=dtype)
     mapping = mapping_of(case, small_machine(machine))
     assert mapping.resident and mapping.pe_count == 6
     assert min(mapping.chunks, mapping.output_rounds) >= 3
@@ -97,10 +101,11 @@ def test_resident_loops(machine: str, residual: bool) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("residual", [False, True])
-def test_streamed_loops(machine: str, residual: bool) -> None:
+def test_streamed_loops(machine: str, dtype: str, residual: bool) -> None:
     """A streamed product makes at least three trips over chunks, output tiles and row tiles, with ragged last tiles."""
-    case = Case(1101, 500, 1000, residual=residual)
+    case = Case(1101, 500, 1000, residual=residual, dtype=dtype)
     chip = small_machine(machine, **{"pe.local_memory_bytes": 98304, "accumulator.banks": 4})
     mapping = mapping_of(case, chip)
     assert not mapping.resident and mapping.pe_count == 6
@@ -110,10 +115,20 @@ def test_streamed_loops(machine: str, residual: bool) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"dma.broadcast_reads": False}, {"matrix.max_repeat_blocks": 3}])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [2, 70])
-def test_machine_features_are_asked(changes: dict[str, object], rows: int) -> None:
+def test_machine_features_are_asked(changes: dict[str, object], dtype: str, rows: int) -> None:
     """Without broadcasts, or with a short repeat, other commands give the same product."""
-    check(Case(rows, 172, 333), small_machine(**changes))
+    check(Case(rows, 172, 333, dtype=dtype), small_machine(**changes))
+
+
+def test_fp32_uses_a_matrix_engine_that_has_it() -> None:
+    """The instruction follows the machine's rate: fp32 leaves the vector lanes where the matrix engine multiplies it."""
+    case = Case(7, 172, 333, dtype="fp32")
+    wide = small_machine(**{"matrix.rate_by_dtype.fp32": 0.5})
+    assert mapping_of(case, wide).instruction == "mml"
+    assert mapping_of(case, small_machine()).instruction == "vmml"
+    check(case, wide)
 
 
 def test_bf16() -> None:
@@ -121,13 +136,17 @@ def test_bf16() -> None:
     check(Case(7, 172, 100, dtype="bf16"), small_machine())
 
 
-@pytest.mark.parametrize("rows", [1, 70])
-def test_macs_are_those_of_the_commands(rows: int) -> None:
-    """Useful MACs are M x N x K; useful plus stated padding is what the simulator counts."""
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 70, 1101])
+def test_macs_are_those_of_the_commands(rows: int, dtype: str) -> None:
+    """Useful MACs are M x N x K; useful plus stated padding is what the simulator counts; fp32 keeps the DPE idle."""
     from simulator import Simulator
 
-    program = compile_graph(problem(Case(rows, 172, 333)).writer.graph("y"), small_machine())
+    machine = small_machine(**{"accumulator.banks": 4})
+    program = compile_graph(problem(Case(rows, 172, 333, dtype=dtype)).writer.graph("y"), machine, dtype)
     report = Simulator(program).profile()
+    assert (report.utilization["dpe"] == 0) == (dtype == "fp32")
+    assert 0 < report.model_utilization <= report.utilization["se" if dtype == "fp32" else "dpe"]
     (launch,) = program.entries[0].launches
     assert launch.useful_macs == rows * 172 * 333
     assert report.issued_macs == launch.issued_macs >= launch.useful_macs

@@ -11,44 +11,47 @@ from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, 
 
 MACHINES = ("mtia-2i", "mtia-v1")
 SHAPES = ((1, 172), (7, 64), (70, 1000), (3, 12000))
-TOLERANCE = {"rtol": 2**-10, "atol": 2**-10}
+DTYPES = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
+TOLERANCE = {"fp16": {"rtol": 2**-10, "atol": 2**-10}, "fp32": {"rtol": 2**-20, "atol": 2**-20}}
 
 
-def _pair(rows: int, columns: int) -> tuple[GraphWriter, dict[str, Array]]:
+def _pair(rows: int, columns: int, dtype: str) -> tuple[GraphWriter, dict[str, Array]]:
     rng = np.random.default_rng(rows + columns)
-    writer, inputs = GraphWriter(), {}
+    writer, inputs = GraphWriter(DTYPES[dtype].name), {}
     for name in "ab":
-        inputs[name] = rng.standard_normal((1, rows, columns)).astype(np.float16)
+        inputs[name] = rng.standard_normal((1, rows, columns)).astype(DTYPES[dtype])
         writer.input(name, inputs[name].shape)
     return writer, inputs
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_elementwise(machine: str, shape: tuple[int, int]) -> None:
+def test_elementwise(machine: str, dtype: str, shape: tuple[int, int]) -> None:
     """Sum, product and SiLU gate of rows of any length."""
-    writer, inputs = _pair(*shape)
+    writer, inputs = _pair(*shape, dtype)
     for kind in ("add", "mul", "swiglu"):
         writer.add(kind, ("a", "b"), kind, (1, *shape))
-    results = run_graph(writer.graph("add", "mul", "swiglu"), small_machine(machine), inputs)
+    results = run_graph(writer.graph("add", "mul", "swiglu"), small_machine(machine), inputs, dtype)
     a, b = (inputs[name].astype(np.float64) for name in "ab")
-    np.testing.assert_allclose(results["add"], a + b, **TOLERANCE)
-    np.testing.assert_allclose(results["mul"], a * b, **TOLERANCE)
-    np.testing.assert_allclose(results["swiglu"], a / (1 + np.exp(-a)) * b, **TOLERANCE)
+    np.testing.assert_allclose(results["add"], a + b, **TOLERANCE[dtype])
+    np.testing.assert_allclose(results["mul"], a * b, **TOLERANCE[dtype])
+    np.testing.assert_allclose(results["swiglu"], a / (1 + np.exp(-a)) * b, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rms_norm(machine: str, shape: tuple[int, int]) -> None:
+def test_rms_norm(machine: str, dtype: str, shape: tuple[int, int]) -> None:
     """The mean counts true columns only; rows longer than a chunk are walked in pieces."""
-    writer, inputs = _pair(*shape)
+    writer, inputs = _pair(*shape, dtype)
     weight = np.random.default_rng(1).standard_normal(shape[1]).astype(np.float32)
     writer.constant("weight", weight)
     writer.add("rms_norm", ("a", "weight"), "y", (1, *shape), RmsNormAttributes(1e-5))
-    result = run_graph(writer.graph("y"), small_machine(machine), inputs)["y"]
+    result = run_graph(writer.graph("y"), small_machine(machine), inputs, dtype)["y"]
     a = inputs["a"].astype(np.float64)
     expected = a / np.sqrt((a * a).mean(-1, keepdims=True) + 1e-5) * weight
-    np.testing.assert_allclose(result, expected, **TOLERANCE)
+    np.testing.assert_allclose(result, expected, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("columns", [8192, 16384])

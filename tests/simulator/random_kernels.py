@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ REGION_BYTES = 16384
 REGIONS = ("fp32", "fp16", "bf16", "int8", "int32", "indices")
 RESULTS = len(REGIONS) * REGION_BYTES
 RESULT_BYTES, MEMORY_BYTES = 4096, 1 << 20
-FLOATS, MATRIX_TYPES = ("fp32", "fp16", "bf16"), ("fp16", "bf16", "int8")
+FLOATS = ("fp32", "fp16", "bf16")
+FACTOR_TYPES = {"mml": ("fp16", "bf16"), "vmml": FLOATS}
 BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
 BY_CONSTANT = ("vadds", "vmuls", "vmaxs", "vmins")
 GROUPED = ("vsubg", "vmulg")
@@ -331,16 +333,11 @@ class RandomKernel:
         return code.number * 4 + self.choose.randrange(4)
 
     def product(self, code: Code) -> None:
-        """Set or preload a bank, multiply once or twice, and write the bank or its ranges."""
-        dtype, bank = self.choose.choice(MATRIX_TYPES), self.bank(code)
-        rows, columns, k_blocks = self.choose.randint(1, 7), self.choose.randint(1, 9), self.choose.randint(1, 3)
-        k = k_blocks * self.machine.matrix.block_k_bytes // BY_NAME[dtype].bytes
-        a, b = (self.load(self.choose.choice(self.codes), (count, k, dtype)) for count in (rows, columns))
-        self.pool.remove(a)
-        self.pool.remove(b)
-        factors = {**self.read(a), **self.read(b, "b"), "k_blocks": k_blocks, "a_dtype": dtype}
+        """Set or preload a bank, multiply once or twice on either unit, and write the bank or its ranges."""
+        is_integer, bank = self.choose.random() < 0.3, self.bank(code)
+        rows, columns = self.choose.randint(1, 7), self.choose.randint(1, 9)
         mode = "set"
-        if self.choose.random() < 0.4 and dtype != "int8":
+        if self.choose.random() < 0.4 and not is_integer:
             bias = self.load(self.choose.choice(self.codes), (1, columns, "fp32"))
             self.pool.remove(bias)
             code.emit("acc_load", bank=bank, **self.read(bias), rows=rows, columns=columns, a_dtype="fp32",
@@ -348,10 +345,22 @@ class RandomKernel:
             code.builder.pop(bias.buffer)
             mode = "add"
         for accumulate in (mode, "add")[: self.choose.randint(1, 2)]:
-            code.emit("mml", bank=bank, **factors, rows=rows, columns=columns, accumulate=accumulate)
+            instruction = "mml" if is_integer else self.choose.choice(("mml", "vmml"))
+            dtype = "int8" if is_integer else self.choose.choice(FACTOR_TYPES[instruction])
+            self.multiply(code, instruction, dtype, {"bank": bank, "accumulate": accumulate}, rows, columns)
+        self.drain(code, bank, rows, columns, "int32" if is_integer else self.choose.choice(FLOATS))
+
+    def multiply(self, code: Code, instruction: str, dtype: str, bank: dict[str, Any], rows: int, columns: int) -> None:
+        """Load two factors and multiply them into a bank."""
+        k_blocks = self.choose.randint(1, 3)
+        k = k_blocks * self.machine.matrix.block_k_bytes // BY_NAME[dtype].bytes
+        a, b = (self.load(self.choose.choice(self.codes), (count, k, dtype)) for count in (rows, columns))
+        self.pool.remove(a)
+        self.pool.remove(b)
+        code.emit(instruction, **bank, **self.read(a), **self.read(b, "b"), rows=rows, columns=columns,
+                  k_blocks=k_blocks, a_dtype=dtype)  # fmt: skip
         code.builder.pop(a.buffer)
         code.builder.pop(b.buffer)
-        self.drain(code, bank, rows, columns, "int32" if dtype == "int8" else self.choose.choice(FLOATS))
 
     def drain(self, code: Code, bank: int, rows: int, columns: int, dtype: str) -> None:
         if dtype != "int32" and self.choose.random() < 0.3:
