@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from compiler.graph import Graph
     from compiler.pipeline import Level, Options
     from isa.program import Program
-    from models.weight_kind import ElementType
 
 NAME = "compile-model"
 _NAMED_MODEL_DIMS = {"batch": 1, "past": 0}
-_WEIGHTS: Mapping[str, ElementType] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_WEIGHTS: Mapping[str, Literal["float16", "bfloat16", "float32"]] = {
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+}
 """Element type of a known model's file for each one of the program."""
 
 

@@ -149,13 +149,9 @@ def padded_outputs(shape: LinearShape) -> int:
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return an estimate of the launch's cycles: the busiest of memory, links, ports and matrix engine, and edges."""
-    shape = mapping.shape
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
-    macs_per_pe = mapping.issued_macs / mapping.pe_count
-    if mapping.resident:
-        macs_per_pe = mapping.issued_macs / mapping.output_tiles * mapping.output_rounds
-    matrix = macs_per_pe / machine.peak_macs_per_cycle(shape.dtype.name) / _filled_lanes(mapping, machine)
+    matrix = _matrix_cycles(mapping, machine)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
     weight_port_bytes = chunk_trips * mapping.weight_chunk_bytes
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
@@ -171,13 +167,16 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     return max(matrix, port, memory, link, sram, issue, waiting) + edges
 
 
-def _filled_lanes(mapping: LinearMapping, machine: Machine) -> float:
-    """Return the share of vector lanes that the columns of a tile fill; the matrix engine streams columns singly."""
-    if mapping.instruction == "mml":
-        return 1.0
-    lanes, held = machine.simd.multiply_adds_per_cycle, mapping.block_rows
-    widths = [min(held, mapping.tile_outputs - start) for start in range(0, mapping.tile_outputs, held)]
-    return mapping.tile_outputs / sum(round_up(width, lanes) for width in widths)
+def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
+    held, width = mapping.block_rows, mapping.tile_outputs
+    rows, columns = round_up(mapping.tile_rows, held), width
+    if mapping.instruction == "vmml":
+        lanes = machine.simd.multiply_adds_per_cycle
+        rows = mapping.tile_rows
+        columns = sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
+    products = rows * columns * mapping.k_bytes // mapping.shape.dtype.bytes
+    return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
 
 
 def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:

@@ -347,7 +347,7 @@ class _Multiplier(_Walk):
         with core.scratch() as address, core.scratch() as size:
             core.multiply(self.first_row, core.argument("out_pitch"), address)
             core.increase(address, self.out_offset)
-            core.increase(address, core.argument("out"))
+            core.increase(address, core.load_argument("out", size))
             core.subtract(core.argument("out_bytes"), self.out_offset, size)
             core.minimum(size, self.tile_bytes, size)
             core.emit(

@@ -42,12 +42,12 @@ def test_one_program_serves_every_past() -> None:
     assert "past" in expressions
 
 
-@pytest.mark.parametrize(("dtype", "message"), [("fp32", "dtype 'fp32' is not supported"), ("int8", "dtype 'int8'")])
+@pytest.mark.parametrize(("dtype", "message"), [("fp64", "dtype 'fp64' is not supported"), ("int8", "dtype 'int8'")])
 def test_unknown_dtype(dtype: str, message: str) -> None:
     """Other element types are refused, with those there are."""
     with pytest.raises(UnsupportedError, match=message) as caught:
         compile_model(_tiny(), dtype=dtype, dims=DIMS)
-    assert "choose fp16 or bf16" in str(caught.value)
+    assert "choose one of fp16, bf16, fp32" in str(caught.value)
 
 
 def test_unknown_machine() -> None:

@@ -68,10 +68,10 @@ def mapping_of(case: Case, machine: Machine) -> LinearMapping:
 
 
 def check(case: Case, machine: Machine) -> None:
-    """Run a case and compare within the rounding of the stored result."""
+    """Run a case and compare within the rounding of the stored result, in fp32 also within that of the sums."""
     given = problem(case)
     result = run_graph(given.writer.graph("y"), machine, given.inputs, case.dtype)["y"]
-    relative = {"fp16": 2**-10, "bf16": 2**-7, "fp32": 2**-20}[case.dtype]
+    relative = {"fp16": 2**-10, "bf16": 2**-7, "fp32": 2**-23 * np.sqrt(case.inputs)}[case.dtype]
     np.testing.assert_allclose(result.astype(np.float64), given.expected, rtol=relative, atol=4 * relative)
 
 
@@ -93,7 +93,7 @@ def test_odd_sizes(machine: str, dtype: str, rows: int, bias: bool, residual: bo
 @pytest.mark.parametrize("residual", [False, True])
 def test_resident_loops(machine: str, dtype: str, residual: bool) -> None:
     """A resident product makes at least three trips in the loops over chunks and over output tiles."""
-    case = Case(3, 7000, 1500, residual=residual, dtype=dtype)
+    case = Case(3, 7000 if dtype == "fp16" else 3500, 1500, residual=residual, dtype=dtype)
     mapping = mapping_of(case, small_machine(machine))
     assert mapping.resident and mapping.pe_count == 6
     assert min(mapping.chunks, mapping.output_rounds) >= 3
@@ -106,7 +106,8 @@ def test_resident_loops(machine: str, dtype: str, residual: bool) -> None:
 def test_streamed_loops(machine: str, dtype: str, residual: bool) -> None:
     """A streamed product makes at least three trips over chunks, output tiles and row tiles, with ragged last tiles."""
     case = Case(1101, 500, 1000, residual=residual, dtype=dtype)
-    chip = small_machine(machine, **{"pe.local_memory_bytes": 98304, "accumulator.banks": 4})
+    changes = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4, "simd.multiply_adds_per_cycle": 16}
+    chip = small_machine(machine, **changes)
     mapping = mapping_of(case, chip)
     assert not mapping.resident and mapping.pe_count == 6
     assert min(mapping.chunks, mapping.output_rounds, mapping.row_rounds) >= 3
@@ -123,7 +124,7 @@ def test_machine_features_are_asked(changes: dict[str, object], dtype: str, rows
 
 
 def test_fp32_uses_a_matrix_engine_that_has_it() -> None:
-    """The instruction follows the machine's rate: fp32 leaves the vector lanes where the matrix engine multiplies it."""
+    """The instruction follows the machine's rate: fp32 is the matrix engine's where it has a rate for it."""
     case = Case(7, 172, 333, dtype="fp32")
     wide = small_machine(**{"matrix.rate_by_dtype.fp32": 0.5})
     assert mapping_of(case, wide).instruction == "mml"

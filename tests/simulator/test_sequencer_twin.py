@@ -17,7 +17,7 @@ from tests.simulator.kernels import Job, Traffic, poison_local_memories, run_pro
 from tests.simulator.llamas import inputs_for, llama
 from tests.simulator.random_kernels import RESULTS, RandomKernel, source_images
 
-SEEDS = range(100)
+SEEDS = range(110)
 
 
 @cache
