@@ -310,6 +310,7 @@ MEANINGS: dict[str, Meaning] = {
     "BitwiseAnd": _elementwise(np.bitwise_and),
     "BitwiseOr": _elementwise(np.bitwise_or),
     "Cast": _movement(_cast),
+    "CastLike": _movement(lambda _, arrays: arrays[0].astype(arrays[1].dtype)),
     "Ceil": _unary(np.ceil),
     "Clip": _movement(_clip),
     "Concat": _movement(_concat),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from compiler.dialects.activation import fuse_activations
 from compiler.dialects.attention import fuse_attention
+from compiler.dialects.bags import unroll_bags
 from compiler.dialects.embedding import fuse_embeddings
 from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
@@ -32,6 +33,7 @@ Step = Callable[[Graph], Graph]
 # Each step with its name and what it does, in order; `bind_dims` comes before them.
 FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("remove_unused", remove_dead, "Drop what no output needs, so that it cannot be unsupported."),
+    ("unroll_bags", unroll_bags, "Loops over bags of rows -> one reduction over all rows."),
     ("infer_shapes", infer_shapes, "Find every shape, and the sizes that follow from others."),
     ("fold_constants", fold_constants, "Evaluate what depends on constants and sizes only."),
     ("drop_no_operations", drop_no_operations, "Drop Identity, casts between float types and the like."),

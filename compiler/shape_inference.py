@@ -27,7 +27,7 @@ from compiler.graph import (
     dtype_of,
 )  # fmt: skip
 from compiler.kinds import SUPPORTED_KINDS
-from compiler.shape_rules import SHAPE_RULES, Call, Fact, check_arguments, shape_content, solved_shape
+from compiler.shape_rules import SHAPE_RULES, Call, Fact, check_arguments, shape_content, size_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
 from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
@@ -189,6 +189,8 @@ def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.n
     op_type = call.attributes.op_type
     if op_type == "Shape":
         return [_plain(shape_content(call))]
+    if op_type == "Size":
+        return [_size(call)]
     if any(fact is not None and fact.content is None for fact in call.inputs) or op_type not in MEANINGS:
         return nothing
     if any(isinstance(dim, Affine) for shape, _ in typed for dim in shape):
@@ -203,6 +205,14 @@ def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.n
         )
     except Undecided:
         return nothing
+
+
+def _size(call: Call) -> np.ndarray | None:
+    try:
+        content = size_content(call)
+    except Undecided:
+        return None
+    return content if isinstance(content.item(), Affine) else content.astype(np.int64)
 
 
 def int_shape(shape: tuple[Dim, ...]) -> tuple[int, ...]:

@@ -266,7 +266,9 @@ def _gather_elements(call: Call) -> list[Typed]:
 def _range(call: Call) -> list[Typed]:
     start, limit, step = (sizes(call.content(index))[0] for index in range(3))
     if step != 1:
-        raise Undecided("a Range with a step")
+        if any(isinstance(dim, Affine) for dim in (start, limit, step)) or step == 0:
+            raise Undecided("a Range of symbolic length with a step")
+        return [((max(0, -((start - limit) // step)),), call.fact(0).dtype)]  # type: ignore[call-overload, operator]
     return [((larger(limit - start, 0, call.solver.bounds),), call.fact(0).dtype)]
 
 
@@ -300,6 +302,11 @@ def _reduce(call: Call) -> list[Typed]:
 
 def _size(call: Call) -> list[Typed]:
     return [((), "int64")]
+
+
+def size_content(call: Call) -> np.ndarray:
+    """Return what a Size operator gives; raises Undecided if that is no multiple of one symbol."""
+    return np.array(Product.of(call.fact(0).shape).divided_by(Product.of([])))
 
 
 def _attention(call: Call) -> list[Typed]:
@@ -377,6 +384,7 @@ SHAPE_RULES: dict[str, Rule] = {
     **{f"Reduce{name}": _reduce for name in ("Max", "Mean", "Min", "Prod", "Sum")},
     "Attention": _attention,
     "Cast": _cast,
+    "CastLike": lambda call: [(call.fact(0).shape, call.fact(1).dtype)],
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
@@ -408,7 +416,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("Concat", "Max", "Min"), (1, 1 << 20)),
     **{f"Reduce{name}": (1, 2) for name in ("Max", "Mean", "Min", "Prod", "Sum")},
     **dict.fromkeys(("Cast", "ConstantOfShape", "Flatten", "Shape", "Size", "Transpose"), (1, 1)),
-    **dict.fromkeys(("CumSum", "Expand", "Gather", "GatherElements", "GatherND", "MatMul", "Reshape", "Tile"), (2, 2)),
+    **dict.fromkeys(("CastLike", "CumSum", "Expand", "Gather", "GatherElements", "GatherND", "MatMul", "Reshape", "Tile"), (2, 2)),
     **dict.fromkeys(("Split", "Squeeze", "Trilu"), (1, 2)),
     "Attention": (3, 7),
     "Clip": (1, 3),
