@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from compiler.graph import Graph, Operation, Value
+from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from isa.affine import Affine, Dim, symbols_of
@@ -17,6 +17,7 @@ MODULE_BY_KIND = {
     "linear": "linear",
     "rms_norm": "rms_norm",
     "embedding": "embedding",
+    "embedding_bag": "embedding_bag",
     "rope": "rope",
     "attention": "attention",
     "cache_append": "cache_append",
@@ -69,6 +70,22 @@ def _requirements(graph: Graph) -> Iterable[Requirement]:
         tables[name] = min(tables.get(name, (rows, op.name)), (rows, op.name))
     for name, (rows, reader) in tables.items():
         yield Requirement(name, 0, rows - 1, f"they choose rows of the table of '{reader}'")
+    for op in graph.operations:
+        if isinstance(op.attributes, EmbeddingBagAttributes):
+            yield from _bag_requirements(graph, op, op.attributes)
+
+
+def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttributes) -> Iterable[Requirement]:
+    """The indices of each table choose rows that it has; tables may share an input."""
+    for table, place in enumerate(attributes.tables):
+        source, rows = (graph.value(name or "") for name in op.inputs[2 * table : 2 * table + 2])
+        if source.name not in graph.inputs:
+            continue
+        (columns, last) = (source.shape[-1], rows.shape[0])
+        assert isinstance(columns, int) and isinstance(last, int)
+        first = place.first_row * columns + place.first_column
+        part = (first, place.row_step * columns + place.column_step, attributes.count, place.hot)
+        yield Requirement(source.name, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
 
 
 def kernel_module(op: Operation) -> ModuleType:

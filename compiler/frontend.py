@@ -14,6 +14,7 @@ from compiler.dialects.activation import fuse_activations
 from compiler.dialects.attention import fuse_attention
 from compiler.dialects.bags import unroll_bags
 from compiler.dialects.embedding import fuse_embeddings
+from compiler.dialects.embedding_bag import fuse_embedding_bags
 from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
 from compiler.dialects.linear import fuse_linear, fuse_residuals
@@ -45,6 +46,7 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("fuse_rotary", fuse_rotary, "All spellings of rotary embedding -> rope with fp32 tables."),
     ("fuse_group_query", fuse_group_query, "GroupQueryAttention -> rope and attention."),
     ("fuse_attention", fuse_attention, "Softmax attention with masks, repeated heads and cache -> attention."),
+    ("fuse_embedding_bags", fuse_embedding_bags, "Look-ups of rows, and sums of them -> embedding_bag."),
     ("cancel_layout", cancel_layout, "Drop reshapes and transposes that cancel."),
     ("fuse_activations", fuse_activations, "SiLU gates -> swiglu."),
     ("fuse_residuals", fuse_residuals, "Additions to a linear result -> its residual input."),

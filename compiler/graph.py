@@ -156,6 +156,30 @@ class SliceAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class Bags:
+    """Where the indices of one table stand in their input, seen as a matrix with rows along its last axis.
+
+    Bag `b` has the `hot` elements from column `first_column + b * column_step` of row `first_row + b * row_step`; one
+    of the steps is 0. `mean` divides the sum by `hot`.
+    """
+
+    first_row: int
+    row_step: int
+    first_column: int
+    column_step: int
+    hot: int
+    mean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingBagAttributes:
+    """Sums of table rows: input 2t are the indices of table 2t + 1, output t has one row per bag; `count` bags each."""
+
+    count: int
+    tables: tuple[Bags, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SizesAttributes:
     """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
 
@@ -170,6 +194,7 @@ Attributes = (
     | RopeAttributes
     | AttentionAttributes
     | SliceAttributes
+    | EmbeddingBagAttributes
     | SizesAttributes
 )
 

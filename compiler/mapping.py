@@ -270,6 +270,15 @@ class _Mapper:
         table = self.graph.constants[self.constant_input(op, 1)]
         self._constant(op, 1, f"{table.value.name}.rows", lambda storage: pack_rows(table, storage, self.dtype))
 
+    def pack_embedding_bag(self, op: Operation) -> None:
+        """Pack every table with padded rows."""
+        for index in range(1, len(op.inputs), 2):
+            table = self.graph.constants[self.constant_input(op, index)]
+            self._constant(
+                op, index, f"{table.value.name}.rows",
+                lambda storage, table=table: pack_rows(table, storage, self.dtype),  # type: ignore[misc]
+            )  # fmt: skip
+
     def pack_rope(self, op: Operation) -> None:
         """Pack both tables as fp32 rows of half a head."""
         assert isinstance(op.attributes, RopeAttributes)
@@ -289,6 +298,7 @@ _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
     "linear": _Mapper.pack_linear,
     "rms_norm": _Mapper.pack_norm,
     "embedding": _Mapper.pack_embedding,
+    "embedding_bag": _Mapper.pack_embedding_bag,
     "rope": _Mapper.pack_rope,
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from compiler.graph import (
     AttentionAttributes,
+    EmbeddingBagAttributes,
     Graph,
     LinearAttributes,
     Operation,
@@ -89,6 +90,19 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 def _embedding(arguments: Arguments) -> list[np.ndarray]:
     return [arguments[1][arguments[0]]]
+
+
+def _embedding_bag(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, EmbeddingBagAttributes)
+    bag, results = np.arange(attributes.count)[:, None], []
+    for table, place in enumerate(attributes.tables):
+        source, rows = arguments[2 * table], arguments[2 * table + 1]
+        columns = place.first_column + bag * place.column_step + np.arange(place.hot)
+        chosen = source.reshape(-1, source.shape[-1])[place.first_row + bag * place.row_step, columns]
+        total = rows[chosen].sum(axis=1)
+        results.append(total / np.float32(place.hot) if place.mean else total)
+    return results
 
 
 def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
@@ -185,6 +199,7 @@ def _slice(arguments: Arguments) -> list[np.ndarray]:
 
 MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
+    "embedding_bag": _embedding_bag,
     "rms_norm": _rms_norm,
     "linear": _linear,
     "rope": _rope,

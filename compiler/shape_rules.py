@@ -268,7 +268,7 @@ def _range(call: Call) -> list[Typed]:
     if step != 1:
         if any(isinstance(dim, Affine) for dim in (start, limit, step)) or step == 0:
             raise Undecided("a Range of symbolic length with a step")
-        return [((max(0, -((start - limit) // step)),), call.fact(0).dtype)]  # type: ignore[call-overload, operator]
+        return [((max(0, -((start - limit) // step)),), call.fact(0).dtype)]  # type: ignore[operator]
     return [((larger(limit - start, 0, call.solver.bounds),), call.fact(0).dtype)]
 
 
@@ -416,7 +416,9 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("Concat", "Max", "Min"), (1, 1 << 20)),
     **{f"Reduce{name}": (1, 2) for name in ("Max", "Mean", "Min", "Prod", "Sum")},
     **dict.fromkeys(("Cast", "ConstantOfShape", "Flatten", "Shape", "Size", "Transpose"), (1, 1)),
-    **dict.fromkeys(("CastLike", "CumSum", "Expand", "Gather", "GatherElements", "GatherND", "MatMul", "Reshape", "Tile"), (2, 2)),
+    **dict.fromkeys(
+        ("CastLike", "CumSum", "Expand", "Gather", "GatherElements", "GatherND", "MatMul", "Reshape", "Tile"), (2, 2)
+    ),
     **dict.fromkeys(("Split", "Squeeze", "Trilu"), (1, 2)),
     "Attention": (3, 7),
     "Clip": (1, 3),

@@ -157,12 +157,17 @@ class Equality(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """An integer input whose elements must all lie in `low..high`, and why: the compiler relies on it."""
+    """An integer input whose elements must all lie in `low..high`, and why: the compiler relies on it.
+
+    `part` = (first, step, count, width) limits it to the `width` elements from `first + i * step` on, i < count, of the
+    input in C order; an empty one means all.
+    """
 
     input: str
     low: int
     high: int
     reason: str
+    part: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,8 +174,12 @@ def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], prog
 
 
 def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
-    for name, low, high, reason in entry.requirements:
+    for name, low, high, reason, part in entry.requirements:
         elements: npt.NDArray[Any] = inputs[name]
+        if part:
+            first, step, count, width = part
+            chosen = first + step * np.arange(count)[:, None] + np.arange(width)
+            elements = elements.reshape(-1)[chosen]
         if low == high == 1 and not np.all(elements == 1):
             raise SimulationError(f"input '{name}' must hold only ones: {reason}")
         outside = elements[(elements < low) | (elements > high)]

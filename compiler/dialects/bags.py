@@ -23,7 +23,7 @@ from isa.errors import ToolError
 
 MOST_ITERATIONS = 1 << 16
 """Longer loops are not followed."""
-_REDUCTIONS = {"ReduceSum": "ReduceSum", "ReduceMean": "ReduceMean", "ReduceMax": "ReduceMax"}
+_REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class _Reduced:
     keeps_axis: bool
 
 
-_Item = np.ndarray | _Tensor | _Rows | _Reduced | tuple["_Item", ...]  # type: ignore[misc]
+_Item = np.ndarray | _Tensor | _Rows | _Reduced | tuple["_Item", ...]
+"""What is known of a value: its elements, what it is of float data, or the items of a sequence."""
 
 
 class _NotBags(Exception):
@@ -184,27 +185,37 @@ def _on_data(operation: Operation, items: list[_Item | None]) -> _Item:
     """Return what an operation makes of rows of float data."""
     op_type = onnx_attributes(operation).op_type
     first = items[0]
-    if op_type == "SequenceInsert" and isinstance(first, tuple) and len(items) == 2:
-        return (*first, items[1])
+    second = items[1] if len(items) > 1 else None
+    if op_type == "SequenceInsert" and isinstance(first, tuple) and second is not None and len(items) == 2:
+        return (*first, second)
     if op_type in ("Identity", "Cast") and first is not None:
         return first
     if op_type == "Slice" and isinstance(first, _Tensor):
         return _slice(first, items)
-    if op_type == "Gather" and isinstance(first, _Tensor) and isinstance(items[1], _Rows):
-        if integer(operation, "axis", 0) == 0:
-            return dataclasses.replace(items[1], tensor=_Tensor("Gather", (first, items[1].tensor)))
-    if op_type == "Unsqueeze" and isinstance(first, _Rows) and 0 not in _integers(items[1]):
-        return dataclasses.replace(first, tensor=_Tensor("Unsqueeze", (first.tensor, _integers(items[1]))))
-    if op_type == "Mul" and isinstance(first, _Rows) and isinstance(items[1], _Rows):
-        if (first.start, first.end) == (items[1].start, items[1].end):
-            return dataclasses.replace(first, tensor=_Tensor("Mul", (first.tensor, items[1].tensor)))
-    if op_type in _REDUCTIONS and isinstance(first, _Rows):
-        axes = _integers(items[1]) if len(items) > 1 else onnx_attributes(operation).integers("axes")
-        if axes == (0,):
-            return _Reduced(op_type, first, bool(integer(operation, "keepdims", 1)))
+    is_of_rows = op_type == "Gather" and integer(operation, "axis", 0) == 0
+    if is_of_rows and isinstance(first, _Tensor) and isinstance(second, _Rows):
+        return dataclasses.replace(second, tensor=_Tensor("Gather", (first, second.tensor)))
+    if isinstance(first, _Rows):
+        return _of_rows(operation, op_type, first, second)
     if op_type == "Div" and isinstance(first, _Reduced) and first.op_type == "ReduceSum":
-        if _integers(items[1]) == (first.rows.end - first.rows.start,):
-            return dataclasses.replace(first, op_type="ReduceMean")
+        return _mean(first, _integers(second))
+    raise _NotBags(op_type)
+
+
+def _mean(total: _Reduced, divisor: tuple[int, ...]) -> _Reduced:
+    if divisor != (total.rows.end - total.rows.start,):
+        raise _NotBags("a sum divided by something else than its length")
+    return dataclasses.replace(total, op_type="ReduceMean")
+
+
+def _of_rows(operation: Operation, op_type: str, first: _Rows, second: _Item | None) -> _Item:
+    if op_type == "Unsqueeze" and 0 not in _integers(second):
+        return dataclasses.replace(first, tensor=_Tensor("Unsqueeze", (first.tensor, _integers(second))))
+    if op_type == "Mul" and isinstance(second, _Rows) and second == dataclasses.replace(first, tensor=second.tensor):
+        return dataclasses.replace(first, tensor=_Tensor("Mul", (first.tensor, second.tensor)))
+    axes = onnx_attributes(operation).integers("axes") if second is None else _integers(second)
+    if op_type in _REDUCTIONS and axes == (0,):
+        return _Reduced(op_type, first, bool(integer(operation, "keepdims", 1)))
     raise _NotBags(op_type)
 
 

@@ -63,6 +63,21 @@ class GraphWriter:
         self.operations.append(Operation(kind, f"{name}_op", inputs, (name,), attributes or NoAttributes()))
         return name
 
+    def add_many(
+        self,
+        kind: str,
+        inputs: tuple[str | None, ...],
+        names: tuple[str, ...],
+        shape: tuple[Dim, ...],
+        attributes: Attributes,
+        dtype: str = "float16",
+    ) -> tuple[str, ...]:
+        """Add an operation with several outputs of one shape."""
+        for name in names:
+            self.values[name] = Value(name, shape, dtype)
+        self.operations.append(Operation(kind, f"{names[0]}_op", inputs, names, attributes))
+        return names
+
     def graph(self, *outputs: str, symbols: Mapping[str, tuple[int, int]] | None = None) -> Graph:
         """Return the graph."""
         return Graph(

@@ -1,0 +1,357 @@
+"""Sums of table rows that int32 indices choose, one row per bag, for any number of tables in one launch.
+
+Bags are dealt over the PEs in groups. Core B loads the indices of a group, always one group and table ahead, so that
+nobody waits for them; core A fetches the rows they choose, core B adds them up and stores. Machines without indexed
+transfers read each index into a register of core A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from compiler.graph import Bags, EmbeddingBagAttributes, Operation
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, KernelBuilder, Register, Scalar, round_up
+from compiler.kernels.dealing import INDEX_BYTES
+from compiler.lowering import ArgumentValue, Lowering
+from compiler.packing import ROW_ALIGNMENT_BYTES
+from isa.dtypes import FP32, Dtype
+from isa.errors import UnsupportedError
+from isa.kernel import Kernel
+from isa.machine import Machine
+
+TABLE_ARGUMENTS = ("indices", "step", "skip", "local_step", "table", "hot", "out", "out_pitch")
+"""Of each table: where the indices of bag 0 are, the distance to the next bag's, bytes before the first index in what
+is loaded and from bag to bag in there, the table, rows per bag, and the result."""
+LARGEST_INDEX_BYTES, LARGEST_SUM_BYTES, LARGEST_CHUNK_BYTES = 8192, 16384, 32768
+"""Of a group's indices and results, and of the rows that are fetched by one command."""
+MOST_CHUNKS_IN_FLIGHT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TableForm:
+    """What shapes the code for one table: all indices of a group in one piece, and the factor of the sum."""
+
+    contiguous: bool
+    scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes of the buffers: `group` bags at a time, `chunk` rows per command, at most `chunks` of them per bag."""
+
+    tables: tuple[TableForm, ...]
+    dtype: Dtype
+    row_bytes: int
+    group: int
+    index_bytes: int
+    chunk: int
+    chunks: int
+    slots: int
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row with its padding."""
+        return self.row_bytes // self.dtype.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    indices: BufferHandle
+    rows: BufferHandle
+    sums: BufferHandle
+    parts: BufferHandle | None
+    totals: BufferHandle | None
+
+
+def build(plan: Plan, machine: Machine) -> Kernel:
+    """Return the kernel of a plan."""
+    names = [f"{name}_{index}" for index in range(len(plan.tables)) for name in TABLE_ARGUMENTS]
+    builder = KernelBuilder(f"embedding_bag_{len(plan.tables)}x{plan.row_bytes}", machine, ("bags", *names))
+    wide = plan.columns * FP32.bytes
+    buffers = _Buffers(
+        builder.buffer("indices", plan.index_bytes, 2),
+        builder.buffer("rows", plan.chunk * plan.row_bytes, plan.slots),
+        builder.buffer("sums", plan.group * plan.row_bytes, 2),
+        builder.buffer("parts", plan.chunks * wide, 2) if plan.chunks > 1 else None,
+        builder.buffer("totals", wide, 2) if any(table.scale for table in plan.tables) else None,
+    )
+    _Fetcher(plan, machine, builder.core_a, buffers).emit()
+    _Adder(plan, machine, builder.core_b, buffers).emit()
+    return builder.build()
+
+
+class _Walk:
+    """What both cores share: the groups of bags of this PE."""
+
+    def __init__(self, plan: Plan, machine: Machine, core: CoreBuilder, buffers: _Buffers) -> None:
+        self.plan, self.machine, self.core, self.buffers = plan, machine, core, buffers
+        self.bag = core.register()
+        """First bag of the group."""
+        self.stride = core.register()
+        core.multiply(core.coordinate("row"), core.coordinate("columns"), self.bag)
+        core.increase(self.bag, core.coordinate("column"))
+        core.multiply(self.bag, plan.group, self.bag)
+        core.multiply(core.coordinate("rows"), core.coordinate("columns"), self.stride)
+        core.multiply(self.stride, plan.group, self.stride)
+
+    @contextmanager
+    def groups(self) -> Iterator[None]:
+        """Repeat the block for the groups of this PE."""
+        core = self.core
+        with core.scratch() as trips:
+            core.subtract(core.argument("bags"), self.bag, trips)
+            core.increase(trips, self.stride)
+            core.increase(trips, -1)
+            core.compute("div", trips, self.stride, trips)
+            with core.loop(trips):
+                yield
+                core.increase(self.bag, self.stride)
+
+    def bags_of_group(self, first: Register, into: Register) -> Register:
+        """Emit `into = bags of the group that starts with first`."""
+        self.core.subtract(self.core.argument("bags"), first, into)
+        return self.core.minimum(into, self.plan.group, into)
+
+    def given(self, name: str, table: int, into: Register) -> Register:
+        """Load an argument of a table."""
+        return self.core.load_argument(f"{name}_{table}", into)
+
+    def index_address(self, table: int, bag: Register, into: Register) -> Register:
+        """Emit `into = address of the first index of a bag`."""
+        core = self.core
+        core.multiply(bag, self.given("step", table, into), into)
+        with core.scratch() as base:
+            core.increase(into, self.given("indices", table, base))
+        return into
+
+    @contextmanager
+    def chunks(self, table: int) -> Iterator[Register]:
+        """Repeat the block for the chunks of a bag; yields the rows in it."""
+        core = self.core
+        with core.scratch() as left, core.scratch() as rows:
+            self.given("hot", table, left)
+            if self.plan.chunks == 1:
+                yield left
+                return
+            with core.scratch() as trips:
+                core.add(left, self.plan.chunk - 1, trips)
+                core.compute("div", trips, self.plan.chunk, trips)
+                with core.loop(trips):
+                    yield core.minimum(left, self.plan.chunk, rows)
+                    core.increase(left, -self.plan.chunk)
+
+
+class _Fetcher(_Walk):
+    """Core A: rows of the tables."""
+
+    def emit(self) -> None:
+        core = self.core
+        with self.groups():
+            for table, _ in enumerate(self.plan.tables):
+                with core.scratch() as bags, core.scratch() as bag_start, core.scratch() as step:
+                    self._skip(table, bag_start)
+                    self.given("local_step", table, step)
+                    with core.loop(self.bags_of_group(self.bag, bags)):
+                        self._fetch_bag(table, bag_start)
+                        core.increase(bag_start, step)
+                core.pop(self.buffers.indices)
+
+    def _skip(self, table: int, into: Register) -> None:
+        """Emit `into = bytes before the group's first index` in what has been loaded."""
+        alignment = self.machine.dma.alignment_bytes
+        if not self.plan.tables[table].contiguous:
+            self.given("skip", table, into)
+        elif alignment == 1:
+            self.core.copy(0, into)
+        else:
+            self.index_address(table, self.bag, into)
+            self.core.compute("and", into, alignment - 1, into)
+
+    def _fetch_bag(self, table: int, bag_start: Register) -> None:
+        core, row_bytes = self.core, self.plan.row_bytes
+        with core.scratch() as position, core.scratch() as base:
+            core.copy(bag_start, position)
+            self.given("table", table, base)
+            with self.chunks(table) as rows:
+                if self.machine.dma.indexed:
+                    core.emit(
+                        "dma_gather", out=self.buffers.rows, out_pitch=row_bytes, a=self.buffers.indices,
+                        a_offset=position, address=base, address_pitch=row_bytes, rows=rows, row_bytes=row_bytes,
+                    )  # fmt: skip
+                    if self.plan.chunks > 1:
+                        core.increase(position, self.plan.chunk * INDEX_BYTES)
+                else:
+                    self._fetch_one_by_one(rows, position, base)
+                core.push(self.buffers.rows)
+
+    def _fetch_one_by_one(self, rows: Register, position: Register, base: Register) -> None:
+        core, row_bytes = self.core, self.plan.row_bytes
+        with core.scratch() as address, core.scratch() as offset:
+            core.copy(0, offset)
+            with core.loop(rows):
+                core.emit("lw", destination=address, a=self.buffers.indices, a_offset=position)
+                core.multiply(address, row_bytes, address)
+                core.increase(address, base)
+                core.emit(
+                    "dma_in", out=self.buffers.rows, out_offset=offset, address=address, rows=1, row_bytes=row_bytes
+                )
+                core.increase(position, INDEX_BYTES)
+                core.increase(offset, row_bytes)
+
+
+class _Adder(_Walk):
+    """Core B: indices, sums, and the way out."""
+
+    def emit(self) -> None:
+        core, last = self.core, len(self.plan.tables) - 1
+        with core.when_less(self.bag, core.argument("bags")):
+            self._load_indices(0, self.bag)
+        with self.groups():
+            for table in range(last + 1):
+                if table < last:
+                    self._load_indices(table + 1, self.bag)
+                else:
+                    with core.scratch() as following:
+                        core.add(self.bag, self.stride, following)
+                        with core.when_less(following, core.argument("bags")):
+                            self._load_indices(0, following)
+                self._add_group(table)
+
+    def _load_indices(self, table: int, first: Register) -> None:
+        core, alignment = self.core, self.machine.dma.alignment_bytes
+        with core.scratch() as address, core.scratch() as bags, core.scratch() as step, core.scratch() as size:
+            self.index_address(table, first, address)
+            self.bags_of_group(first, bags)
+            self.given("step", table, step)
+            if not self.plan.tables[table].contiguous:
+                self.given("local_step", table, size)
+                core.emit(
+                    "dma_in", out=self.buffers.indices, out_pitch=size, address=address, address_pitch=step, rows=bags,
+                    row_bytes=size,
+                )  # fmt: skip
+            else:
+                core.multiply(bags, step, size)
+                if alignment > 1:
+                    core.compute("and", address, alignment - 1, step)
+                    core.subtract(address, step, address)
+                    core.increase(size, step)
+                    core.increase(size, alignment - 1)
+                    core.compute("and", size, -alignment, size)
+                core.emit("dma_in", out=self.buffers.indices, address=address, rows=1, row_bytes=size)
+        core.push(self.buffers.indices)
+
+    def _add_group(self, table: int) -> None:
+        core, row_bytes = self.core, self.plan.row_bytes
+        with core.scratch() as bags, core.scratch() as offset:
+            core.copy(0, offset)
+            with core.loop(self.bags_of_group(self.bag, bags)):
+                self._add_bag(table, offset)
+                core.increase(offset, row_bytes)
+        core.push(self.buffers.sums)
+        with core.scratch() as bags, core.scratch() as address, core.scratch() as pitch:
+            self.bags_of_group(self.bag, bags)
+            core.multiply(self.bag, self.given("out_pitch", table, pitch), address)
+            with core.scratch() as base:
+                core.increase(address, self.given("out", table, base))
+            core.emit(
+                "dma_out", address=address, address_pitch=pitch, a=self.buffers.sums, a_pitch=row_bytes, rows=bags,
+                row_bytes=row_bytes,
+            )  # fmt: skip
+        core.pop(self.buffers.sums)
+
+    def _add_bag(self, table: int, offset: Register) -> None:
+        """Add the rows of a bag chunk by chunk, then the sums of the chunks, then divide."""
+        plan, core, buffers = self.plan, self.core, self.buffers
+        scale, totals, parts = plan.tables[table].scale, buffers.totals, buffers.parts
+        target, place, dtype = buffers.sums, offset, plan.dtype
+        if scale is not None and totals is not None:
+            target, place, dtype = totals, ZERO, FP32
+        if parts is None:
+            with self.chunks(table) as rows:
+                self._sum(target, place, dtype, buffers.rows, plan.dtype, rows)
+            core.pop(buffers.rows)
+        else:
+            with core.scratch() as part, core.scratch() as count:
+                core.copy(0, part)
+                core.copy(0, count)
+                with self.chunks(table) as rows:
+                    self._sum(parts, part, FP32, buffers.rows, plan.dtype, rows)
+                    core.pop(buffers.rows)
+                    core.increase(part, plan.columns * FP32.bytes)
+                    core.increase(count, 1)
+                core.push(parts)
+                self._sum(target, place, dtype, parts, FP32, count)
+            core.pop(parts)
+        if scale is not None and totals is not None:
+            core.push(totals)
+            core.emit(
+                "vmuls", out=buffers.sums, out_offset=offset, a=totals, rows=1, columns=plan.columns,
+                out_dtype=plan.dtype.name, a_dtype=FP32.name, value=scale,
+            )  # fmt: skip
+            core.pop(totals)
+
+    def _sum(
+        self, out: BufferHandle, offset: Register, out_dtype: Dtype, a: BufferHandle, a_dtype: Dtype, rows: Scalar
+    ) -> None:
+        self.core.emit(
+            "colsum", out=out, out_offset=offset, a=a, a_pitch=self.plan.columns * a_dtype.bytes, rows=rows,
+            columns=self.plan.columns, out_dtype=out_dtype.name, a_dtype=a_dtype.name,
+        )  # fmt: skip
+
+
+def _index_bytes(place: Bags, alignment_bytes: int) -> int:
+    """Bytes of the window that holds the indices of one bag, when each bag has a row of its own."""
+    before = place.first_column * INDEX_BYTES % alignment_bytes
+    return round_up(before + place.hot * INDEX_BYTES, alignment_bytes)
+
+
+def plan_of(attributes: EmbeddingBagAttributes, row_bytes: int, dtype: Dtype, machine: Machine, where: str) -> Plan:
+    """Choose the sizes; raises UnsupportedError if a bag or a row does not fit in local memory."""
+    alignment = machine.dma.alignment_bytes
+    forms = tuple(TableForm(place.row_step == 0, 1 / place.hot if place.mean else None) for place in attributes.tables)
+    widest = max(
+        place.column_step * INDEX_BYTES if form.contiguous else _index_bytes(place, alignment)
+        for place, form in zip(attributes.tables, forms, strict=True)
+    )
+    hottest = max(max(place.hot * INDEX_BYTES for place in attributes.tables), widest)
+    group = -(-attributes.count // machine.pe_count)
+    group = max(1, min(group, LARGEST_INDEX_BYTES // widest, LARGEST_SUM_BYTES // row_bytes))
+    most_rows = max(place.hot for place in attributes.tables)
+    chunk = max(1, min(most_rows, machine.simd.max_accumulate_rows, LARGEST_CHUNK_BYTES // row_bytes))
+    chunks = -(-most_rows // chunk)
+    slots = machine.pe.local_memory_bytes // 2 // (chunk * row_bytes)
+    plan = Plan(
+        forms, dtype, row_bytes, group, round_up(max(group * widest, hottest) + 2 * alignment, ROW_ALIGNMENT_BYTES),
+        chunk, chunks, max(2, min(slots, MOST_CHUNKS_IN_FLIGHT)),
+    )  # fmt: skip
+    wide = plan.columns * FP32.bytes
+    needed = 2 * (plan.index_bytes + group * row_bytes + (chunks + 1) * wide) + plan.slots * chunk * row_bytes
+    if needed > machine.pe.local_memory_bytes or chunks > machine.simd.max_accumulate_rows:
+        what = f"bags of {most_rows} rows of {row_bytes} bytes"
+        raise UnsupportedError(what, where=where, help="split the bag or the row: they must fit in local memory")
+    return plan
+
+
+def lower(context: Lowering, op: Operation) -> None:
+    """Launch the look-up of all tables of the operation."""
+    attributes, machine = op.attributes, context.machine
+    assert isinstance(attributes, EmbeddingBagAttributes)
+    row_bytes = context.region(op.outputs[0]).row_bytes
+    plan = plan_of(attributes, row_bytes, context.dtype, machine, op.name)
+    arguments: dict[str, ArgumentValue] = {"bags": attributes.count}
+    for table, place in enumerate(attributes.tables):
+        indices, out = context.region(op.inputs[2 * table]), context.region(op.outputs[table])
+        offset = place.first_row * indices.pitch_bytes + place.first_column * INDEX_BYTES
+        step = place.row_step * indices.pitch_bytes + place.column_step * INDEX_BYTES
+        is_contiguous = plan.tables[table].contiguous
+        skip = 0 if is_contiguous else offset % machine.dma.alignment_bytes
+        values: tuple[ArgumentValue, ...] = (
+            context.address(indices, offset - skip), step, skip,
+            step if is_contiguous else _index_bytes(place, machine.dma.alignment_bytes),
+            context.packed(op, 2 * table + 1), place.hot, context.address(out), out.pitch_bytes,
+        )  # fmt: skip
+        arguments |= {f"{name}_{table}": value for name, value in zip(TABLE_ARGUMENTS, values, strict=True)}
+    kernel = context.kernel(("embedding_bag", plan), lambda: build(plan, machine))
+    context.launch(op, kernel, context.rectangle(-(-attributes.count // plan.group)), arguments)
