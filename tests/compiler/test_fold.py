@@ -57,6 +57,7 @@ SAMPLES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     ("Concat", [FLOATS, POSITIVE], {"axis": -1}),
     ("ConstantOfShape", [ints(2, 3)], {"value": helper.make_tensor("v", onnx.TensorProto.INT64, [1], [5])}),
     ("CumSum", [INTEGERS, np.array(1)], {}),
+    ("CastLike", [FLOATS, INTEGERS], {}),
     ("Expand", [FLOATS[:, :1], ints(3, 1)], {}),
     ("Flatten", [FLOATS], {"axis": 2}),
     ("Flatten", [FLOATS], {"axis": -1}),
