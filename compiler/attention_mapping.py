@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from compiler.graph import AttentionAttributes
 from compiler.kernel_builder import round_up
@@ -16,6 +17,11 @@ from isa.program import RoundedMacs
 
 FP32_BYTES = 4
 MASK_BYTES = 4
+BIAS_INPUT = 6
+"""Index among the inputs of attention."""
+
+Bias = Literal["none", "shared", "per head"]
+"""What is added to the scores: nothing, the same for all heads, or something else for each head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class AttentionTile:
     scale: float
     causal: bool
     has_mask: bool
+    bias: Bias
     dtype: Dtype
     instruction: str
     block_rows: int
@@ -57,6 +64,12 @@ class AttentionTile:
     def block_row_count(self) -> int:
         """Rows of a full block."""
         return self.group if self.is_stacked else self.tokens
+
+    @property
+    def bias_rows(self) -> int:
+        """Rows of the bias that an item holds at once: per token, per head, both, or one for all rows."""
+        heads = self.group if self.bias == "per head" else 1
+        return heads if self.is_stacked else heads * self.tokens
 
     @property
     def tiles(self) -> int:
@@ -92,13 +105,14 @@ def buffer_sizes(tile: AttentionTile) -> dict[str, tuple[int, int]]:
     rows, size, blocks = tile.block_row_count, tile.dtype.bytes, tile.blocks
     scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * tile.padded_head_dim * FP32_BYTES
     keys = tile.keys * tile.row_bytes
+    bias = {"bias": (tile.bias_rows * tile.keys * size, 2)} if tile.bias != "none" else {}
     return {
         "q": (blocks * rows * tile.row_bytes, 1), "k": (keys, 2), "v": (keys, 2), "v_transposed": (keys, 2),
         "mask": (tile.keys * MASK_BYTES, 2), "scores": (scores, 2), "masked": (scores, 2), "exponent": (scores, 1),
         "weights": (rows * tile.keys * size, 1), "probabilities": (rows * tile.keys * size, 2), "column": (column, 2),
         "current": (column, 1), "rescale": (column, 1), "running": (2 * column, blocks + 1),
         "product": (result, 2), "scaled": (result, 1), "output": (result, blocks),
-        "out": (rows * tile.row_bytes, 2),
+        "out": (rows * tile.row_bytes, 2), **bias,
     }  # fmt: skip
 
 
@@ -107,7 +121,9 @@ def _fits(tile: AttentionTile, machine: Machine) -> bool:
     return sum(round_up(slot, 32) * slots + 64 for slot, slots in sizes) <= machine.pe.local_memory_bytes
 
 
-def choose_tile(cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, machine: Machine) -> AttentionTile:
+def choose_tile(
+    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
+) -> AttentionTile:
     """Return the tile with the most query tokens, then the most keys, that fits in local memory."""
     block, step = machine.matrix.block_rows, key_step(machine, cache.dtype)
     tokens = 1
@@ -118,7 +134,7 @@ def choose_tile(cache: CacheRegion, attributes: AttentionAttributes, has_mask: b
         for keys in (4 * step, 2 * step, step):
             tile = AttentionTile(
                 cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
-                cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, cache.dtype,
+                cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,
                 machine.matrix_instruction(cache.dtype.name), block, step, tokens, keys,
             )  # fmt: skip
             if _fits(tile, machine):

@@ -29,6 +29,8 @@ MODULE_BY_KIND = {
 """The module in `compiler/kernels` that lowers each kind of operation."""
 INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}
 """By kind, which inputs are the indices and the table whose rows they choose."""
+PLACES_INPUT_BY_KIND = {"cache_append": 1, "rope": 4}
+"""By kind, which input chooses positions of the cache that is the output."""
 
 
 def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
@@ -41,7 +43,7 @@ def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
     entry = Entry(
         "main", dict(graph.symbols), tuple(_ports(mapped, graph.inputs)), tuple(_ports(mapped, graph.outputs)),
         tuple(lowering.launches), tuple(_equalities(graph)),
-        tuple(_requirements(graph)),
+        tuple(_requirements(mapped)),
     )  # fmt: skip
     return Program(
         mapped.machine, tuple(lowering.kernels), tuple(_storages(mapped)), mapped.constants, (entry,), capacity_ignored
@@ -55,21 +57,19 @@ def _equalities(graph: Graph) -> Iterable[Equality]:
             yield Equality(item.left, item.right, item.origin)
 
 
-def _requirements(graph: Graph) -> Iterable[Requirement]:
-    """What the front end relies on, and for inputs that choose rows of a table, that the rows are there."""
+def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
+    """What the front end relies on, and for inputs that choose rows of a table or cache, that the rows are there."""
+    graph = mapped.graph
     for item in graph.requirements:
         yield Requirement(item.input_name, 1, 1, item.reason)
-    tables: dict[str, tuple[int, str]] = {}
+    limits: dict[str, tuple[int, str]] = {}
     for op in graph.operations:
-        indices, table = INDEXED_TABLE.get(op.kind, (None, None))
-        name = op.inputs[indices] if indices is not None else None
-        if name not in graph.inputs or table is None:
-            continue
-        rows = graph.value(op.inputs[table] or "").shape[0]
-        assert isinstance(rows, int)
-        tables[name] = min(tables.get(name, (rows, op.name)), (rows, op.name))
-    for name, (rows, reader) in tables.items():
-        yield Requirement(name, 0, rows - 1, f"they choose rows of the table of '{reader}'")
+        for name, rows, what in _indexed(mapped, op):
+            if name in graph.inputs:
+                limit = (rows, f"they choose {what} of '{op.name}'")
+                limits[name] = min(limits.get(name, limit), limit)
+    for name, (rows, reason) in limits.items():
+        yield Requirement(name, 0, rows - 1, reason)
     for op in graph.operations:
         if isinstance(op.attributes, EmbeddingBagAttributes):
             yield from _bag_requirements(graph, op, op.attributes)
@@ -86,6 +86,19 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
         first = place.first_row * columns + place.first_column
         part = (first, place.row_step * columns + place.column_step, attributes.count, place.hot)
         yield Requirement(source.name, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
+
+
+def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str]]:
+    """Yield (indices, how many rows they choose from, what those are) for each index input of an operation."""
+    indices, table = INDEXED_TABLE.get(op.kind, (0, None))
+    name = op.inputs[indices] if table is not None else None
+    if name is not None and table is not None:
+        rows = mapped.graph.value(op.inputs[table] or "").shape[0]
+        assert isinstance(rows, int)
+        yield name, rows, "rows of the table"
+    index = PLACES_INPUT_BY_KIND.get(op.kind)
+    if index is not None and len(op.inputs) > index and op.inputs[index]:
+        yield op.inputs[index] or "", mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
 
 
 def kernel_module(op: Operation) -> ModuleType:
@@ -116,7 +129,8 @@ def _ports(mapped: MappedGraph, names: Iterable[str]) -> Iterable[Port]:
 
 
 def _cache_port(value: Value, cache: CacheRegion) -> Port:
-    strides = (cache.batch_bytes, cache.head_bytes, cache.token_bytes, cache.dtype.bytes)
+    of_axis = (cache.batch_bytes, cache.head_bytes, cache.token_bytes, cache.dtype.bytes)
+    strides = tuple(of_axis[axis] for axis in cache.axes)
     return Port(value.name, cache.storage, 0, value.shape, strides, cache.dtype.name, value.dtype)
 
 

@@ -121,8 +121,9 @@ class LinearAttributes:
 class RopeAttributes:
     """Rotary embedding of [batch, sequence, heads * head_dim].
 
-    Row `p` of the tables holds cos and sin of position `p`. Without a positions input, token `i` of each sequence
-    has position `start + i`. `interleaved` pairs elements (2j, 2j+1), else (j, j + head_dim/2).
+    Row `p` of the tables holds cos and sin of position `p`. Positions are an input [batch, sequence] or [sequence];
+    without it, token `i` of each sequence has position `start + i`. `interleaved` pairs elements (2j, 2j+1), else
+    (j, j + head_dim/2).
     """
 
     head_count: int
@@ -133,9 +134,15 @@ class RopeAttributes:
 
 @dataclass(frozen=True, slots=True)
 class AttentionAttributes:
-    """Grouped-query attention: softmax(scale * q k^T + mask) v, query head h reads kv head h // (heads/kv_heads).
+    """Grouped-query attention: softmax(scale * q k^T + bias) v, query head h reads kv head h // (heads/kv_heads).
 
-    `causal`: query i sees keys j <= past + i. A `keep` input [batch, past + sequence] hides keys where it is 0.
+    `causal`: query i sees keys j <= past + i. A `keep` input [batch, past + sequence] hides keys where it is 0. A
+    `bias` input, broadcast to [batch, heads, sequence, past + sequence], is added to the scores.
+
+    `past` counts keys that are there before this run. With a `places` input ([sequence] or [batch, sequence]) the cache
+    is static: it always has past + sequence positions, all of them are keys, and token i is written to position
+    places[i]. `cache_axes` says how the file arranges caches: its axis k is axis cache_axes[k] of [batch, kv head,
+    position, head_dim].
     """
 
     head_count: int
@@ -144,6 +151,7 @@ class AttentionAttributes:
     scale: float
     causal: bool
     past: Dim
+    cache_axes: tuple[int, int, int, int] = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)

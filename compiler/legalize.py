@@ -2,7 +2,7 @@
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
-  `cache_append` operation.
+  `cache_append` operation. Either gets the places in a static cache, which attention itself does not read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import AttentionAttributes, Graph, Operation, Value
+
+PLACES_INPUT = 7
+"""Index of the places in a static cache among the inputs of attention."""
 
 
 def legalize(graph: Graph) -> Graph:
@@ -40,17 +43,20 @@ def _append_to_caches(graph: Graph) -> Graph:
             operations.append(op)
             continue
         assert isinstance(op.attributes, AttentionAttributes)
-        inputs = list(op.inputs)
+        inputs, places = list(op.inputs[:PLACES_INPUT]), [name for name in op.inputs[PLACES_INPUT:] if name]
         for index, part in ((1, "key"), (2, "value")):
             name = inputs[index]
             assert name is not None
             producer = producers.get(name)
             is_own_rope = producer is not None and producer.kind == "rope" and len(consumers[name]) == 1
             if index == 1 and is_own_rope and name not in graph.outputs:
+                assert producer is not None
+                place = operations.index(producer)
+                operations[place] = replace(producer, inputs=(*producer.inputs, *places))
                 continue
             cached = f"{name}.{op.name}.cached_{part}"
             values[cached] = Value(cached, graph.value(name).shape, graph.value(name).dtype)
-            operations.append(Operation("cache_append", f"{op.name}.append_{part}", (name,), (cached,)))
+            operations.append(Operation("cache_append", f"{op.name}.append_{part}", (name, *places), (cached,)))
             inputs[index] = cached
         operations.append(replace(op, inputs=tuple(inputs)))
     return replace(graph, values=values, operations=tuple(operations))

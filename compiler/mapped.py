@@ -53,6 +53,15 @@ class CacheRegion:
     head_dim: int
     padded_head_dim: int
     dtype: Dtype
+    axes: tuple[int, int, int, int] = (0, 1, 2, 3)
+    """Axis k of the port is axis axes[k] of the cache."""
+
+    @property
+    def static_length(self) -> int:
+        """Positions of a cache whose length is fixed."""
+        length = self.past + self.sequence
+        assert isinstance(length, int)
+        return length
 
     @property
     def token_bytes(self) -> int:

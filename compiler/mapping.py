@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from compiler.attention_mapping import key_step
+from compiler.attention_mapping import BIAS_INPUT, key_step
 from compiler.evaluate import FLOAT_DTYPES
 from compiler.graph import (
     AttentionAttributes,
@@ -46,10 +46,10 @@ VIEW_ALIGNMENT_BYTES = 64
 """A slice of columns is a view if it starts and ends at multiples of this."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
-DENSE_INDEX_KINDS = ("embedding", "rope")
+DENSE_INDEX_KINDS = ("embedding", "rope", "cache_append")
 """Kinds that read an integer input (ids, positions) as one row without gaps."""
-MASK_INPUT = 5
-"""Index of the keep mask among the inputs of attention."""
+MASK_INPUTS = (5, 6)
+"""Indices of the keep mask and the bias among the inputs of attention."""
 
 
 def map_graph(graph: Graph, machine: Machine, dtype: str) -> MappedGraph:
@@ -111,7 +111,7 @@ class _Mapper:
         cache = CacheRegion(
             storage=storage, batch=batch, sequence=sequence, past=attributes.past, heads=attributes.kv_head_count,
             capacity=round_up(longest, position_step), head_dim=attributes.head_dim,
-            padded_head_dim=round_up(attributes.head_dim, head_step), dtype=self.dtype,
+            padded_head_dim=round_up(attributes.head_dim, head_step), dtype=self.dtype, axes=attributes.cache_axes,
         )  # fmt: skip
         last = len(self.graph.operations)
         self.storages[storage] = MappedStorage(storage, cache.bytes, "state", -1, last, "dram")
@@ -121,7 +121,10 @@ class _Mapper:
 
     def _map_input(self, value: Value) -> None:
         consumers = self.graph.consumers().get(value.name, [])
-        is_mask = all(op.kind == "attention" and _at(op.inputs, MASK_INPUT) == value.name for op in consumers)
+        is_mask = all(
+            op.kind == "attention" and value.name in [_at(op.inputs, index) for index in MASK_INPUTS]
+            for op in consumers
+        )
         shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]
         rows, columns = _rows_and_columns(shape)
         dtype = self._element_type(value)
@@ -279,6 +282,13 @@ class _Mapper:
                 lambda storage, table=table: pack_rows(table, storage, self.dtype),  # type: ignore[misc]
             )  # fmt: skip
 
+    def pack_attention(self, op: Operation) -> None:
+        """Pack a constant bias as rows of keys."""
+        bias = _at(op.inputs, BIAS_INPUT)
+        if bias in self.graph.constants:
+            constant = self.graph.constants[bias or ""]
+            self._constant(op, BIAS_INPUT, f"{bias}.rows", lambda storage: pack_rows(constant, storage, self.dtype))
+
     def pack_rope(self, op: Operation) -> None:
         """Pack both tables as fp32 rows of half a head."""
         assert isinstance(op.attributes, RopeAttributes)
@@ -300,6 +310,7 @@ _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
     "embedding": _Mapper.pack_embedding,
     "embedding_bag": _Mapper.pack_embedding_bag,
     "rope": _Mapper.pack_rope,
+    "attention": _Mapper.pack_attention,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,8 +57,9 @@ def pack_vector(constant: GraphConstant, storage: str, elements: int, dtype: Dty
 
 
 def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int | None = None) -> Constant:
-    """[rows, columns] with padded rows; `columns` keeps only the first ones."""
-    rows, width = int_shape(constant.value.shape)[-2:]
+    """[..., rows, columns] with padded rows; `columns` keeps only the first ones."""
+    *outer, width = int_shape(constant.value.shape)
+    rows = math.prod(outer)
     steps: list[PackStep] = [Reshape((rows, width))]
     if columns is not None and columns != width:
         steps.append(Take(1, range(columns)))

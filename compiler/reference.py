@@ -121,6 +121,11 @@ def _linear(arguments: Arguments) -> list[np.ndarray]:
     return [result]
 
 
+def _by_token(positions: np.ndarray, batch: int, sequence: int) -> np.ndarray:
+    """Return positions of each token, [batch, sequence], that may be given once for all sequences."""
+    return np.broadcast_to(positions.reshape(-1, sequence), (batch, sequence))
+
+
 def _rope(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, RopeAttributes)
@@ -128,9 +133,8 @@ def _rope(arguments: Arguments) -> list[np.ndarray]:
     positions = arguments.arrays[1]
     if positions is None:
         assert attributes.start is not None
-        positions = np.broadcast_to(
-            np.arange(sequence) + evaluate(attributes.start, arguments.bindings), (batch, sequence)
-        )
+        positions = np.arange(sequence) + evaluate(attributes.start, arguments.bindings)
+    positions = _by_token(positions, batch, sequence)
     cos, sin = (arguments[index][positions][:, :, None, :] for index in (2, 3))
     heads = arguments[0].reshape(batch, sequence, attributes.head_count, attributes.head_dim)
     if attributes.interleaved:
@@ -153,17 +157,30 @@ def _attention(arguments: Arguments) -> list[np.ndarray]:
     query = heads_first(arguments[0], attributes.head_count)
     present = [heads_first(arguments[index], attributes.kv_head_count) for index in (1, 2)]
     if arguments.arrays[3] is not None:
-        present = [np.concatenate((arguments[index + 3], new), axis=2) for index, new in enumerate(present)]
+        present = [_appended(arguments, attributes, index + 3, new) for index, new in enumerate(present)]
     repeats = attributes.head_count // attributes.kv_head_count
     key, value = (np.repeat(array, repeats, axis=1) for array in present)
     visible = _visible(arguments, attributes, batch, sequence, key.shape[2])
-    scores = np.where(visible, query @ key.swapaxes(2, 3) * np.float32(attributes.scale), -np.inf)
+    bias = np.float32(0) if len(arguments.arrays) < 7 or arguments.arrays[6] is None else arguments[6]
+    scores = np.where(visible, query @ key.swapaxes(2, 3) * np.float32(attributes.scale) + bias, -np.inf)
     highest = np.max(scores, axis=-1, keepdims=True)
     powers = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
     total = powers.sum(-1, keepdims=True)
     weights = powers / np.where(total == 0, 1, total)  # a row that sees nothing gives zeros
     result = (weights @ value).transpose(0, 2, 1, 3).reshape(batch, sequence, columns)
-    return [result, *present]
+    return [result, *(array.transpose(attributes.cache_axes) for array in present)]
+
+
+def _appended(arguments: Arguments, attributes: AttentionAttributes, index: int, new: np.ndarray) -> np.ndarray:
+    """Return a cache [batch, kv head, position, head_dim] with the new keys or values behind it or in their places."""
+    past = arguments[index].transpose(np.argsort(attributes.cache_axes))
+    places = arguments.arrays[7] if len(arguments.arrays) > 7 else None
+    if places is None:
+        return np.concatenate((past, new), axis=2)
+    result = past.copy()
+    for batch, row in enumerate(_by_token(places, new.shape[0], new.shape[2])):
+        result[batch][:, row] = new[batch]
+    return result
 
 
 def _visible(arguments: Arguments, attributes: AttentionAttributes, batch: int, sequence: int, keys: int) -> np.ndarray:

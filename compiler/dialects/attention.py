@@ -2,7 +2,7 @@
 
 From each softmax the scores are followed up to their product, past scales and masks, and down past the guard against
 NaN to the product with the values. Heads, their repetition and their transposes are read off the forms (see `layout`)
-of the three operands; a cache is a Concat of a [batch, kv_heads, past, head_dim] value with the new keys or values.
+of the three operands; `cache` tells how new keys and values join those of a cache.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compiler.dialects import layout
+from compiler.dialects.bias import Bias, BiasBuilder
+from compiler.dialects.cache import Axes, CacheWrite, CacheWrites, heads_first
 from compiler.dialects.forms import Forms
 from compiler.dialects.layout import BROADCAST, Atom, Dims, Form
-from compiler.dialects.mask import Grid, MaskClassifier, MaskPart, Meaning
+from compiler.dialects.mask import Grid, MaskClassifier, MaskPart
 from compiler.dialects.rewrite import Rewriter, integer, is_onnx, number, operands
 from compiler.dialects.rotary import Heads, split_heads
 from compiler.dialects.subgraph import Subgraph
 from compiler.graph import AttentionAttributes, Graph, Operation
 from isa.affine import Affine, Dim
 from isa.errors import UnsupportedError
+
+# Inputs of an attention that has neither bias nor places.
+SHORTEST_INPUTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,19 @@ class Operand:
     projection: str
     past: str | None
     present: str | None
-    concat: Operation | None
+    write: CacheWrite | None
     kv_head_count: int
     scale: float
+
+    @property
+    def cache_axes(self) -> Axes:
+        """How the graph arranges the cache."""
+        return self.write.past_axes if self.write is not None else (0, 1, 2, 3)
+
+    @property
+    def places(self) -> str | None:
+        """The input that says where in a static cache new tokens go."""
+        return self.write.places if self.write is not None else None
 
 
 def fuse_attention(graph: Graph) -> Graph:
@@ -73,6 +88,8 @@ class _Fuser:
     def __init__(self, rewriter: Rewriter, forms: Forms, masks: MaskClassifier, subgraph: Subgraph) -> None:
         self.rewriter, self.forms, self.masks, self.subgraph = rewriter, forms, masks, subgraph
         self.graph = rewriter.graph
+        self.biases = BiasBuilder(rewriter, subgraph)
+        self.writes = CacheWrites(rewriter, forms, subgraph)
 
     # --- matching ---------------------------------------------------------------------------------------------------
 
@@ -86,7 +103,7 @@ class _Fuser:
         if inputs[3] is not None:
             mode = "keep" if self.graph.value(inputs[3]).dtype == "bool" else "additive"
             masks = (MaskPart(inputs[3], mode),)
-            if not self.subgraph.is_evaluable(inputs[3]):
+            if not self.subgraph.is_evaluable(inputs[3]) and mode == "keep":
                 return None
         head_dim = int(self._shape(inputs[0])[3])  # type: ignore[arg-type]
         scale = number(operation, "scale", head_dim**-0.5)
@@ -102,8 +119,6 @@ class _Fuser:
             return None
         columns = self._shape(inputs[0])[2]
         if heads == 0 or isinstance(columns, Affine) or columns % heads:
-            return None
-        if inputs[5] is not None and not self.subgraph.is_evaluable(inputs[5]):
             return None
         masks = (MaskPart(inputs[5], "additive"),) if inputs[5] is not None else ()
         scale = number(operation, "scale", 0.0) or (columns // heads) ** -0.5
@@ -146,6 +161,10 @@ class _Fuser:
             for scores, mask in operands(operation):
                 if self.subgraph.is_evaluable(mask) and not self.subgraph.is_evaluable(scores):
                     return scores, 1.0, MaskPart(mask, "additive")
+            left, right = (self._scores(name or "") for name in operation.inputs)
+            if (left is None) != (right is None):
+                scores, mask = (name or "" for name in (operation.inputs if right is None else operation.inputs[::-1]))
+                return scores, 1.0, MaskPart(mask, "additive")
         if is_onnx(operation, "Mul", "Div"):
             factor = self.rewriter.scalar(operation.inputs[1])
             name = operation.inputs[0] or ""
@@ -190,7 +209,7 @@ class _Fuser:
             return None
         batch, heads, sequence, head_dim = (int(dim) for dim in shape)  # type: ignore[arg-type]
         source = self._shape(form.source)
-        if source != (batch, sequence, heads * head_dim) or form.dims != _heads_first(source, heads, head_dim):
+        if source != (batch, sequence, heads * head_dim) or form.dims != heads_first(source, heads, head_dim):
             return None
         return form, (batch, heads, sequence, head_dim)
 
@@ -216,38 +235,33 @@ class _Fuser:
         if scale is None:
             return None
         if len(source) == 4:
-            kv_heads = int(source[1]) if not isinstance(source[1], Affine) else 0
-            expected = _repeated(layout.source_dims(source), kv_heads, heads, order)
-            new = self._appended(form.source) if form.dims in expected else None
-            return None if new is None else self._new(new, form.source, sizes, kv_heads, scale)
+            write = self.writes.find(form.source, batch, sequence, head_dim)
+            if write is None:
+                return None
+            kv_heads = write.kv_head_count
+            if form.dims not in _repeated(write.arranged(source), kv_heads, heads, order):
+                return None
+            return Operand(write.projection, write.past, self._present(write), write, kv_heads, scale)
         if len(source) != 3 or source[:2] != (batch, sequence) or isinstance(source[2], Affine) or source[2] % head_dim:
             return None
         kv_heads = source[2] // head_dim
-        arranged = _heads_first(source, kv_heads, head_dim)
+        arranged = heads_first(source, kv_heads, head_dim)
         if form.dims not in _repeated(arranged, kv_heads, heads, order):
             return None
         return Operand(form.source, None, self._exposed(form.source, arranged, sizes, kv_heads), None, kv_heads, scale)
 
-    def _appended(self, present: str) -> Operation | None:
-        """Return the Concat along the sequence that makes a cache."""
-        concat = self.rewriter.producer(present, "Concat")
-        if concat is None or len(concat.inputs) != 2 or integer(concat, "axis", 0) % 4 != 2:
-            return None
-        return concat
-
-    def _new(
-        self, concat: Operation, present: str, sizes: tuple[int, int, int, int], kv_heads: int, scale: float
-    ) -> Operand | None:
-        batch, _, sequence, head_dim = sizes
-        past, new = (name or "" for name in concat.inputs)
-        form = self.forms[new]
-        source = self._shape(form.source)
-        if source != (batch, sequence, kv_heads * head_dim) or form.scale != 1.0:
-            return None
-        if form.dims != _heads_first(source, kv_heads, head_dim) or self._shape(past)[3] != head_dim:
-            return None
-        exposed = present if present in self.graph.outputs and not self.rewriter.is_replaced(concat) else None
-        return Operand(form.source, past, exposed, concat, kv_heads, scale)
+    def _present(self, write: CacheWrite) -> str | None:
+        """Return the graph output that holds the cache after, arranged as the cache before."""
+        made = write.operation.outputs[0] or ""
+        batch, head, position, element = write.arranged(self._shape(made))
+        canonical = (batch, head, position, element)
+        for output in self.graph.outputs:
+            form = self.forms[output]
+            is_same = form.source == made and form.scale == 1.0
+            is_same = is_same and form.dims == tuple(canonical[axis] for axis in write.past_axes)
+            if is_same and not self.rewriter.is_replaced(self.rewriter.producers[output]):
+                return output
+        return None
 
     def _exposed(self, source: str, arranged: Dims, sizes: tuple[int, int, int, int], kv_heads: int) -> str | None:
         """Return the graph output that holds a projection arranged as a cache."""
@@ -277,16 +291,50 @@ class _Fuser:
         if past is None:
             return
         batch, heads, sequence, head_dim = sizes
-        meaning = self.masks.classify(match.masks, Grid(batch, sequence, past), match.name)
-        causal = self._own_causal(match, past) or meaning.causal
+        mask = self._mask(match, Grid(batch, sequence, past), heads, key.places)
+        causal = self._own_causal(match, past) or mask.meaning.causal
         scale = match.scale * key.scale * (form.scale or 0.0)
-        attributes = AttentionAttributes(heads, key.kv_head_count, head_dim, scale, causal, past)
-        self._replace(match, form.source, key, value, meaning, attributes, sizes)
+        attributes = AttentionAttributes(heads, key.kv_head_count, head_dim, scale, causal, past, key.cache_axes)
+        self._replace(match, form.source, key, value, mask, attributes, sizes)
+
+    def _mask(self, match: Match, grid: Grid, heads: int, places: str | None) -> Bias:
+        """Return what the masks of a match mean; raises UnsupportedError if that is not understood."""
+        evaluable = [part for part in match.masks if self.subgraph.is_evaluable(part.value)]
+        given = [self.biases.given(part, grid, heads) for part in match.masks if part not in evaluable]
+        if len(given) > 1 or None in given:
+            raise self._unknown_mask(match, [part for part in match.masks if part not in evaluable])
+        try:
+            meaning = self.masks.classify(evaluable, grid, match.name)
+        except UnsupportedError:
+            bias = None if given else self.biases.build(evaluable, grid, places, match.name)
+            if bias is None:
+                raise
+            return bias
+        return Bias(given[0] if given else None, meaning)
+
+    def _unknown_mask(self, match: Match, parts: list[MaskPart]) -> UnsupportedError:
+        shapes = ", ".join(f"{part.value} [{', '.join(map(str, self._shape(part.value)))}]" for part in parts)
+        what = f"the attention mask is computed from activations: {shapes}"
+        help = "give one additive mask as an input, [batch, heads, sequence, keys] or 1 for each of the first three"
+        return UnsupportedError(what, where=f"node {match.name!r}", help=help)
 
     def _past(self, key: Operand, value: Operand, match: Match) -> Dim | None:
         """Return the length of the cache; None if keys and values differ in it."""
-        lengths = [self._shape(operand.past)[2] if operand.past else 0 for operand in (key, value)]
-        return lengths[0] if lengths[0] == lengths[1] and (key.past is None) == (value.past is None) else None
+        are_alike = (key.cache_axes, key.places, key.past is None) == (
+            value.cache_axes,
+            value.places,
+            value.past is None,
+        )
+        lengths = [
+            self._shape(operand.past)[operand.cache_axes.index(2)] if operand.past else 0 for operand in (key, value)
+        ]
+        if not are_alike or lengths[0] != lengths[1]:
+            return None
+        return lengths[0] if key.places is None else lengths[0] - self._sequence(match)
+
+    def _sequence(self, match: Match) -> Dim:
+        """Return the number of new tokens."""
+        return self._shape(match.query)[1 if match.flat_head_count is not None else 2]
 
     def _own_causal(self, match: Match, past: Dim) -> bool:
         if match.causal and past != 0:
@@ -295,7 +343,7 @@ class _Fuser:
         return match.causal
 
     def _replace(
-        self, match: Match, query: str, key: Operand, value: Operand, meaning: Meaning,
+        self, match: Match, query: str, key: Operand, value: Operand, mask: Bias,
         attributes: AttentionAttributes, sizes: tuple[int, int, int, int],
     ) -> None:  # fmt: skip
         batch, heads, sequence, head_dim = sizes
@@ -303,21 +351,18 @@ class _Fuser:
         dtype = self.graph.value(end).dtype
         is_flat = match.flat_head_count is not None
         merged = end if is_flat else self.rewriter.fresh(f"{end}/attention", (batch, sequence, heads * head_dim), dtype)
-        inputs = (query, key.projection, value.projection, key.past, value.past, meaning.keep)
+        inputs: tuple[str | None, ...] = (
+            query, key.projection, value.projection, key.past, value.past, mask.meaning.keep, mask.value, key.places,
+        )  # fmt: skip
+        while inputs[-1] is None and len(inputs) > SHORTEST_INPUTS:
+            inputs = inputs[:-1]
         attention = Operation("attention", match.name, inputs, (merged, key.present, value.present), attributes)
         arrangement = Heads(batch, sequence, heads, head_dim, (0, 2, 1, 3))
         split = [] if is_flat else split_heads(self.rewriter, merged, end, arrangement, match.name)
-        self.rewriter.replace(match.end, [attention, *split])
+        self.rewriter.replace(match.end, [*mask.operations, attention, *split])
         for operand in (key, value):
             if operand.present is not None:
                 self.rewriter.replace(self.rewriter.producers[operand.present], [])
-
-
-def _heads_first(source: tuple[Dim, ...], heads: int, head_dim: int) -> Dims:
-    """Return the dims of a projection [B, S, H*D] arranged as [B, H, S, D]."""
-    form = layout.reshaped(layout.whole("", source), (source[0], source[1], heads, head_dim))
-    assert form is not None
-    return layout.transposed(form, (0, 2, 1, 3)).dims
 
 
 def _repeated(dims: Dims, kv_heads: int, heads: int, order: str) -> tuple[Dims, ...]:

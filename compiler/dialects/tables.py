@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compiler.dialects.rewrite import is_onnx
+from compiler.dialects.scatter import SCATTERS, Scatters
 from compiler.dialects.subgraph import Subgraph
 from compiler.evaluate import FLOAT_DTYPES
 from compiler.graph import Graph
+from compiler.shape_inference import int_shape
 from compiler.symbols import Undecided, interval
 from isa.affine import Affine, Dim
 from isa.errors import ModelError, UnsupportedError
@@ -40,6 +43,17 @@ class Table:
     start: Dim | None
 
 
+def static_lengths(graph: Graph, subgraph: Subgraph) -> dict[str, int]:
+    """Map each input that says where in a static cache tokens go to the number of positions there are."""
+    scatters, lengths = Scatters(graph, subgraph), dict[str, int]()
+    for operation in graph.operations:
+        place = scatters.places(operation) if is_onnx(operation, *SCATTERS) else None
+        if place is not None:
+            (length,) = int_shape((graph.value(operation.inputs[0] or "").shape[place.axis],))
+            lengths[place.name] = min(length, lengths.get(place.name, length))
+    return lengths
+
+
 def longest_sequence(graph: Graph, sequence: int) -> int:
     """Return the highest number of tokens a sequence can have: the longest cache plus the new tokens."""
     caches = [graph.values[name] for name in graph.inputs if graph.values[name].dtype in FLOAT_DTYPES]
@@ -52,6 +66,7 @@ class TableBuilder:
 
     def __init__(self, graph: Graph, subgraph: Subgraph) -> None:
         self._graph, self._subgraph = graph, subgraph
+        self._lengths = static_lengths(graph, subgraph)
         self._tables: dict[tuple[Column, int, int], Table] = {}
 
     def can_build(self, name: str) -> bool:
@@ -65,34 +80,33 @@ class TableBuilder:
             try:
                 self._tables[key] = self._build(column, batch, sequence, node)
             except (ValueError, IndexError, Undecided) as error:
-                what = (
-                    f"the rotary table of {node!r} cannot be evaluated for {self._longest(sequence)} positions: {error}"
-                )
+                longest = max([longest_sequence(self._graph, sequence), *self._lengths.values()])
+                what = f"the rotary table of {node!r} cannot be evaluated for {longest} positions: {error}"
                 help = "bind a shorter sequence, or export with a longer table"
                 raise ModelError(what, where=self._graph.name, help=help) from None
         return self._tables[key]
-
-    def _longest(self, sequence: int) -> int:
-        return longest_sequence(self._graph, sequence)
 
     def _build(self, column: Column, batch: int, sequence: int, node: str) -> Table:
         inputs = sorted(self._subgraph.inputs_of(column.value))
         if not inputs:
             return self._from_sizes(column, batch, sequence, node)
-        if len(inputs) > 1 or self._graph.values[inputs[0]].shape != (batch, sequence):
+        rows = rows_of_positions(self._graph.values[inputs[0]].shape, batch, sequence)
+        if len(inputs) > 1 or rows is None:
             what = f"the rotary positions depend on {', '.join(inputs)}, which is no [batch, sequence] of positions"
             raise UnsupportedError(what, where=f"node {node!r}", help="export with a position_ids input")
-        return self._from_positions(column, inputs[0], batch, sequence, node)
+        return self._from_positions(column, inputs[0], rows, sequence, node)
 
     def _from_positions(self, column: Column, name: str, batch: int, sequence: int, node: str) -> Table:
-        count = self._longest(sequence)
+        count = self._lengths.get(name) or longest_sequence(self._graph, sequence)
+        rank = len(self._graph.values[name].shape)
         shortest, longest = ({symbol: ends[end] for symbol, ends in self._graph.symbols.items()} for end in (0, 1))
 
         def rows_of(positions: np.ndarray, bindings: Mapping[str, int] = shortest) -> np.ndarray:
-            array = self._subgraph.run(column.value, bindings, {name: positions})
+            given = positions if rank == 2 else positions.reshape((-1,) if rank else ())
+            array = self._subgraph.run(column.value, bindings, {name: given})
             return _rows(array, column, positions.shape).reshape(positions.size, -1)
 
-        rows = _all_rows(rows_of, count, batch, sequence)
+        rows = all_rows(rows_of, count, batch, sequence)
         shuffled = np.random.default_rng(0).integers(0, count, (batch, sequence))
         for bindings in (shortest, longest):
             if not np.array_equal(rows_of(shuffled, bindings), rows[shuffled.reshape(-1)]):
@@ -155,7 +169,15 @@ def _no_function(node: str) -> UnsupportedError:
     )
 
 
-def _all_rows(rows_of: Callable[[np.ndarray], np.ndarray], count: int, batch: int, sequence: int) -> np.ndarray:
+def rows_of_positions(shape: tuple[Dim, ...], batch: int, sequence: int) -> int | None:
+    """Return how many sequences an input gives positions for: all, or one for all; None if it is no such input."""
+    by_shape: dict[tuple[Dim, ...], int] = {(sequence,): 1, (1, sequence): 1, (batch, sequence): batch}
+    if sequence == 1:
+        by_shape |= {(): 1, (batch,): batch}
+    return by_shape.get(shape)
+
+
+def all_rows(rows_of: Callable[[np.ndarray], np.ndarray], count: int, batch: int, sequence: int) -> np.ndarray:
     """Return the rows of all positions: at once if the graph allows another sequence length, else in its own."""
     width = -(-count // batch)
     try:

@@ -1,5 +1,8 @@
 """`softmax(scale * q k^T + mask) v`, one pass over keys and values with running maximum and sum (FlashAttention).
 
+A bias is a tensor that is added to the scores: a mask that is no plain padding, or a position bias. Its part for a
+chunk is loaded like the mask, for all rows of the item.
+
 A work item is one kv head of one sequence and a tile of query tokens; all query heads of the group share the keys and
 values that the item loads. Core A loads q, then chunk by chunk k, v (transposed on the way by the layout unit) and the
 mask; core B multiplies, keeps the running state of each query head in circular buffers, and stores the result. With one
@@ -9,7 +12,9 @@ token per sequence the heads of a group are the rows of a single block. Chunks b
 from __future__ import annotations
 
 from compiler.attention_mapping import (
+    BIAS_INPUT,
     AttentionTile,
+    Bias,
     buffer_sizes,
     choose_tile,
     issued_macs,
@@ -21,16 +26,21 @@ from compiler.kernels.attention_compute import Attender
 from compiler.kernels.attention_load import Loader
 from compiler.kernels.attention_walk import AttentionBuffers
 from compiler.lowering import ArgumentValue, Lowering
+from compiler.packing import padded_row_bytes
 from isa.kernel import Kernel
 from isa.machine import Machine
 
-ARGUMENTS = ("q", "q_pitch", "k", "v", "mask", "mask_pitch", "out", "out_pitch", "past", "items")
+ARGUMENTS = (
+    "q", "q_pitch", "k", "v", "mask", "mask_pitch", "bias", "bias_batch_pitch", "bias_head_pitch", "bias_token_pitch",
+    "bias_row_bytes", "out", "out_pitch", "past", "items",
+)  # fmt: skip
 
 
 def build(tile: AttentionTile, machine: Machine) -> Kernel:
     """Return the kernel of a tile."""
     kind = "decode" if tile.is_stacked else "prefill"
     mask = ("_causal" if tile.causal else "") + ("_masked" if tile.has_mask else "")
+    mask += "" if tile.bias == "none" else f"_bias_{tile.bias.replace(' ', '_')}"
     builder = KernelBuilder(f"attention_{kind}{mask}_{tile.block_row_count}x{tile.keys}", machine, ARGUMENTS)
     buffers = AttentionBuffers(**{name: builder.buffer(name, *size) for name, size in buffer_sizes(tile).items()})
     Loader(tile, machine, builder.core_a, buffers).emit()
@@ -45,16 +55,36 @@ def lower(context: Lowering, op: Operation) -> None:
     q, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     keys, values = context.cache(op.inputs[1]), context.cache(op.inputs[2])
     mask = context.region(op.inputs[5]) if len(op.inputs) > 5 and op.inputs[5] else None
-    tile = choose_tile(keys, attributes, mask is not None, context.machine)
+    bias, bias_arguments = _bias(context, op, attributes)
+    tile = choose_tile(keys, attributes, mask is not None, bias, context.machine)
     kernel = context.kernel(("attention", tile), lambda: build(tile, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "q": context.address(q), "q_pitch": q.pitch_bytes, "k": context.cache_address(keys),
         "v": context.cache_address(values), "mask": context.address(mask) if mask else 0,
         "mask_pitch": mask.pitch_bytes if mask else 0, "out": context.address(out), "out_pitch": out.pitch_bytes,
-        "past": attributes.past, "items": tile.items,
+        "past": attributes.past, "items": tile.items, **bias_arguments,
     }  # fmt: skip
     useful = useful_macs(tile, attributes.past)
     context.launch(
         op, kernel, context.rectangle(tile.items), arguments, useful_macs=useful,
         rounded_macs=issued_macs(tile, attributes.past),
     )  # fmt: skip
+
+
+def _bias(context: Lowering, op: Operation, attributes: AttentionAttributes) -> tuple[Bias, dict[str, ArgumentValue]]:
+    """Return the kind of bias, and the launch arguments that tell where it lies; axes of size 1 have no pitch."""
+    name = op.inputs[BIAS_INPUT] if len(op.inputs) > BIAS_INPUT else None
+    if name is None:
+        return "none", dict.fromkeys((name for name in ARGUMENTS if name.startswith("bias")), 0)
+    shape = context.mapped.graph.value(name).shape
+    sizes = [1] * (4 - len(shape)) + [dim if isinstance(dim, int) else 0 for dim in shape]
+    region = context.mapped.regions.get(name)
+    row_bytes = region.row_bytes if region else padded_row_bytes(sizes[3], context.dtype)
+    pitch = region.pitch_bytes if region else row_bytes
+    rows = (sizes[1] * sizes[2], sizes[2], 1)
+    batch, head, token = (step * pitch if size > 1 else 0 for size, step in zip(sizes, rows, strict=False))
+    arguments: dict[str, ArgumentValue] = {
+        "bias": context.address(region) if region else context.packed(op, BIAS_INPUT), "bias_batch_pitch": batch,
+        "bias_head_pitch": head, "bias_token_pitch": token, "bias_row_bytes": row_bytes,
+    }  # fmt: skip
+    return "per head" if head else "shared", arguments

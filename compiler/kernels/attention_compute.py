@@ -48,7 +48,7 @@ class Attender(Walk):
         buffers = self.buffers
         with self._each_block() as q_offset:
             self._multiply_scores(q_offset)
-            self._mask_scores()
+            self._mask_scores(q_offset)
             self._exponentiate(is_first)
             self._multiply_values()
             self._accumulate(is_first)
@@ -56,6 +56,8 @@ class Attender(Walk):
         self.core.pop(buffers.v_transposed)
         if self.tile.has_mask:
             self.core.pop(buffers.mask)
+        if buffers.bias is not None:
+            self.core.pop(buffers.bias)
 
     def _multiply(
         self,
@@ -111,12 +113,14 @@ class Attender(Walk):
                 out_dtype="fp32",
             )  # fmt: skip
 
-    def _mask_scores(self) -> None:
-        """Scale, hide what lies behind the limit of each row, and what the mask hides."""
+    def _mask_scores(self, q_offset: Register) -> None:
+        """Scale, add the bias, hide what lies behind the limit of each row, and what the mask hides."""
         core, tile, buffers = self.core, self.tile, self.buffers
         with core.scratch() as limit, loaded(core, tile.keys * FP32_BYTES, tile.keys) as (pitch, columns):
             self._wide("vmuls", buffers.masked, buffers.scores, pitch, columns, value=tile.scale)
             self._move(buffers.masked, buffers.scores)
+            if buffers.bias is not None:
+                self._add_bias(buffers.bias, q_offset)
             if tile.causal and not tile.is_stacked:
                 core.subtract(self.visible, self.rows, limit)
                 core.increase(limit, 1)
@@ -134,6 +138,32 @@ class Attender(Walk):
                     spread="row", value=HIDDEN,
                 )  # fmt: skip
                 self._move(buffers.masked, buffers.masked)
+
+    def _add_bias(self, bias: BufferHandle, q_offset: Register) -> None:
+        """Add the rows that belong to a block; minus infinity becomes the finite number of a hidden key."""
+        core, tile, masked = self.core, self.tile, self.buffers.masked
+        row_bytes = tile.keys * tile.dtype.bytes
+        has_one_row = tile.is_stacked and tile.bias == "shared"
+        with (
+            core.scratch() as offset,
+            loaded(core, tile.keys * FP32_BYTES, row_bytes, tile.keys) as (
+                pitch,
+                bias_pitch,
+                columns,
+            ),
+        ):
+            core.copy(0, offset)
+            if tile.bias == "per head" and not tile.is_stacked:
+                with loaded(core, tile.tokens * tile.row_bytes) as (block_bytes,):
+                    core.compute("div", q_offset, block_bytes, offset)
+                core.multiply(offset, tile.tokens * row_bytes, offset)
+            self._wide(
+                "vadd", masked, masked, pitch, columns, b=bias, b_offset=offset, b_pitch=bias_pitch,
+                b_dtype=tile.dtype.name, spread="row" if has_one_row else "full",
+            )  # fmt: skip
+            self._move(masked, masked)
+            self._wide("vmaxs", masked, masked, pitch, columns, value=HIDDEN)
+            self._move(masked, masked)
 
     def _wide(self, name: str, out: BufferHandle, a: BufferHandle, pitch: Register, columns: Register,
               **operands: OperandValue) -> None:  # fmt: skip

@@ -26,6 +26,8 @@ class Loader(Walk):
                 self._transpose_values()
                 if tile.has_mask:
                     self._load_mask()
+                if self.buffers.bias is not None:
+                    self._load_bias(self.buffers.bias)
 
     def _load_q(self) -> None:
         core, tile, q = self.core, self.tile, self.buffers.q
@@ -89,3 +91,45 @@ class Loader(Walk):
             core.increase(address, core.argument("mask"))
             core.emit("dma_in", out=self.buffers.mask, address=address, rows=1, row_bytes=size)
         core.push(self.buffers.mask)
+
+    def _load_bias(self, buffer: BufferHandle) -> None:
+        """Load the part of the bias that exists, of all rows; what lies beyond is hidden by its position."""
+        core, tile = self.core, self.tile
+        element = tile.dtype.bytes
+        with core.scratch() as address, core.scratch() as size, core.scratch() as pitch:
+            core.multiply(self.first_key, element, address)
+            core.subtract(core.load_argument("bias_row_bytes", size), address, size)
+            with loaded(core, tile.keys * element) as (largest,):
+                core.minimum(size, largest, size)
+            core.increase(address, core.load_argument("bias", pitch))
+            core.multiply(self.batch, core.load_argument("bias_batch_pitch", pitch), pitch)
+            core.increase(address, pitch)
+            core.multiply(self.token, core.load_argument("bias_token_pitch", pitch), pitch)
+            core.increase(address, pitch)
+            if tile.bias == "per head":
+                core.multiply(self.head, tile.group, pitch)
+                with core.scratch() as head_pitch:
+                    core.multiply(pitch, core.load_argument("bias_head_pitch", head_pitch), pitch)
+                core.increase(address, pitch)
+            self._load_bias_rows(buffer, address, size)
+        core.push(buffer)
+
+    def _load_bias_rows(self, buffer: BufferHandle, address: Register, size: Register) -> None:
+        """Load rows of `size` bytes from `address`: those of the heads, those of the tokens, or both."""
+        core, tile = self.core, self.tile
+        local = tile.keys * tile.dtype.bytes
+        with core.scratch() as pitch, core.scratch() as offset, loaded(core, local) as (local_pitch,):
+            common: dict[str, OperandValue] = {
+                "out": buffer, "out_pitch": local_pitch, "address": address, "address_pitch": pitch, "row_bytes": size,
+            }  # fmt: skip
+            if tile.is_stacked:
+                core.load_argument("bias_head_pitch", pitch)
+                core.emit("dma_in", **common, rows=tile.bias_rows)
+                return
+            core.load_argument("bias_token_pitch", pitch)
+            core.copy(0, offset)
+            heads = tile.bias_rows // tile.tokens
+            with loaded(core, heads) as (count,), core.scratch() as head_pitch, core.loop(count):
+                core.emit("dma_in", **common, out_offset=offset, rows=self.rows)
+                core.increase(address, core.load_argument("bias_head_pitch", head_pitch))
+                core.increase(offset, tile.tokens * local)

@@ -37,6 +37,7 @@ class AttentionBuffers:
     scaled: BufferHandle
     output: BufferHandle
     out: BufferHandle
+    bias: BufferHandle | None = None
 
 
 @contextmanager

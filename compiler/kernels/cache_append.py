@@ -1,4 +1,7 @@
-"""Heads of new tokens into a cache [batch, head, position, head_dim]: core A loads rows, core B stores heads."""
+"""Heads of new tokens into a cache [batch, head, position, head_dim]: core A loads rows, core B stores heads.
+
+Token i of a sequence goes to position i behind the start, or to the position that an int32 input says.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ from dataclasses import dataclass
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
 from compiler.kernels.dealing import dealt_items, row_address
-from compiler.kernels.rope import token_address
+from compiler.kernels.rope import cache_target, load_indices, token_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
 from isa.kernel import Kernel
 from isa.machine import Machine
 
-ARGUMENTS = ("x", "x_pitch", "tokens", "sequence", "out", "out_batch_pitch", "out_token_pitch", "out_head_pitch")
+ARGUMENTS = (
+    "x", "x_pitch", "tokens", "sequence", "places", "place_count", "out", "out_batch_pitch", "out_token_pitch",
+    "out_head_pitch",
+)  # fmt: skip
+"""Token `i` is written to position `i % sequence`, or `places[i % place_count]` if the kernel reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +31,21 @@ class AppendShape:
     heads: int
     head_dim: int
     padded_head_dim: int
+    place_bytes: int
     dtype: Dtype
 
 
 def build(shape: AppendShape, machine: Machine) -> Kernel:
     """Return the kernel."""
-    builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}", machine, ARGUMENTS)
+    suffix = "_places" if shape.place_bytes else ""
+    builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
     x = builder.buffer("x", row_bytes, 2)
     padded = shape.head_dim != shape.padded_head_dim
     out = builder.buffer("out", shape.heads * head_bytes, 2) if padded else x
     a, b = builder.core_a, builder.core_b
+    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
     with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
         a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
@@ -43,7 +53,7 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     with dealt_items(b, b.argument("tokens")) as token, b.scratch() as address:
         if padded:
             _pad(b, shape, x, out)
-        token_address(b, token, address)
+        token_address(b, token, address, places)
         b.emit(
             "dma_out", address=address, address_pitch=b.argument("out_head_pitch"), a=out, a_pitch=head_bytes,
             rows=shape.heads, row_bytes=head_bytes,
@@ -69,11 +79,12 @@ def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHand
 def lower(context: Lowering, op: Operation) -> None:
     """Launch the copy of all new tokens; tokens are dealt over the PEs."""
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, cache.dtype)
+    places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
+    place_bytes = places.row_bytes if places else 0
+    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype)
     kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
-        "out": context.cache_address(cache, cache.past), "out_batch_pitch": cache.batch_bytes,
-        "out_token_pitch": cache.token_bytes, "out_head_pitch": cache.head_bytes,
+        **cache_target(context, cache, places),
     }  # fmt: skip
     context.launch(op, kernel, context.rectangle(x.rows), arguments)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import dealt_items, fetch_row, row_address
+from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, row_address
 from compiler.lowering import ArgumentValue, Lowering
+from compiler.mapped import CacheRegion, Region
 from compiler.packing import padded_row_bytes
 from isa.affine import Dim
 from isa.dtypes import FP32, Dtype
@@ -20,10 +21,15 @@ from isa.kernel import Kernel
 from isa.machine import Machine
 
 ARGUMENTS = (
-    "x", "x_pitch", "cosines", "sines", "start", "positions", "position_count", "tokens", "sequence", "out",
-    "out_batch_pitch", "out_token_pitch", "out_head_pitch",
+    "x", "x_pitch", "cosines", "sines", "start", "positions", "position_count", "tokens", "sequence", "places",
+    "place_count", "out", "out_batch_pitch", "out_token_pitch", "out_head_pitch",
 )  # fmt: skip
-"""Token `i` of a sequence has position `start + i`, or `positions[token % position_count]` if the kernel reads them."""
+"""Token `i` of a sequence has position `start + i`, or `positions[token % position_count]` if the kernel reads them.
+
+Likewise its result goes to row `i` of a sequence, or to `places[token % place_count]`.
+"""
+PLACES_INPUT = 4
+"""Index among the inputs of rope, of one that writes a static cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class RopeShape:
     out_head_dim: int
     interleaved: bool
     position_bytes: int
+    place_bytes: int
     into_cache: bool
     dtype: Dtype
 
@@ -72,7 +79,7 @@ class _Buffers:
 
 def build(shape: RopeShape, machine: Machine) -> Kernel:
     """Return the kernel."""
-    store = "cache" if shape.into_cache else "rows"
+    store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
     buffers = _Buffers(
         x=builder.buffer("x", shape.x_bytes, 2),
@@ -82,16 +89,17 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
         out=builder.buffer("out", shape.out_bytes, 2),
     )
     _load(builder, buffers, shape)
+    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
     if shape.interleaved:
-        _rotate_interleaved(builder, buffers, shape)
+        _rotate_interleaved(builder, buffers, shape, places)
     else:
-        _rotate_halves(builder, buffers, shape)
+        _rotate_halves(builder, buffers, shape, places)
     return builder.build()
 
 
 def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
     core = builder.core_a
-    positions = _load_positions(builder, shape) if shape.position_bytes else None
+    positions = load_indices(builder, "positions", shape.position_bytes) if shape.position_bytes else None
     with dealt_items(core, core.argument("tokens")) as token, core.scratch() as address, core.scratch() as position:
         row_address(core, "x", "x_pitch", token, address)
         core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
@@ -115,17 +123,19 @@ def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
                 )  # fmt: skip
 
 
-def _load_positions(builder: KernelBuilder, shape: RopeShape) -> BufferHandle:
-    core, positions = builder.core_a, builder.buffer("positions", shape.position_bytes, 1)
-    core.emit(
-        "dma_in", out=positions, address=core.argument("positions"), rows=1, row_bytes=shape.position_bytes,
-        broadcast="all" if builder.machine.dma.broadcast_reads else "none",
-    )  # fmt: skip
-    core.push(positions)
-    return positions
+def load_indices(builder: KernelBuilder, argument: str, row_bytes: int) -> BufferHandle:
+    """Let core A load a row of int32 once, for good, from the address in a launch argument; return its buffer."""
+    core, indices = builder.core_a, builder.buffer(argument, row_bytes, 1)
+    with core.scratch() as address:
+        core.emit(
+            "dma_in", out=indices, address=core.load_argument(argument, address), rows=1, row_bytes=row_bytes,
+            broadcast="all" if builder.machine.dma.broadcast_reads else "none",
+        )  # fmt: skip
+    core.push(indices)
+    return indices
 
 
-def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape, places: BufferHandle | None) -> None:
     core, size = builder.core_b, shape.dtype.bytes
     zeros = _zeros(builder)
     with dealt_items(core, core.argument("tokens")) as token:
@@ -136,7 +146,7 @@ def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) 
         _fill_padding(core, shape, zeros, buffers.out)
         core.push(buffers.out)
         core.pop(buffers.x)
-        _store(core, shape, buffers.out, token)
+        _store(core, shape, buffers.out, token, places)
 
 
 def _zeros(builder: KernelBuilder) -> BufferHandle:
@@ -194,7 +204,9 @@ def _rotate(
     core.pop(buffers.sines)
 
 
-def _rotate_interleaved(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+def _rotate_interleaved(
+    builder: KernelBuilder, buffers: _Buffers, shape: RopeShape, places: BufferHandle | None
+) -> None:
     """As halves, between two transposes: [pairs, 2] -> [2, pairs] and back, all heads at once."""
     core, size, name = builder.core_b, shape.dtype.bytes, shape.dtype.name
     pairs = shape.heads * shape.half
@@ -230,15 +242,17 @@ def _rotate_interleaved(builder: KernelBuilder, buffers: _Buffers, shape: RopeSh
             )
         core.push(buffers.out)
         core.pop(rotated)
-        _store(core, shape, buffers.out, token)
+        _store(core, shape, buffers.out, token, places)
 
 
-def _store(core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Register) -> None:
+def _store(
+    core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Register, places: BufferHandle | None
+) -> None:
     rows, row_bytes = (
         (shape.heads, shape.out_head_dim * shape.dtype.bytes) if shape.into_cache else (1, shape.out_bytes)
     )
     with core.scratch() as address:
-        token_address(core, token, address)
+        token_address(core, token, address, places)
         core.emit(
             "dma_out", address=address, address_pitch=core.argument("out_head_pitch"), a=out,
             a_pitch=shape.out_head_dim * shape.dtype.bytes, rows=rows, row_bytes=row_bytes,
@@ -246,12 +260,20 @@ def _store(core: CoreBuilder, shape: RopeShape, out: BufferHandle, token: Regist
     core.pop(out)
 
 
-def token_address(core: CoreBuilder, token: Register, into: Register) -> None:
-    """Emit `into = out + (token // sequence) * out_batch_pitch + (token % sequence) * out_token_pitch`."""
+def token_address(core: CoreBuilder, token: Register, into: Register, places: BufferHandle | None) -> None:
+    """Emit `into = out + (token // sequence) * out_batch_pitch + row * out_token_pitch`.
+
+    The row is `token % sequence`, or the element of `places` for the token.
+    """
     with core.scratch() as index:
         core.compute("div", token, core.argument("sequence"), into)
         core.multiply(into, core.argument("out_batch_pitch"), into)
-        core.compute("rem", token, core.argument("sequence"), index)
+        if places is None:
+            core.compute("rem", token, core.argument("sequence"), index)
+        else:
+            core.compute("rem", token, core.argument("place_count"), index)
+            core.multiply(index, INDEX_BYTES, index)
+            core.emit("lw", destination=index, a=places, a_offset=index)
         core.multiply(index, core.argument("out_token_pitch"), index)
         core.increase(into, index)
         core.increase(into, core.argument("out"))
@@ -263,9 +285,11 @@ def lower(context: Lowering, op: Operation) -> None:
     attributes, x, (name,) = op.attributes, context.region(op.inputs[0]), op.outputs
     cache = context.mapped.caches.get(name or "")
     positions = context.region(op.inputs[1]) if op.inputs[1] else None
+    places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     shape = RopeShape(
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
-        attributes.interleaved, positions.row_bytes if positions else 0, cache is not None, context.dtype,
+        attributes.interleaved, positions.row_bytes if positions else 0,
+        places.row_bytes if places else 0, cache is not None, context.dtype,
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
@@ -277,21 +301,25 @@ def lower(context: Lowering, op: Operation) -> None:
         "x": context.address(x), "x_pitch": x.pitch_bytes, "cosines": context.packed(op, 2),
         "sines": context.packed(op, 3), "start": start, "positions": context.address(positions) if positions else 0,
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
-        **_target(context, name, sequence),
+        **(cache_target(context, cache, places) if cache else _target(context, name, sequence)),
     }  # fmt: skip
     context.launch(op, kernel, context.rectangle(x.rows), arguments)
 
 
+def cache_target(context: Lowering, cache: CacheRegion, places: Region | None) -> dict[str, ArgumentValue]:
+    """Return the launch arguments for writing heads behind the past of a cache, or at places in a static one."""
+    return {
+        "places": context.address(places) if places else 0, "place_count": places.columns if places else 1,
+        "out": context.cache_address(cache, 0 if places else cache.past), "out_batch_pitch": cache.batch_bytes,
+        "out_token_pitch": cache.token_bytes, "out_head_pitch": cache.head_bytes,
+    }  # fmt: skip
+
+
 def _target(context: Lowering, name: str | None, sequence: int) -> dict[str, ArgumentValue]:
-    cache = context.mapped.caches.get(name or "")
-    if cache:
-        return {
-            "out": context.cache_address(cache, cache.past), "out_batch_pitch": cache.batch_bytes,
-            "out_token_pitch": cache.token_bytes, "out_head_pitch": cache.head_bytes,
-        }  # fmt: skip
     out = context.region(name)
     pitch = out.pitch_bytes
     return {
+        "places": 0, "place_count": 1,
         "out": context.address(out), "out_batch_pitch": sequence * pitch, "out_token_pitch": pitch,
         "out_head_pitch": round_up(out.row_bytes, 64),
     }  # fmt: skip
