@@ -137,7 +137,8 @@ class AttentionAttributes:
     """Grouped-query attention: softmax(scale * q k^T + bias) v, query head h reads kv head h // (heads/kv_heads).
 
     `causal`: query i sees keys j <= past + i. A `keep` input [batch, past + sequence] hides keys where it is 0. A
-    `bias` input, broadcast to [batch, heads, sequence, past + sequence], is added to the scores.
+    `bias` input, [sequence, keys], [batch, sequence, keys] or [batch, heads, sequence, keys] with 1 for any but the
+    last, is added to the scores.
 
     `past` counts keys that are there before this run. With a `places` input ([sequence] or [batch, sequence]) the cache
     is static: it always has past + sequence positions, all of them are keys, and token i is written to position

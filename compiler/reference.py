@@ -161,7 +161,8 @@ def _attention(arguments: Arguments) -> list[np.ndarray]:
     repeats = attributes.head_count // attributes.kv_head_count
     key, value = (np.repeat(array, repeats, axis=1) for array in present)
     visible = _visible(arguments, attributes, batch, sequence, key.shape[2])
-    bias = np.float32(0) if len(arguments.arrays) < 7 or arguments.arrays[6] is None else arguments[6]
+    bias = np.zeros((1, 1), np.float32) if len(arguments.arrays) < 7 or arguments.arrays[6] is None else arguments[6]
+    bias = bias[:, None] if bias.ndim == 3 else bias
     scores = np.where(visible, query @ key.swapaxes(2, 3) * np.float32(attributes.scale) + bias, -np.inf)
     highest = np.max(scores, axis=-1, keepdims=True)
     powers = np.exp(scores - np.where(np.isfinite(highest), highest, 0))

@@ -8,7 +8,7 @@ that belong to its tokens, as it does for rotary tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,24 @@ class Bias:
     operations: tuple[Operation, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a mask is made of: parts, and the inputs of positions and of flags per key that they read."""
+
+    parts: Sequence[MaskPart]
+    grid: Grid
+    keys: int
+    places: str | None
+    flags: str | None
+
+    def random_flags(self) -> Iterator[np.ndarray]:
+        """Yield flags [batch, keys] to try; only ones if nothing reads them."""
+        random = np.random.default_rng(0)
+        for _ in range(3):
+            draw = random.random((self.grid.batch, self.keys))
+            yield draw < (0.7 if self.flags else 2.0)
+
+
 class BiasBuilder:
     """Makes biases; layers that share a mask share its bias."""
 
@@ -40,93 +58,81 @@ class BiasBuilder:
         self._known: dict[object, Bias | None] = {}
 
     def build(self, parts: Sequence[MaskPart], grid: Grid, places: str | None, node: str) -> Bias | None:
-        """Return the bias that parts which are evaluable amount to, None if they are no function of the above."""
+        """Return the bias that evaluable parts amount to, None if they are no function of the above and key flags."""
         key = (tuple(parts), grid, places)
         if key in self._known:
             known = self._known[key]
             return known and Bias(known.value, known.meaning)
-        names = sorted(frozenset().union(*(self._subgraph.inputs_of(part.value) for part in parts)))
+        names = frozenset().union(*(self._subgraph.inputs_of(part.value) for part in parts))
+        others = sorted(names - {places or ""})
         keys = grid.past + grid.sequence
         found = None
-        if isinstance(keys, int) and grid.sequence * keys <= LARGEST_GRID:
-            try:
-                if not names:
-                    found = self._constant(parts, keys, node)
-                elif places in names and keys * keys <= LARGEST_GRID:
-                    found = self._by_places(parts, grid, keys, places or "", [n for n in names if n != places], node)
-            except (ValueError, IndexError, Undecided):
-                found = None
+        if isinstance(keys, int) and all(self._is_flags(name, grid, keys) for name in others) and len(others) < 2:
+            source = _Source(parts, grid, keys, places if places in names else None, others[0] if others else None)
+            if (keys if source.places else grid.sequence) * keys <= LARGEST_GRID:
+                try:
+                    found = self._by_places(source, node) if source.places else self._constant(source, node)
+                except (ValueError, IndexError, Undecided):
+                    found = None
         self._known[key] = found
         return found
-
-    def _constant(self, parts: Sequence[MaskPart], keys: int, node: str) -> Bias:
-        array = _widened(self._sum(parts, {}), keys)
-        return Bias(self._rewriter.constant(f"{node}/bias", array), Meaning(False, None))
-
-    def _sum(self, parts: Sequence[MaskPart], inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Return what all parts together add to the scores, float32."""
-        total = np.zeros((1, 1, 1, 1), np.float32)
-        for part in parts:
-            array = self._subgraph.run(part.value, {}, inputs)
-            if part.mode != "additive":
-                keep = array.astype(bool) == (part.mode == "keep")
-                array = np.where(keep, np.float32(0), np.float32(-np.inf))
-            total = total + array.astype(np.float32)
-        return total
-
-    def _by_places(
-        self, parts: Sequence[MaskPart], grid: Grid, keys: int, places: str, others: list[str], node: str
-    ) -> Bias | None:
-        """Return the rows of a table by position; flags of keys that are hidden besides stay a keep mask."""
-        shape = self._graph.values[places].shape
-        batch = rows_of_positions(shape, grid.batch, grid.sequence)
-        if batch is None or len(others) > 1 or any(not self._is_flags(name, grid, keys) for name in others):
-            return None
-
-        def rows_of(positions: np.ndarray, flags: np.ndarray | None = None) -> np.ndarray:
-            given = {places: positions if len(shape) == 2 else positions.reshape((-1,) if shape else ())}
-            for name in others:
-                given[name] = np.ones((grid.batch, keys), np.int64) if flags is None else flags
-            array = self._sum(parts, given)
-            if array.shape[1] != 1 or array.shape[0] not in (1, grid.batch):
-                raise Undecided("a mask that differs between heads")
-            sizes = (array.shape[0], positions.shape[1], keys)
-            return np.broadcast_to(array[:, 0], sizes).reshape(-1, keys)[: max(positions.size, sizes[0] * sizes[1])]
-
-        table = all_rows(lambda positions: rows_of(positions)[: positions.size], keys, batch, grid.sequence)
-        if not self._is_function(rows_of, table, grid, batch, keys, bool(others)):
-            return None
-        value = self._picked(table, places, (grid.batch if batch > 1 else 1, grid.sequence), node)
-        return Bias(value[0], Meaning(False, others[0] if others else None), (value[1],))
 
     def _is_flags(self, name: str, grid: Grid, keys: int) -> bool:
         value = self._graph.values[name]
         return value.shape == (grid.batch, keys) and value.dtype not in FLOAT_DTYPES
 
-    def _is_function(
-        self, rows_of: object, table: np.ndarray, grid: Grid, batch: int, keys: int, has_flags: bool
-    ) -> bool:
-        """Tell whether rows depend on nothing but their own position, and flags hide just the keys they belong to."""
-        assert callable(rows_of)
+    def _constant(self, source: _Source, node: str) -> Bias | None:
+        """Return a mask that follows from sizes as a constant; keys that flags hide besides stay a keep mask."""
+        array = self._sum(source, {}, np.ones((source.grid.batch, source.keys), bool))
+        for flags in source.random_flags():
+            if not _differ_by_flags(self._sum(source, {}, flags), array, flags):
+                return None
+        return Bias(self._rewriter.constant(f"{node}/bias", array), Meaning(False, source.flags))
+
+    def _sum(self, source: _Source, inputs: dict[str, np.ndarray], flags: np.ndarray) -> np.ndarray:
+        """Return what all parts together add to the scores, float32 [1 or batch, 1 or heads, 1 or sequence, keys]."""
+        total = np.zeros((1, 1, 1, source.keys), np.float32)
+        given = {**inputs, **({source.flags: flags.astype(np.int64)} if source.flags else {})}
+        for part in source.parts:
+            array = self._subgraph.run(part.value, {}, given)
+            if part.mode != "additive":
+                keep = array.astype(bool) == (part.mode == "keep")
+                array = np.where(keep, np.float32(0), np.float32(-np.inf))
+            total = total + array.astype(np.float32)
+        return np.ascontiguousarray(total)
+
+    def _by_places(self, source: _Source, node: str) -> Bias | None:
+        """Return the rows of a table by position, if rows depend on nothing but their own position and key flags."""
+        grid, keys, shape = source.grid, source.keys, self._graph.values[source.places or ""].shape
+        batch = rows_of_positions(shape, grid.batch, grid.sequence)
+        if batch is None:
+            return None
+
+        def masks_at(positions: np.ndarray, flags: np.ndarray) -> np.ndarray:
+            given = positions if len(shape) == 2 else positions.reshape((-1,) if shape else ())
+            return self._sum(source, {source.places or "": given}, flags)
+
+        def rows_of(positions: np.ndarray) -> np.ndarray:
+            array = masks_at(positions, np.ones((grid.batch, keys), bool))
+            if array.shape[1] != 1:
+                raise Undecided("a mask that differs between heads")
+            return np.broadcast_to(array, (array.shape[0], 1, positions.shape[1], keys)).reshape(-1, keys)[
+                : positions.size
+            ]
+
+        table = all_rows(rows_of, keys, batch, grid.sequence)
         random = np.random.default_rng(0)
-        for _ in range(3):
+        for flags in source.random_flags():
             positions = random.integers(0, keys, (batch, grid.sequence))
-            flags = random.random((grid.batch, keys)) < 0.7 if has_flags else np.ones((grid.batch, keys), bool)
-            found = rows_of(positions, flags.astype(np.int64)).reshape(-1, grid.sequence, keys)
-            expected = np.broadcast_to(table[positions], (max(batch, len(found)), grid.sequence, keys))
-            keep = np.broadcast_to(flags[: len(expected) if has_flags else 1, None, :], expected.shape)
-            found = np.broadcast_to(found, expected.shape)
-            hidden = (expected <= HIDDEN_BELOW) | ~keep
-            sees = ~hidden.all(-1, keepdims=True)
-            agrees = np.where(hidden, found <= HIDDEN_BELOW, found == expected)
-            if not (agrees | ~sees).all():
-                return False
-        return True
+            if not _differ_by_flags(masks_at(positions, flags), table[positions][:, None], flags):
+                return None
+        value, operation = self._picked(table, source.places or "", (batch, grid.sequence), node)
+        return Bias(value, Meaning(False, source.flags), (operation,))
 
     def _picked(self, table: np.ndarray, places: str, shape: tuple[int, int], node: str) -> tuple[str, Operation]:
         """Return the value that holds the rows of the tokens, and the look-up that makes it."""
         name = self._rewriter.constant(f"{node}/mask_by_position", np.asarray(table, np.float32))
-        sizes = (shape[0], 1, shape[1], table.shape[1])
+        sizes = (*shape, table.shape[1])
         value = self._rewriter.fresh(f"{node}/mask_rows", sizes, "float32")
         return value, Operation("embedding", f"{node}/mask_rows", (places, name), (value,))
 
@@ -135,11 +141,20 @@ class BiasBuilder:
         value = self._graph.value(part.value)
         shape = (*[1] * (4 - len(value.shape)), *value.shape)
         full = (grid.batch, heads, grid.sequence, grid.past + grid.sequence)
+        is_known = len(value.shape) != 3 or value.shape[0] == 1  # else ONNX means heads, not sequences
         fits = len(shape) == 4 and all(size in (1, whole) for size, whole in zip(shape[:3], full, strict=False))
         is_plain = part.mode == "additive" and value.dtype in FLOAT_DTYPES
-        return part.value if fits and is_plain and shape[3] == full[3] and not isinstance(shape[0], Affine) else None
+        return (
+            part.value
+            if fits and is_known and is_plain and shape[3] == full[3] and not isinstance(shape[0], Affine)
+            else None
+        )
 
 
-def _widened(array: np.ndarray, keys: int) -> np.ndarray:
-    """Return an array [.., keys or 1] with all keys."""
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:-1], keys)))
+def _differ_by_flags(found: np.ndarray, expected: np.ndarray, flags: np.ndarray) -> bool:
+    """Tell whether a mask is the expected one with keys hidden where flags are 0; rows that see nothing may differ."""
+    keep = flags[:, None, None, :]
+    found, expected, keep = np.broadcast_arrays(found, expected, keep)
+    hidden = (expected <= HIDDEN_BELOW) | ~keep
+    agrees = np.where(hidden, found <= HIDDEN_BELOW, found == expected)
+    return bool((agrees | hidden.all(-1, keepdims=True)).all())

@@ -77,7 +77,8 @@ def _bias(context: Lowering, op: Operation, attributes: AttentionAttributes) -> 
     if name is None:
         return "none", dict.fromkeys((name for name in ARGUMENTS if name.startswith("bias")), 0)
     shape = context.mapped.graph.value(name).shape
-    sizes = [1] * (4 - len(shape)) + [dim if isinstance(dim, int) else 0 for dim in shape]
+    known = [dim if isinstance(dim, int) else 0 for dim in shape]
+    sizes = [known[0], 1, *known[1:]] if len(known) == 3 else [1] * (4 - len(known)) + known
     region = context.mapped.regions.get(name)
     row_bytes = region.row_bytes if region else padded_row_bytes(sizes[3], context.dtype)
     pitch = region.pitch_bytes if region else row_bytes

@@ -80,15 +80,16 @@ class Loader(Walk):
 
     def _load_mask(self) -> None:
         """Load the part of the mask's row that exists; what lies beyond is hidden by its position."""
-        core, pitch = self.core, self.core.argument("mask_pitch")
-        with core.scratch() as address, core.scratch() as size, core.scratch() as offset:
+        core = self.core
+        with core.scratch() as address, core.scratch() as size, core.scratch() as offset, core.scratch() as pitch:
+            core.load_argument("mask_pitch", pitch)
             core.multiply(self.first_key, MASK_BYTES, offset)
             core.subtract(pitch, offset, size)
             with loaded(core, self.tile.keys * MASK_BYTES) as (largest,):
                 core.minimum(size, largest, size)
             core.multiply(self.batch, pitch, address)
             core.increase(address, offset)
-            core.increase(address, core.argument("mask"))
+            core.increase(address, core.load_argument("mask", offset))
             core.emit("dma_in", out=self.buffers.mask, address=address, rows=1, row_bytes=size)
         core.push(self.buffers.mask)
 

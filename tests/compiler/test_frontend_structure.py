@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -38,10 +40,13 @@ def fused_first(case: str, file: str) -> Graph:
 @pytest.mark.parametrize(("case", "file"), FILES)
 def test_composite_counts(case: str, file: str) -> None:
     """Every file becomes the same few composite operations; residual additions are inside of linear."""
-    assert kinds(fused_first(case, file)) == (TWO_PACKED_LAYERS if "gqa" in case else TWO_LAYERS)
+    expected = TWO_PACKED_LAYERS if "gqa" in case else TWO_LAYERS
+    if "static_cache" in case:
+        expected = expected | {"embedding": 2}  # rows of the mask by position
+    assert kinds(fused_first(case, file)) == expected
 
 
-@pytest.mark.parametrize(("case", "file"), FILES)
+@pytest.mark.parametrize(("case", "file"), [(case, file) for case, file in FILES if "static_cache" not in case])
 def test_attention_attributes(case: str, file: str) -> None:
     """Heads, scale, mask and cache length are read off the graph."""
     graph = fused_first(case, file)
@@ -58,17 +63,31 @@ def test_attention_attributes(case: str, file: str) -> None:
             assert (operation.inputs[3] is not None) == cached
 
 
+def test_static_cache_attributes() -> None:
+    """A static cache keeps its own arrangement, all its positions are keys, and the mask comes by position."""
+    graph = fused_first("ref_llama_static_cache", "model.onnx")
+    attentions = [operation for operation in graph.operations if operation.kind == "attention"]
+    for index, operation in enumerate(attentions):
+        attributes = operation.attributes
+        assert isinstance(attributes, AttentionAttributes)
+        assert (attributes.head_count, attributes.kv_head_count, attributes.head_dim) == (6, 3, 16)
+        assert attributes.past == 48 - 7 and not attributes.causal and attributes.cache_axes == (0, 2, 1, 3)
+        assert operation.inputs[3:6] == (f"cache_k.{index}", f"cache_v.{index}", None)
+        assert operation.inputs[6:] == (attentions[0].inputs[6], "pos")
+        assert operation.outputs[1:] == (f"new_cache_k.{index}", f"new_cache_v.{index}")
+
+
 @pytest.mark.parametrize(("case", "file"), FILES)
 def test_rotary_attributes(case: str, file: str) -> None:
     """Pairing and positions are read off the graph; all layers share one table of fp32 with a row per position."""
     graph = fused_first(case, file)
     ropes = [operation for operation in graph.operations if operation.kind == "rope"]
     assert len({operation.inputs[2:] for operation in ropes}) == 1
-    positions = "position_ids" if "position_ids" in graph.inputs else None
+    (positions,) = [name for name in graph.inputs if name in ("position_ids", "pos")] or [None]
     for operation in ropes:
         attributes = operation.attributes
         assert isinstance(attributes, RopeAttributes)
-        assert attributes.interleaved == (case == "ref_llama_dynamo")
+        assert attributes.interleaved == case.startswith("ref_llama")
         assert operation.inputs[1] == positions
         table = graph.constants[operation.inputs[2] or ""].value
         assert table.dtype == "float32" and table.shape[1] == 8
@@ -200,7 +219,6 @@ def change_node(model: onnx.ModelProto, old: str, new: str) -> None:
         ("hf_dynamo_past", "decode.onnx"),
         ("hf_dynamo_op23_past", "decode.onnx"),
         ("hf_legacy_past", "model.onnx"),
-        ("hf_dynamo_nocache", "model.onnx"),
     ],
 )
 @pytest.mark.parametrize("comparison", ["Less", "GreaterOrEqual", "Equal"])
@@ -213,15 +231,39 @@ def test_another_mask_is_refused(case: str, file: str, comparison: str) -> None:
         fuse_model(graph, dims_for(graph, first_step(case, file).inputs))
 
 
-def test_another_static_mask_is_refused() -> None:
-    """A mask that was folded into a constant is checked element by element."""
+@pytest.mark.parametrize("comparison", ["Equal", "GreaterOrEqual"])
+def test_another_mask_of_fixed_sizes_is_added_as_it_is(comparison: str) -> None:
+    """Without an open cache length any mask becomes a constant, and the outputs are those of the changed model."""
+    model = model_of("hf_dynamo_nocache", "model.onnx")
+    change_node(model, "LessOrEqual", comparison)
+    step = first_step("hf_dynamo_nocache", "model.onnx")
+    graph = graph_of("hf_dynamo_nocache", model)
+    fused = fuse_model(graph, dims_for(graph, step.inputs))
+    assert kinds(fused) == TWO_LAYERS
+    expected = run_in_onnxruntime(model, step.inputs)[0]
+    np.testing.assert_allclose(run_reference(fused, step.inputs)["logits"], expected, rtol=0, atol=1e-4)
+
+
+def test_another_static_mask_is_added_as_it_is() -> None:
+    """A mask that was folded into a constant is checked element by element; one key more hidden is a bias."""
     model = model_of("hf_dynamo_nocache_static", "model.onnx")
     mask = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [1, 1, 16, 16])
     array = numpy_helper.to_array(mask).copy()
     array[0, 0, 9, 3] = ~array[0, 0, 9, 3]
     mask.CopyFrom(numpy_helper.from_array(array, mask.name))
-    with pytest.raises(UnsupportedError, match="attention mask is not understood"):
-        fuse_model(graph_of("hf_dynamo_nocache_static", model), {})
+    fused = fuse_model(graph_of("hf_dynamo_nocache_static", model), {})
+    inputs = dict(first_step("hf_dynamo_nocache_static", "model.onnx").inputs)
+    expected = run_in_onnxruntime(model, inputs)[0]
+    np.testing.assert_allclose(run_reference(fused, inputs)["logits"], expected, rtol=0, atol=1e-4)
+    attention = next(operation for operation in fused.operations if operation.kind == "attention")
+    assert attention.inputs[5] == "attention_mask"
+    assert fused.constants[attention.inputs[6] or ""].value.shape == (1, 1, 16, 16)
+
+
+def run_in_onnxruntime(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of a model in memory."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, dict(inputs))
 
 
 def test_a_sliding_window_is_refused_at_the_length_where_it_begins() -> None:

@@ -1,14 +1,16 @@
-"""Attention against NumPy on the simulator: groups, tails, open pasts, masks, several machines."""
+"""Attention against NumPy on the simulator: groups, tails, open pasts, masks, biases, several machines."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from compiler.graph import AttentionAttributes, Operation, Value
+from compiler.graph import AttentionAttributes, Operation, RopeAttributes, Value
+from compiler.reference import run_reference
 from isa.affine import Affine, Dim
+from isa.errors import SimulationError
 from simulator import Simulator
-from tests.compiler.graphs import Array, GraphWriter, compile_graph, small_machine
+from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, small_machine
 
 CASES = (
     # machine, batch, sequence, past, range of the past, heads, kv heads, head_dim, causal, masked
@@ -46,9 +48,12 @@ def _reference(arrays: dict[str, Array], heads: int, kv_heads: int, causal: bool
     if "mask" in arrays:
         seen &= (arrays["mask"] != 0)[:, None, None, :]
     scores = np.where(seen, q @ k.transpose(0, 1, 3, 2) * head_dim**-0.5, -1e30)
+    if "bias" in arrays:
+        scores = np.maximum(scores + arrays["bias"].astype(np.float64), -1e30)
+        seen = np.broadcast_to(seen, scores.shape) & np.isfinite(np.broadcast_to(arrays["bias"], scores.shape))
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     result = weights / weights.sum(-1, keepdims=True) @ v
-    return result.transpose(0, 2, 1, 3).reshape(batch, sequence, width), seen.any(-1)[:, 0]
+    return result.transpose(0, 2, 1, 3).reshape(batch, sequence, width), seen.any(-1).all(1)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
@@ -88,3 +93,135 @@ def test_attention(
     )
     operation = result.report.operations[-1]
     assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
+
+
+BIASES = (
+    # machine, batch, sequence, past, range of the past, heads, kv heads, head_dim, masked, shape of the bias
+    ("mtia-2i", 2, 7, 33, None, 4, 2, 16, False, ("tokens",)),
+    ("mtia-2i", 2, 70, 30, None, 6, 2, 16, True, ("batch", "one", "tokens")),
+    ("mtia-2i", 1, 37, 300, (0, 301), 6, 3, 32, False, ("one", "heads", "tokens")),
+    ("mtia-2i", 3, 1, 150, (0, 300), 6, 2, 32, True, ("batch", "heads", "tokens")),
+    ("mtia-2i", 2, 1, 130, None, 4, 2, 16, False, ("batch", "one", "one")),
+    ("mtia-2i", 1, 9, 20, None, 4, 4, 16, False, ()),
+    ("mtia-v1", 2, 5, 70, None, 6, 3, 80, False, ("batch", "heads", "one")),
+    ("mtia-v1", 2, 1, 130, (0, 130), 8, 2, 128, False, ("one", "one", "tokens")),
+)
+
+
+@pytest.mark.parametrize("case", BIASES, ids=lambda case: "-".join(str(item) for item in case))
+@pytest.mark.parametrize("is_constant", [False, True], ids=["input", "constant"])
+def test_bias(
+    case: tuple[str, int, int, int, tuple[int, int] | None, int, int, int, bool, tuple[str, ...]], is_constant: bool
+) -> None:
+    """A tensor that is added to the scores, minus infinity included, may differ by sequence, head and token."""
+    machine, batch, sequence, past, bounds, heads, kv_heads, head_dim, masked, axes = case
+    if is_constant and bounds:
+        return  # a constant has one length
+    length: Dim = Affine.symbol("past") if bounds else past
+    writer, rng = GraphWriter(), np.random.default_rng(past)
+    sizes = {"one": 1, "batch": batch, "heads": heads, "tokens": sequence}
+    shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, sequence, heads * head_dim)}
+    shapes |= dict.fromkeys(("k", "v"), (batch, sequence, kv_heads * head_dim))
+    shapes |= {f"past_{name}": (batch, kv_heads, length, head_dim) for name in ("k", "v")}
+    arrays: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        writer.input(name, shape)
+        arrays[name] = rng.standard_normal([past if isinstance(dim, Affine) else dim for dim in shape])
+    bias = rng.standard_normal((*(sizes[axis] for axis in axes), past + sequence))
+    bias = np.where(rng.random(bias.shape) < 0.3, -np.inf, bias).astype(np.float16)
+    if is_constant:
+        writer.constant("bias", bias)
+    else:
+        writer.input("bias", (*(sizes[axis] for axis in axes), length + sequence))
+        arrays["bias"] = bias
+    if masked:
+        writer.input("mask", (batch, length + sequence), "int64")
+        arrays["mask"] = (rng.random((batch, past + sequence)) > 0.3).astype(np.int64)
+    arrays = {name: array if name == "mask" else array.astype(np.float16) for name, array in arrays.items()}
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, False, length)
+    inputs = ("q", "k", "v", "past_k", "past_v", "mask" if masked else None, "bias")
+    writer.values["y"] = Value("y", shapes["q"], "float16")
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    graph = writer.graph("y", symbols={"past": bounds} if bounds else None)
+    outputs = run_graph(graph, small_machine(machine), arrays)
+
+    expected, sees = _reference({**arrays, "bias": bias}, heads, kv_heads, False)
+    np.testing.assert_allclose(outputs["y"][sees], expected[sees], rtol=0, atol=4e-3)
+
+
+STATIC = (
+    # machine, batch, sequence, length of the cache, heads, kv heads, head_dim, places by sequence, arrangement
+    ("mtia-2i", 1, 7, 40, 4, 2, 16, False, (0, 2, 1, 3)),
+    ("mtia-2i", 2, 1, 150, 6, 2, 32, True, (0, 1, 2, 3)),
+    ("mtia-2i", 2, 9, 70, 4, 4, 20, True, (2, 0, 1, 3)),
+    ("mtia-v1", 2, 5, 33, 6, 3, 80, False, (0, 2, 1, 3)),
+)
+
+
+@pytest.mark.parametrize("case", STATIC, ids=lambda case: "-".join(str(item) for item in case))
+@pytest.mark.parametrize("rotates", [False, True], ids=["copied", "rotated"])
+def test_static_cache(
+    case: tuple[str, int, int, int, int, int, int, bool, tuple[int, int, int, int]], rotates: bool
+) -> None:
+    """Keys and values go to runtime positions of a cache in any arrangement; what is not written stays."""
+    machine, batch, sequence, length, heads, kv_heads, head_dim, by_sequence, axes = case
+    writer, rng = GraphWriter(), np.random.default_rng(length)
+    canonical = (batch, kv_heads, length, head_dim)
+    shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, sequence, heads * head_dim)}
+    shapes |= dict.fromkeys(("k", "v"), (batch, sequence, kv_heads * head_dim))
+    shapes |= {f"past_{name}": tuple(canonical[axis] for axis in axes) for name in ("k", "v")}
+    arrays: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        writer.input(name, shape)
+        arrays[name] = rng.standard_normal(shape).astype(np.float16)  # type: ignore[arg-type]
+    rows = batch if by_sequence else 1
+    places = np.stack([rng.permutation(length)[:sequence] for _ in range(rows)])
+    arrays["places"] = places if by_sequence else places[0]
+    writer.input("places", arrays["places"].shape, "int64")
+    bias = np.where(np.arange(length) <= np.arange(length)[:, None], 0, -np.inf).astype(np.float32)
+    writer.constant("table", bias)
+    writer.add("embedding", ("places", "table"), "bias", (rows, sequence, length))
+    key = "k"
+    if rotates:
+        angles = rng.random((length, head_dim // 2))
+        writer.constant("cosines", np.cos(angles).astype(np.float32))
+        writer.constant("sines", np.sin(angles).astype(np.float32))
+        rope = RopeAttributes(kv_heads, head_dim, False, None)
+        key = writer.add("rope", ("k", "places", "cosines", "sines"), "rotated", shapes["k"], rope)
+    for name in ("k", "v"):
+        writer.values[f"present_{name}"] = Value(f"present_{name}", shapes[f"past_{name}"], "float16")
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, False, length - sequence, axes)
+    inputs = ("q", key, "v", "past_k", "past_v", None, "bias", "places")
+    writer.values["y"] = Value("y", shapes["q"], "float16")
+    outputs = ("y", "present_k", "present_v")
+    writer.operations.append(Operation("attention", "attention", inputs, outputs, attributes))
+    graph = writer.graph(*outputs)
+    found = run_graph(graph, small_machine(machine), arrays)
+    expected = run_reference(graph, arrays)
+    for name in outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=4e-3, err_msg=name)
+    untouched = np.setdiff1d(np.arange(length), places)
+    axis = axes.index(2)
+    np.testing.assert_array_equal(
+        found["present_v"].take(untouched, axis), arrays["past_v"].take(untouched, axis)
+    )  # fmt: skip
+
+
+def test_places_beyond_the_cache_are_refused() -> None:
+    """A position that the cache does not have is an error before anything runs."""
+    writer = GraphWriter()
+    for name in ("q", "k", "v"):
+        writer.input(name, (1, 1, 32))
+    for name in ("past_k", "past_v"):
+        writer.input(name, (1, 1, 40, 32))
+    writer.input("places", (1,), "int64")
+    writer.values["y"] = Value("y", (1, 1, 32), "float16")
+    attributes = AttentionAttributes(1, 1, 32, 1.0, False, 39)
+    inputs = ("q", "k", "v", "past_k", "past_v", None, None, "places")
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    arrays: dict[str, Array] = {
+        name: np.zeros(value.shape, np.float16) for name, value in writer.values.items() if name != "y"
+    }
+    for place in (40, -1):
+        with pytest.raises(SimulationError, match="positions of the cache"):
+            run_graph(writer.graph("y"), small_machine(), {**arrays, "places": np.array([place])})
