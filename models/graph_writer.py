@@ -18,7 +18,7 @@ OPSET = 23
 IR_VERSION = 11
 _ALIGNMENT_BYTES = 4096  # weights start on pages, so that a loader can map them
 _LARGEST_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the graph
-_NUMPY_TYPES: dict[str, npt.DTypeLike] = {
+NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "float32": np.float32,
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
@@ -68,13 +68,13 @@ class GraphWriter:
             self.initializers.append(self._reference(name, shape))
         else:
             values = np.random.default_rng((self.weights, self._weights_written)).standard_normal(shape, np.float32)
-            values = (mean + deviation * values).astype(_NUMPY_TYPES[self.element_type])
+            values = (mean + deviation * values).astype(NUMPY_TYPES[self.element_type])
             self.initializers.append(numpy_helper.from_array(values, name))
         self._weights_written += 1
         return name
 
     def _reference(self, name: str, shape: tuple[int, ...]) -> TensorProto:
-        length_bytes = math.prod(shape) * np.dtype(_NUMPY_TYPES[self.element_type]).itemsize
+        length_bytes = math.prod(shape) * np.dtype(NUMPY_TYPES[self.element_type]).itemsize
         tensor = TensorProto(name=name, dims=shape, data_type=ONNX_TYPES[self.element_type])
         tensor.data_location = TensorProto.EXTERNAL
         place = {"location": f"{self.name}.data", "offset": self._next_offset_bytes, "length": length_bytes}
@@ -85,7 +85,7 @@ class GraphWriter:
 
     def check_size(self, weight_count: int) -> None:
         """Raise ValueError if seeded weights would not fit into one ONNX file."""
-        size_bytes = weight_count * np.dtype(_NUMPY_TYPES[self.element_type]).itemsize
+        size_bytes = weight_count * np.dtype(NUMPY_TYPES[self.element_type]).itemsize
         if self.weights != "absent" and size_bytes > _LARGEST_FILE_BYTES:
             raise ValueError(
                 f"{self.name}: {size_bytes:,} bytes of weights do not fit into an ONNX file; use weights='absent'"

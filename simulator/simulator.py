@@ -64,25 +64,32 @@ class Simulator:
         delays every command at random, for tests that values do not depend on time.
         """
         chosen = self.entry(entry)
+        self._check_constants()
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        bindings = dims_of_inputs(chosen, arrays)
+        _check_requirements(chosen, arrays)
+        device = self.load()
+        device.clear()
+        moved = device.write_inputs(chosen, arrays, bindings)
+        launcher = Launcher(self.program, self.machine, device, jitter_cycles=jitter_cycles, jitter_seed=jitter_seed)
+        timed = _run_all(launcher, chosen, bindings, progress)
+        outputs, returned = device.read_outputs(chosen, bindings)
+        return Result(outputs, self._report(chosen, bindings, timed, moved + returned))
+
+    def load(self) -> Device:
+        """Put the constants into the simulated memories now; otherwise the first run does. ProgramError if absent."""
+        self._check_constants()
+        if self._device is None:
+            self._device = Device(self.program)
+        return self._device
+
+    def _check_constants(self) -> None:
         absent = [item.storage for item in self.program.constants if isinstance(item.source, Absent)]
         if absent:
             raise ProgramError(
                 f"{len(absent)} constants have no data (the first is '{absent[0]}')",
                 help="this program can only be timed: use profile, or compile a model with weights",
             )
-        arrays = {name: np.asarray(array) for name, array in inputs.items()}
-        bindings = dims_of_inputs(chosen, arrays)
-        _check_requirements(chosen, arrays)
-        if self._device is None:
-            self._device = Device(self.program)
-        self._device.clear()
-        moved = self._device.write_inputs(chosen, arrays, bindings)
-        launcher = Launcher(
-            self.program, self.machine, self._device, jitter_cycles=jitter_cycles, jitter_seed=jitter_seed
-        )
-        timed = _run_all(launcher, chosen, bindings, progress)
-        outputs, returned = self._device.read_outputs(chosen, bindings)
-        return Result(outputs, self._report(chosen, bindings, timed, moved + returned))
 
     def profile(self, entry: str | None = None, *, dims: Mapping[str, int] | None = None,
                 progress: Progress | None = None, reuse: bool = True, **sizes: int) -> rp.Report:  # fmt: skip
