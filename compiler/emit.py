@@ -18,6 +18,7 @@ MODULE_BY_KIND = {
     "rms_norm": "rms_norm",
     "embedding": "embedding",
     "embedding_bag": "embedding_bag",
+    "interaction": "interaction",
     "rope": "rope",
     "attention": "attention",
     "cache_append": "cache_append",

@@ -189,6 +189,28 @@ class EmbeddingBagAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive elements of one row of a matrix of products: [row, first : first + count]."""
+
+    row: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionAttributes:
+    """Products x x^T of the features of each sample: [batch, prefix + elements of the runs].
+
+    Input i holds `counts[i]` features, [batch, count, dim] or [batch, dim]; x has those of all inputs as rows. The runs
+    of x x^T stand one after the other, behind the feature `prefix` itself if there is one.
+    """
+
+    counts: tuple[int, ...]
+    runs: tuple[Run, ...]
+    prefix: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SizesAttributes:
     """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
 
@@ -204,6 +226,7 @@ Attributes = (
     | AttentionAttributes
     | SliceAttributes
     | EmbeddingBagAttributes
+    | InteractionAttributes
     | SizesAttributes
 )
 

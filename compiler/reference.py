@@ -15,6 +15,7 @@ from compiler.graph import (
     AttentionAttributes,
     EmbeddingBagAttributes,
     Graph,
+    InteractionAttributes,
     LinearAttributes,
     Operation,
     RmsNormAttributes,
@@ -103,6 +104,18 @@ def _embedding_bag(arguments: Arguments) -> list[np.ndarray]:
         total = rows[chosen].sum(axis=1)
         results.append(total / np.float32(place.hot) if place.mean else total)
     return results
+
+
+def _interaction(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, InteractionAttributes)
+    batch, dim = arguments[0].shape[0], arguments[0].shape[-1]
+    x = np.concatenate([arguments[index].reshape(batch, -1, dim) for index in range(len(attributes.counts))], axis=1)
+    products = x @ x.swapaxes(1, 2)
+    parts = [products[:, run.row, run.first : run.first + run.count] for run in attributes.runs]
+    if attributes.prefix is not None:
+        parts.insert(0, x[:, attributes.prefix])
+    return [np.concatenate(parts, axis=1)]
 
 
 def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
@@ -218,6 +231,7 @@ def _slice(arguments: Arguments) -> list[np.ndarray]:
 MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
+    "interaction": _interaction,
     "rms_norm": _rms_norm,
     "linear": _linear,
     "rope": _rope,
