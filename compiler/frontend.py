@@ -17,7 +17,8 @@ from compiler.dialects.embedding import fuse_embeddings
 from compiler.dialects.embedding_bag import fuse_embedding_bags
 from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
-from compiler.dialects.linear import fuse_linear, fuse_residuals
+from compiler.dialects.interaction import fuse_interactions
+from compiler.dialects.linear import fuse_linear, fuse_linear_activations, fuse_residuals
 from compiler.dialects.rms_norm import fuse_norms
 from compiler.dialects.rotary import fuse_rotary
 from compiler.dialects.slicing import fuse_packed, fuse_slices
@@ -47,9 +48,15 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("fuse_group_query", fuse_group_query, "GroupQueryAttention -> rope and attention."),
     ("fuse_attention", fuse_attention, "Softmax attention with masks, repeated heads and cache -> attention."),
     ("fuse_embedding_bags", fuse_embedding_bags, "Look-ups of rows, and sums of them -> embedding_bag."),
+    ("fuse_interactions", fuse_interactions, "Products of features with each other, and the choice of some."),
     ("cancel_layout", cancel_layout, "Drop reshapes and transposes that cancel."),
     ("fuse_activations", fuse_activations, "SiLU gates -> swiglu."),
     ("fuse_residuals", fuse_residuals, "Additions to a linear result -> its residual input."),
+    (
+        "fuse_linear_activations",
+        fuse_linear_activations,
+        "Relu, sigmoid and tanh of a linear result -> its activation.",
+    ),
     ("fuse_slices", fuse_slices, "Slices of activations -> slice."),
     ("lower_generic", lower_generic, "What is left of ONNX operations -> kinds that work on any rank."),
     ("remove_dead", remove_dead, "Drop what no output needs any more."),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -110,11 +111,15 @@ class RmsNormAttributes:
     epsilon: float
 
 
+Activation = Literal["relu", "sigmoid", "tanh"]
+
+
 @dataclass(frozen=True, slots=True)
 class LinearAttributes:
-    """`x @ W + bias + residual`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`."""
+    """`activation(x @ W + bias + residual)`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`."""
 
     weight_rows_are_outputs: bool
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True, slots=True)

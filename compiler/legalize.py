@@ -1,6 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* Pooled embeddings of equal size become one operation: their tables are read in one launch.
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
   `cache_append` operation. Either gets the places in a static cache, which attention itself does not read.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compiler.graph import AttentionAttributes, Graph, Operation, Value
+from compiler.graph import AttentionAttributes, EmbeddingBagAttributes, Graph, Operation, Value
 
 PLACES_INPUT = 7
 """Index of the places in a static cache among the inputs of attention."""
@@ -17,7 +18,30 @@ PLACES_INPUT = 7
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    return _append_to_caches(_split_double_epilogues(graph))
+    return _append_to_caches(_split_double_epilogues(_join_bags(graph)))
+
+
+def _join_bags(graph: Graph) -> Graph:
+    """Join pooled embeddings of equal size whose indices are inputs of the model, at the place of the first."""
+    groups: dict[object, list[Operation]] = {}
+    for op in graph.operations:
+        if isinstance(op.attributes, EmbeddingBagAttributes) and all(name in graph.inputs for name in op.inputs[::2]):
+            dim = graph.value(op.inputs[1] or "").shape[-1]
+            groups.setdefault((op.attributes.count, dim), []).append(op)
+    joined = {id(group[0]): _joined(group) for group in groups.values()}
+    others = {id(op) for group in groups.values() for op in group[1:]}
+    operations = tuple(joined.get(id(op), op) for op in graph.operations if id(op) not in others)
+    return replace(graph, operations=operations)
+
+
+def _joined(group: list[Operation]) -> Operation:
+    attributes = [op.attributes for op in group if isinstance(op.attributes, EmbeddingBagAttributes)]
+    return replace(
+        group[0],
+        inputs=tuple(name for op in group for name in op.inputs),
+        outputs=tuple(name for op in group for name in op.outputs),
+        attributes=replace(attributes[0], tables=tuple(table for one in attributes for table in one.tables)),
+    )
 
 
 def _split_double_epilogues(graph: Graph) -> Graph:

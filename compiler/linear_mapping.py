@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from compiler.graph import Activation
 from compiler.kernel_builder import round_up
 from isa.dtypes import Dtype
 from isa.errors import UnsupportedError
@@ -41,6 +42,7 @@ class LinearShape:
     out_dtype: Dtype
     has_bias: bool
     has_residual: bool
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,13 @@ class LinearMapping:
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start,
         )  # fmt: skip
-        return sum(round_up(size, 64) for size in buffers)
+        return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
+
+    @property
+    def activation_bytes(self) -> tuple[int, ...]:
+        """Bytes of the fp32 tiles between accumulators and result; one more where zeros do not stay zeros."""
+        tile = self.tile_rows * self.tile_outputs * 4
+        return {None: (), "sigmoid": (tile, tile)}.get(self.shape.activation, (tile,))
 
     @cached_property
     def issued_macs(self) -> int:

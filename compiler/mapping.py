@@ -242,7 +242,14 @@ class _Mapper:
         x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
         bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
         shape = LinearShape(
-            x.rows, x.columns, out.columns, self.dtype, self.dtype, bias is not None, residual is not None
+            x.rows,
+            x.columns,
+            out.columns,
+            self.dtype,
+            self.dtype,
+            bias is not None,
+            residual is not None,
+            op.attributes.activation,
         )
         choice = choose_linear(shape, self.machine)
         self.linears[op.name] = choice

@@ -131,7 +131,14 @@ def _linear(arguments: Arguments) -> list[np.ndarray]:
     result = arguments[0] @ (arguments[1].T if attributes.weight_rows_are_outputs else arguments[1])
     for extra in arguments.arrays[2:4]:
         result = result if extra is None else result + extra
-    return [result]
+    return [result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)]
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda array: np.maximum(array, 0),
+    "sigmoid": lambda array: 1 / (1 + np.exp(-array)),
+    "tanh": np.tanh,
+}
 
 
 def _by_token(positions: np.ndarray, batch: int, sequence: int) -> np.ndarray:

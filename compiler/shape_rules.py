@@ -222,6 +222,16 @@ def slice_ranges(call: Call) -> list[tuple[int, Dim, Dim]]:
     return ranges
 
 
+def _gemm(call: Call) -> list[Typed]:
+    (rows, inner), (depth, columns) = (
+        call.fact(index).shape[:: -1 if call.integer(name, 0) else 1] for index, name in enumerate(("transA", "transB"))
+    )
+    call.equal(inner, depth)
+    if call.has(2):
+        broadcast(call, [(rows, columns), call.fact(2).shape])
+    return [((rows, columns), call.fact(0).dtype)]
+
+
 def _clamped_dim(place: Dim, size: Dim, bounds: Bounds) -> Dim:
     place = place + size if is_less(place, 0, bounds) else place
     return smaller(larger(place, 0, bounds), size, bounds)
@@ -373,8 +383,8 @@ _ARITHMETIC = (
 )  # fmt: skip
 _UNARY = (
     "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal",
-    "Round",     "Sigmoid", "Sin", "Softmax", "Sqrt", "Trilu", "Swish", "RotaryEmbedding", "RMSNormalization",
-    "SimplifiedLayerNormalization",
+    "Relu", "Round", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Trilu", "Swish", "RotaryEmbedding",
+    "RMSNormalization", "SimplifiedLayerNormalization",
 )  # fmt: skip
 
 SHAPE_RULES: dict[str, Rule] = {
@@ -392,6 +402,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "Gemm": _gemm,
     "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
     "MultiHeadAttention": _multi_head_attention,
@@ -425,6 +436,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("Split", "Squeeze", "Trilu"), (1, 2)),
     "Attention": (3, 7),
     "Clip": (1, 3),
+    "Gemm": (2, 3),
     "GroupQueryAttention": (1, 16),
     "MultiHeadAttention": (3, 10),
     "RMSNormalization": (2, 2),

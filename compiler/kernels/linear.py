@@ -16,6 +16,7 @@ from compiler.graph import Operation
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, KernelBuilder, Register
 from compiler.linear_mapping import LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
+from isa.dtypes import FP32
 from isa.kernel import Kernel
 from isa.machine import Machine
 
@@ -25,6 +26,9 @@ ARGUMENTS = (
 )  # fmt: skip
 """Addresses, pitches, `rows` of x, bytes of K and of a result row that hold data or zeros, counts; `initial` is the
 bias (fp32, one row of whole tiles) or the residual (rows of the result)."""
+ACTIVATED_ARGUMENTS = (*ARGUMENTS, "outputs")
+"""With an activation that does not keep zeros: the outputs that are no padding."""
+ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,15 @@ class _Buffers:
     weight: BufferHandle
     initial: BufferHandle
     out: BufferHandle
+    activation: tuple[BufferHandle, ...]
+    """What the accumulators held; what it became, if its padding must be made zero again."""
 
 
 def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     """Return the kernel of a mapping."""
     shape = mapping.shape
-    builder = KernelBuilder(_name(mapping), machine, ARGUMENTS)
+    arguments = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" else ARGUMENTS
+    builder = KernelBuilder(_name(mapping), machine, arguments)
     tile = mapping.tile_rows * mapping.tile_outputs
     initial_bytes, initial_slots = mapping.initial_row_bytes, 1
     if shape.has_bias:
@@ -50,6 +57,7 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots),
         builder.buffer("initial", initial_bytes, initial_slots),
         builder.buffer("out", tile * shape.out_dtype.bytes, 2),
+        tuple(builder.buffer(f"activation{step}", size, 1) for step, size in enumerate(mapping.activation_bytes)),
     )
     _Loader(mapping, machine, builder.core_a, buffers).emit()
     _Multiplier(mapping, machine, builder.core_b, buffers).emit()
@@ -59,6 +67,7 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
 def _name(mapping: LinearMapping) -> str:
     shape = mapping.shape
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
+    start += f"_{shape.activation}" if shape.activation else ""
     kind = "resident" if mapping.resident else "streamed"
     return f"linear_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 
@@ -336,13 +345,16 @@ class _Multiplier(_Walk):
 
     def _store(self) -> None:
         core, shape, out = self.core, self.mapping.shape, self.buffers.out
-        held = self.mapping.block_rows
+        held, activation = self.mapping.block_rows, self.buffers.activation
+        target, dtype = (activation[0], FP32) if activation else (out, shape.out_dtype)
+        pitch = self.mapping.tile_outputs * dtype.bytes
         for bank, block, start, width in self._banks():
-            offset = block * held * self.tile_bytes + start * shape.out_dtype.bytes
             self._with_offset(
-                offset, "acc_drain", "out_offset", out=out, out_pitch=self.tile_bytes, bank=bank,
-                rows=self.block_rows[block], columns=width, out_dtype=shape.out_dtype.name,
+                block * held * pitch + start * dtype.bytes, "acc_drain", "out_offset", out=target, out_pitch=pitch,
+                bank=bank, rows=self.block_rows[block], columns=width, out_dtype=dtype.name,
             )  # fmt: skip
+        if activation:
+            self._activate()
         core.push(out)
         with core.scratch() as address, core.scratch() as size:
             core.multiply(self.first_row, core.argument("out_pitch"), address)
@@ -355,6 +367,34 @@ class _Multiplier(_Walk):
                 rows=self.tile_rows, row_bytes=size,
             )  # fmt: skip
         core.pop(out)
+
+    def _activate(self) -> None:
+        """Apply the activation in fp32; what it makes of the zeros behind the last output becomes zero again."""
+        core, shape, out = self.core, self.mapping.shape, self.buffers.out
+        assert shape.activation is not None
+        raw, *later = self.buffers.activation
+        columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
+        core.push(raw)
+        with core.scratch() as width, core.scratch() as raw_pitch, core.scratch() as pitch:
+            core.copy(columns, width)
+            core.copy(columns * FP32.bytes, raw_pitch)
+            core.copy(columns * dtype.bytes, pitch)
+            limit = {"value": 0.0} if shape.activation == "relu" else {}
+            core.emit(
+                ACTIVATIONS[shape.activation], out=target, out_pitch=pitch, a=raw, a_pitch=raw_pitch,
+                rows=self.tile_rows, columns=width, out_dtype=dtype.name, a_dtype=FP32.name, **limit,
+            )  # fmt: skip
+            core.pop(raw)
+            if later:
+                core.push(target)
+                core.compute("div", self.out_offset, shape.out_dtype.bytes, pitch)
+                with core.scratch() as outputs:
+                    core.subtract(core.load_argument("outputs", outputs), pitch, pitch)
+                core.emit(
+                    "vlimit", out=out, out_pitch=self.tile_bytes, a=target, a_pitch=raw_pitch, first=pitch,
+                    rows=self.tile_rows, columns=width, out_dtype=shape.out_dtype.name, a_dtype=FP32.name, value=0.0,
+                )  # fmt: skip
+                core.pop(target)
 
 
 def lower(context: Lowering, op: Operation) -> None:
@@ -374,6 +414,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "out_bytes": out.row_bytes, "chunks": mapping.chunks, "row_rounds": mapping.row_rounds,
         "output_tiles": mapping.output_tiles, "initial": initial, "initial_pitch": initial_pitch,
     }  # fmt: skip
+    if mapping.shape.activation == "sigmoid":
+        arguments["outputs"] = mapping.shape.outputs
     kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
     grid = (mapping.grid_rows, mapping.grid_columns)
     context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)

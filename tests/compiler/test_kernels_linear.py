@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from compiler.graph import LinearAttributes
+from compiler.graph import Activation, LinearAttributes
 from compiler.legalize import legalize
 from compiler.linear_mapping import LinearMapping
 from compiler.mapping import map_graph
 from isa.machine import Machine
+from isa.memory_map import BASES
+from simulator import Simulator
 from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, small_machine
 
 
@@ -26,6 +29,7 @@ class Case:
     residual: bool = False
     rows_are_outputs: bool = False
     dtype: str = "fp16"
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Problem:
     writer: GraphWriter
     inputs: dict[str, Array]
     expected: Array
+
+
+ACTIVATIONS: dict[Activation | None, Callable[[Array], Array]] = {
+    None: lambda array: array,
+    "relu": lambda array: np.maximum(array, 0),
+    "sigmoid": lambda array: 1 / (1 + np.exp(-array)),
+    "tanh": np.tanh,
+}
 
 
 def problem(case: Case) -> Problem:
@@ -57,7 +69,9 @@ def problem(case: Case) -> Problem:
         residual = writer.input("r", inputs["r"].shape)
         expected = expected + inputs["r"]
     shape = (1, case.rows, case.outputs)
-    writer.add("linear", ("x", "weight", bias, residual), "y", shape, LinearAttributes(case.rows_are_outputs))
+    attributes = LinearAttributes(case.rows_are_outputs, case.activation)
+    writer.add("linear", ("x", "weight", bias, residual), "y", shape, attributes)
+    expected = ACTIVATIONS[case.activation](expected)
     return Problem(writer, inputs, expected)
 
 
@@ -86,6 +100,32 @@ DTYPES = ("fp16", "fp32")
 def test_odd_sizes(machine: str, dtype: str, rows: int, bias: bool, residual: bool) -> None:
     """Sizes that fill no block give the product, with every start of the accumulators."""
     check(Case(rows, 172, 333, bias, residual, rows_are_outputs=residual, dtype=dtype), small_machine(machine))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(3, 1200, 1500), (301, 300, 523), (40, 32, 1)])
+def test_activations(machine: str, dtype: str, activation: Activation, rows: int, inputs: int, outputs: int) -> None:
+    """The activation of every result, in resident and streamed products of several tiles, is that of the sum."""
+    check(Case(rows, inputs, outputs, bias=True, dtype=dtype, activation=activation), small_machine(machine))
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_an_activation_leaves_the_padding_of_rows_zero(activation: Activation) -> None:
+    """What reads whole rows adds nothing: a pooled sum over a view of all columns equals that of the data."""
+    given = problem(Case(5, 64, 37, activation=activation))
+    weight = given.writer.constant("w2", np.eye(37, dtype=np.float16))
+    given.writer.add("linear", ("y", weight, None, None), "z", (1, 5, 37), LinearAttributes(True))
+    program = compile_graph(given.writer.graph("z"), small_machine())
+    simulator = Simulator(program)
+    simulator.run(given.inputs)
+    storage = program.storage_by_name["y"]
+    device = simulator._device
+    assert device is not None
+    start = storage.address - BASES[storage.space]
+    rows = device.sram[start : start + storage.bytes].view(np.float16).reshape(5, -1)
+    assert rows[:, :37].any() and not rows[:, 37:].any()
 
 
 @pytest.mark.parametrize("machine", MACHINES)
