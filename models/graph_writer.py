@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from models.stored_tensor import StoredTensor
 from models.weight_kind import ElementType, Weights
 
 OPSET = 23
@@ -32,11 +33,18 @@ ONNX_TYPES: dict[str, int] = {
 
 @dataclass(slots=True)
 class GraphWriter:
-    """Collects the parts of one graph. `weights` is a seed, or "absent" for references to `NAME.data`."""
+    """Collects the parts of one graph.
+
+    `weights` is a seed, or "absent" for references to `NAME.data`, or what is stored in files by name: then matrices
+    are [outputs, inputs], as checkpoints have them, and `missing` and `misshapen` collect what does not fit.
+    """
 
     name: str
     element_type: ElementType
-    weights: Weights
+    weights: Weights | Mapping[str, StoredTensor]
+    missing: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
     _constants: dict[tuple[int, ...] | int, str] = field(default_factory=dict)
@@ -63,9 +71,16 @@ class GraphWriter:
         return name
 
     def weight(self, name: str, shape: tuple[int, ...], *, mean: float = 0.0, deviation: float) -> str:
-        """Add a weight in the model's element type: normally distributed if seeded, else only referenced."""
+        """Add a weight and return its value in the model's element type.
+
+        It is normally distributed if seeded; else only referenced, and cast if it is stored in another element type.
+        """
+        if isinstance(self.weights, Mapping):
+            return self._stored(self.weights, name, shape)
         if self.weights == "absent":
-            self.initializers.append(self._reference(name, shape))
+            size_bytes = math.prod(shape) * np.dtype(NUMPY_TYPES[self.element_type]).itemsize
+            self._refer(name, shape, self.element_type, f"{self.name}.data", self._next_offset_bytes, size_bytes)
+            self._next_offset_bytes += -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         else:
             values = np.random.default_rng((self.weights, self._weights_written)).standard_normal(shape, np.float32)
             values = (mean + deviation * values).astype(NUMPY_TYPES[self.element_type])
@@ -73,20 +88,39 @@ class GraphWriter:
         self._weights_written += 1
         return name
 
-    def _reference(self, name: str, shape: tuple[int, ...]) -> TensorProto:
-        length_bytes = math.prod(shape) * np.dtype(NUMPY_TYPES[self.element_type]).itemsize
-        tensor = TensorProto(name=name, dims=shape, data_type=ONNX_TYPES[self.element_type])
+    def matrix(self, name: str, inputs: int, outputs: int) -> str:
+        """Add the weight of a linear layer and return its value [inputs, outputs]; the deviation keeps magnitudes."""
+        if not isinstance(self.weights, Mapping):
+            return self.weight(name, (inputs, outputs), deviation=inputs**-0.5)
+        return self.add("Transpose", [self.weight(name, (outputs, inputs), deviation=0.0)], f"{name}.T", perm=[1, 0])
+
+    def _stored(self, weights: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...]) -> str:
+        tensor = weights.get(name)
+        if tensor is None:
+            self.missing.append(name)
+            return name
+        if tensor.shape != shape:
+            self.misshapen.append(f"{name} is {list(tensor.shape)} instead of {list(shape)}")
+        if name not in self.used:
+            self.used.add(name)
+            self._refer(name, shape, tensor.element_type, tensor.location, tensor.offset_bytes, tensor.length_bytes)
+        if tensor.element_type == self.element_type:
+            return name
+        return self.add("Cast", [name], f"{name}.cast", to=ONNX_TYPES[self.element_type])
+
+    def _refer(
+        self, name: str, shape: tuple[int, ...], element_type: ElementType, location: str, offset: int, length: int
+    ) -> None:
+        tensor = TensorProto(name=name, dims=shape, data_type=ONNX_TYPES[element_type])
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": f"{self.name}.data", "offset": self._next_offset_bytes, "length": length_bytes}
-        for key, value in place.items():
+        for key, value in {"location": location, "offset": offset, "length": length}.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._next_offset_bytes += -(-length_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        return tensor
+        self.initializers.append(tensor)
 
     def check_size(self, weight_count: int) -> None:
         """Raise ValueError if seeded weights would not fit into one ONNX file."""
         size_bytes = weight_count * np.dtype(NUMPY_TYPES[self.element_type]).itemsize
-        if self.weights != "absent" and size_bytes > _LARGEST_FILE_BYTES:
+        if isinstance(self.weights, int) and size_bytes > _LARGEST_FILE_BYTES:
             raise ValueError(
                 f"{self.name}: {size_bytes:,} bytes of weights do not fit into an ONNX file; use weights='absent'"
             )

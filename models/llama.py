@@ -43,6 +43,11 @@ def build_llama(config: LlamaConfig, weights: Weights = "absent", dtype: Element
         raise ValueError(f"unknown element type '{dtype}'; known: {', '.join(ONNX_TYPES)}")
     writer = GraphWriter(config.name, dtype, weights)
     writer.check_size(config.parameters)
+    return write_llama(writer, config)
+
+
+def write_llama(writer: GraphWriter, config: LlamaConfig) -> ModelProto:
+    """Return the model with the weights that the writer has."""
     # With tied embeddings the table is also the head: small entries keep the logits near 1.
     deviation = config.hidden**-0.5 if config.tied_embeddings else 1.0
     table = writer.weight("model.embed_tokens.weight", (config.vocabulary, config.hidden), deviation=deviation)
@@ -53,7 +58,7 @@ def build_llama(config: LlamaConfig, weights: Weights = "absent", dtype: Element
         stream = _feed_forward(writer, config, layer, stream)
     stream = _norm(writer, config, stream, "model.norm")
     _head(writer, config, table, stream)
-    return writer.model(_inputs(config, dtype), _outputs(config, dtype))
+    return writer.model(_inputs(config, writer.element_type), _outputs(config, writer.element_type))
 
 
 def _shared_values(writer: GraphWriter, config: LlamaConfig) -> _Shared:
@@ -105,10 +110,12 @@ def _norm(writer: GraphWriter, config: LlamaConfig, stream: str, name: str) -> s
     return writer.add("RMSNormalization", [stream, scale], name, axis=-1, epsilon=config.norm_epsilon, stash_type=1)
 
 
-def _linear(writer: GraphWriter, value: str, name: str, inputs: int, outputs: int) -> str:
-    """Multiply by a weight stored [inputs, outputs], as exporters leave it; the deviation keeps magnitudes."""
-    weight = writer.weight(f"{name}.weight", (inputs, outputs), deviation=inputs**-0.5)
-    return writer.add("MatMul", [value, weight], name)
+def _linear(writer: GraphWriter, value: str, name: str, inputs: int, outputs: int, biased: bool) -> str:
+    product = writer.add("MatMul", [value, writer.matrix(f"{name}.weight", inputs, outputs)], name)
+    if not biased:
+        return product
+    bias = writer.weight(f"{name}.bias", (outputs,), deviation=0.1)
+    return writer.add("Add", [product, bias], f"{name}.biased")
 
 
 def _attention(writer: GraphWriter, config: LlamaConfig, shared: _Shared, layer: int, stream: str) -> str:
@@ -132,13 +139,13 @@ def _attention(writer: GraphWriter, config: LlamaConfig, shared: _Shared, layer:
         "Concat", [shared.batch, shared.sequence, writer.integers([config.query_width])], f"{name}.shape", axis=0
     )
     flat = writer.add("Reshape", [tokens, shape], f"{name}.flat")
-    output = _linear(writer, flat, f"{name}.o_proj", config.query_width, config.hidden)
+    output = _linear(writer, flat, f"{name}.o_proj", config.query_width, config.hidden, config.output_bias)
     return writer.add("Add", [stream, output], f"{name}.residual")
 
 
 def _heads(writer: GraphWriter, config: LlamaConfig, shared: _Shared, value: str, name: str, heads: int) -> str:
     """Project and split into heads: [batch, sequence, hidden] -> [batch, heads, sequence, head_dim]."""
-    flat = _linear(writer, value, name, config.hidden, heads * config.head_dim)
+    flat = _linear(writer, value, name, config.hidden, heads * config.head_dim, config.query_key_value_bias)
     sizes = [shared.batch, shared.sequence, writer.integers([heads]), writer.integers([config.head_dim])]
     shape = writer.add("Concat", sizes, f"{name}.shape", axis=0)
     split = writer.add("Reshape", [flat, shape], f"{name}.split")
@@ -167,12 +174,13 @@ def _feed_forward(writer: GraphWriter, config: LlamaConfig, layer: int, stream: 
     prefix = f"model.layers.{layer}"
     name = f"{prefix}.mlp"
     normed = _norm(writer, config, stream, f"{prefix}.post_attention_layernorm")
-    gate = _linear(writer, normed, f"{name}.gate_proj", config.hidden, config.feed_forward)
-    up = _linear(writer, normed, f"{name}.up_proj", config.hidden, config.feed_forward)
+    biased = config.feed_forward_bias
+    gate = _linear(writer, normed, f"{name}.gate_proj", config.hidden, config.feed_forward, biased)
+    up = _linear(writer, normed, f"{name}.up_proj", config.hidden, config.feed_forward, biased)
     sigmoid = writer.add("Sigmoid", [gate], f"{name}.sigmoid")
     silu = writer.add("Mul", [gate, sigmoid], f"{name}.silu")
     gated = writer.add("Mul", [silu, up], f"{name}.gated")
-    output = _linear(writer, gated, f"{name}.down_proj", config.feed_forward, config.hidden)
+    output = _linear(writer, gated, f"{name}.down_proj", config.feed_forward, config.hidden, biased)
     return writer.add("Add", [stream, output], f"{name}.residual")
 
 
@@ -180,7 +188,7 @@ def _head(writer: GraphWriter, config: LlamaConfig, table: str, stream: str) -> 
     if config.tied_embeddings:
         head = writer.add("Transpose", [table], "lm_head.transposed", perm=[1, 0])
     else:
-        head = writer.weight("lm_head.weight", (config.hidden, config.vocabulary), deviation=config.hidden**-0.5)
+        head = writer.matrix("lm_head.weight", config.hidden, config.vocabulary)
     writer.add("MatMul", [stream, head], "logits")
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """Llama 3.1's stretch of slow rotary frequencies to contexts longer than the one trained on."""
+    """A stretch of rotary waves to contexts longer than the one trained on: all of them, or Llama 3.1's slow ones.
+
+    The last three fields are for the kind `llama3` only.
+    """
 
     factor: float
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
     original_context: int = 8192
+    kind: Literal["llama3", "linear"] = "llama3"
+
+    def __post_init__(self) -> None:
+        if self.factor <= 0 or self.original_context < 1 or self.low_frequency_factor >= self.high_frequency_factor:
+            raise ValueError(f"rotary scaling that cannot be: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,9 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
     norm_epsilon: float = 1e-5
     tied_embeddings: bool = False
+    query_key_value_bias: bool = False
+    output_bias: bool = False
+    feed_forward_bias: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.hidden, self.layers, self.heads, self.kv_heads, self.head_dim, self.feed_forward, self.vocabulary)
@@ -42,6 +54,8 @@ class LlamaConfig:
             raise ValueError(f"{self.name}: {self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
         if self.head_dim % 2:
             raise ValueError(f"{self.name}: rotary embedding needs an even head_dim, not {self.head_dim}")
+        if self.rope_theta <= 0 or self.norm_epsilon < 0:
+            raise ValueError(f"{self.name}: rope_theta {self.rope_theta} or norm_epsilon {self.norm_epsilon} is negative")
 
     @property
     def query_width(self) -> int:
@@ -57,7 +71,9 @@ class LlamaConfig:
     def parameters(self) -> int:
         """Number of weights: embedding, layers, last norm, and the head unless it is the embedding."""
         attention = self.hidden * (2 * self.query_width + 2 * self.kv_width)
-        layer = attention + 3 * self.hidden * self.feed_forward + 2 * self.hidden
+        biases = self.query_key_value_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.hidden
+        biases += self.feed_forward_bias * (2 * self.feed_forward + self.hidden)
+        layer = attention + 3 * self.hidden * self.feed_forward + 2 * self.hidden + biases
         tables = self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
         return self.layers * layer + tables + self.hidden
 
@@ -72,10 +88,12 @@ class LlamaConfig:
         return tuple(self._scaled(self.rope_theta**-power) for power in powers)
 
     def _scaled(self, frequency: float) -> float:
-        """Stretch long waves by the factor, keep short ones, blend in between (Llama 3.1 reference code)."""
+        """Stretch all waves, or long ones only with a blend to the short ones (Llama 3.1 reference code)."""
         scaling = self.rope_scaling
         if scaling is None:
             return frequency
+        if scaling.kind == "linear":
+            return frequency / scaling.factor
         rotations = scaling.original_context * frequency / (2 * math.pi)
         low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
         share_kept = min(max((rotations - low) / (high - low), 0.0), 1.0)
