@@ -29,7 +29,9 @@ def compile_model(
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     ignore_capacity: bool = False,
 ) -> Program:
-    """Compile an ONNX file or model; `dims` gives named dims a size, or (for a cache length) a range (low, high).
+    """Compile an ONNX file or model, or a checkpoint directory.
+
+    `dims` gives named dims a size, or (for a cache length) a range (low, high).
 
     `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
     Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
@@ -41,16 +43,17 @@ def compile_model(
     chosen = load_machine(machine) if isinstance(machine, (str, Path)) else machine
     options = Options(chosen, dtype, dict(dims or {}), ignore_capacity)
     check_dtype(options.dtype, chosen)
-    outcome = run_passes((*FRONT, *BACK), _imported(model), options)
+    outcome = run_passes((*FRONT, *BACK), _imported(model, dtype), options)
     assert isinstance(outcome.level, Program)
     return outcome.level
 
 
-def _imported(model: str | Path | onnx.ModelProto) -> Graph:
+def _imported(model: str | Path | onnx.ModelProto, dtype: str) -> Graph:
+    from compiler.checkpoint_import import load_checkpoint
     from compiler.onnx_import import import_model, load_onnx
 
     if isinstance(model, (str, Path)):
-        return load_onnx(Path(model))
+        return load_checkpoint(Path(model), dtype) if Path(model).is_dir() else load_onnx(Path(model))
     return import_model(model, None, model.graph.name or "model")
 
 

@@ -1,4 +1,4 @@
-"""compile-model: an ONNX file or the name of a known model -> a program for a machine; on request its time and energy.
+"""compile-model: an ONNX file, a checkpoint or the name of a known model -> a program; on request its time and energy.
 
 The one place where compiler, models and simulator meet. Everything is imported where it is needed: `--help` is quick.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from isa.program import Program
 
 NAME = "compile-model"
-_NAMED_MODEL_DIMS = {"batch": 1, "past": 0}
-_WEIGHTS: Mapping[str, Literal["float16", "bfloat16", "float32"]] = {
-    "fp16": "float16",
-    "bf16": "bfloat16",
-    "fp32": "float32",
-}
-"""Element type of a known model's file for each one of the program."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +118,10 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
     help="Print the machines that come with this.",
 )
 def command(dims: Sequence[tuple[str, int | tuple[int, int]]], **options: Any) -> None:
-    """Compile MODEL, an ONNX file or a known name, for a machine.
+    """Compile MODEL, an ONNX file, a checkpoint directory or a known name, for a machine.
 
-    Known models have the dims batch (default 1), sequence and past (default 0), and no weights: they can be timed.
+    A checkpoint directory has the config.json and safetensors files of a Llama. These and known models have the dims
+    batch (default 1), sequence and past (default 0). Known models have no weights: they can be timed.
     Results go to stdout, all else to stderr.
     """
     request = Request(dims=by_name(dims), **options)
@@ -213,14 +207,17 @@ def _assembly(level: Level) -> str:
 
 
 def _imported(request: Request) -> tuple[Graph, Mapping[str, int | tuple[int, int]]]:
-    """Return the graph of a file or a known name, and the dims with the defaults of known models."""
+    """Return the graph of a file, directory or known name, and the dims with the defaults of known models."""
+    from compiler.checkpoint_import import DEFAULT_DIMS, ELEMENT_TYPES, load_checkpoint
     from compiler.onnx_import import import_model, load_onnx
     from models import MODELS, build
 
     model = request.model
     if model in MODELS:
-        source = build(model, "absent", _WEIGHTS[request.dtype])
-        return import_model(source, None, model), {**_NAMED_MODEL_DIMS, **request.dims}
+        source = build(model, "absent", ELEMENT_TYPES[request.dtype])
+        return import_model(source, None, model), {**DEFAULT_DIMS, **request.dims}
+    if Path(model).is_dir():
+        return load_checkpoint(Path(model), request.dtype), {**DEFAULT_DIMS, **request.dims}
     if model.endswith(".onnx") or os.sep in model or Path(model).exists():
         return load_onnx(Path(model)), request.dims
     help = f"{did_you_mean(model, MODELS)} known models: {', '.join(MODELS)}; or give the path of an ONNX file".strip()

@@ -1,7 +1,8 @@
-"""ONNX graphs of real architectures, made from a configuration: no checkpoint, no other framework.
+"""ONNX graphs of real architectures, made from a configuration or a checkpoint directory: no other framework.
 
 `build("llama-3-8b")` gives a graph whose weights are references to a file that does not exist (timing only);
-`build("llama-tiny", weights=0)` gives one with seeded weights. Importing this package loads neither onnx nor numpy.
+`build("llama-tiny", weights=0)` gives one with seeded weights; `read_checkpoint(folder).model()` one whose weights lie
+in the folder's safetensors files. Importing this package loads neither onnx nor numpy.
 """
 
 from __future__ import annotations
@@ -9,13 +10,27 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from models.checkpoint import Checkpoint, read_checkpoint
+from models.checkpoint_error import CheckpointError
 from models.llama_config import MODELS, LlamaConfig, RopeScaling
 from models.weight_kind import ElementType, Weights
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["MODELS", "ElementType", "LlamaConfig", "RopeScaling", "Weights", "build", "config_of", "list_models"]
+__all__ = [
+    "MODELS",
+    "Checkpoint",
+    "CheckpointError",
+    "ElementType",
+    "LlamaConfig",
+    "RopeScaling",
+    "Weights",
+    "build",
+    "config_of",
+    "list_models",
+    "read_checkpoint",
+]
 
 
 def list_models() -> tuple[str, ...]:

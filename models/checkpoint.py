@@ -1,7 +1,7 @@
 """A checkpoint directory (config.json and safetensors files) -> the ONNX graph of `build`, its weights left in place.
 
-No tensor is read: the header of a safetensors file says where each one is, and the graph refers to that as ONNX external
-data. Files may be links, as in the cache of huggingface_hub.
+No tensor is read: the header of a safetensors file says where each one is, and the graph refers to that as
+ONNX external data. Files may be links, as in the cache of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Checkpoint:
         chosen = element_type or (stored.element_type if stored else "float16")
         writer = GraphWriter(self.config.name, chosen, self.tensors)
         model = write_llama(writer, self._config_of_files())
-        unknown = [name for name in self.tensors if name not in writer.used and not name.endswith("rotary_emb.inv_freq")]
+        unknown = [
+            name for name in self.tensors if name not in writer.used and not name.endswith("rotary_emb.inv_freq")
+        ]
         self._check(writer.missing, writer.misshapen, unknown)
         return model
 
@@ -128,5 +130,7 @@ def _shards(folder: Path) -> list[str]:
         raise CheckpointError(what, where=str(path), help="keep all files of the checkpoint in its directory")
     absent = [name for name in names if not (folder / name).exists()]
     if absent:
-        raise CheckpointError(f"missing files: {_some(absent)}", where=str(folder), help="download all of the checkpoint")
+        raise CheckpointError(
+            f"missing files: {_some(absent)}", where=str(folder), help="download all of the checkpoint"
+        )
     return names

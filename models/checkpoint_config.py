@@ -27,27 +27,28 @@ class _Table:
     where: str
 
     def integer(self, key: str, default: int | None = None) -> int:
-        return int(self._typed(key, default, (int,), "a whole number"))
+        value = self._present(key, default)
+        if type(value) is not int:
+            raise self.wrong(key, "a whole number")
+        return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self._typed(key, default, (int, float), "a number")
-        if not abs(value) < 1e300:  # not a number is not smaller either
+        value = self._present(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise self.wrong(key, "a finite number")
         return float(value)
 
     def flag(self, key: str) -> bool:
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, bool):
+        value = self._present(key, False)
+        if not isinstance(value, bool):
             raise self.wrong(key, "true or false")
-        return bool(value)
+        return value
 
-    def _typed(self, key: str, default: float | None, types: tuple[type, ...], kind: str) -> float:
+    def _present(self, key: str, default: object) -> object:
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
             raise CheckpointError(f"there is no '{key}'", where=self.where, help="take the model's whole config.json")
-        if isinstance(value, bool) or not isinstance(value, types):
-            raise self.wrong(key, kind)
         return value
 
     def wrong(self, key: str, kind: str) -> CheckpointError:
@@ -62,7 +63,9 @@ def read_config(folder: Path) -> LlamaConfig:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         files = sorted(file.name for file in folder.glob("*.onnx"))
-        help = f"give the path of a file: {', '.join(files)}" if files else "a checkpoint has config.json and safetensors"
+        help = (
+            f"give the path of a file: {', '.join(files)}" if files else "a checkpoint has config.json and safetensors"
+        )
         raise CheckpointError("the directory has no config.json", where=str(folder), help=help) from None
     except OSError as error:
         help = "check the file, or the target of the link"
@@ -176,4 +179,6 @@ def _rope_scaling(rope: _Table, table: _Table) -> RopeScaling | None:
             rope.integer("original_max_position_embeddings", context),
         )
     what = f"rotary scaling of type {kind!r}"
-    raise CheckpointError(what, where=table.where, help="known types: default, linear, llama3; export the model to ONNX")
+    raise CheckpointError(
+        what, where=table.where, help="known types: default, linear, llama3; export the model to ONNX"
+    )

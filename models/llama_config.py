@@ -55,7 +55,9 @@ class LlamaConfig:
         if self.head_dim % 2:
             raise ValueError(f"{self.name}: rotary embedding needs an even head_dim, not {self.head_dim}")
         if self.rope_theta <= 0 or self.norm_epsilon < 0:
-            raise ValueError(f"{self.name}: rope_theta {self.rope_theta} or norm_epsilon {self.norm_epsilon} is negative")
+            raise ValueError(
+                f"{self.name}: rope_theta {self.rope_theta} or norm_epsilon {self.norm_epsilon} is negative"
+            )
 
     @property
     def query_width(self) -> int:

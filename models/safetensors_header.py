@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from models.checkpoint_error import CheckpointError
 from models.stored_tensor import StoredTensor
@@ -25,7 +25,7 @@ _ELEMENT_TYPES: dict[str, tuple[ElementType, int]] = {
 
 
 def read_header(path: Path, location: str) -> dict[str, StoredTensor]:
-    """Return the tensors of a file by name, to be found at `location`; CheckpointError if the header cannot be right."""
+    """Return the tensors of a file by name, to be found at `location`; CheckpointError if the header is wrong."""
     try:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
@@ -79,7 +79,7 @@ def _tensor(path: Path, location: str, name: str, row: Any, data_start: int) -> 
     return StoredTensor(location, element_type, tuple(shape), data_start + start, end - start)
 
 
-def _are_sizes(values: Any) -> bool:
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Tokenizer:
     def _encoded(self, piece: str) -> tuple[int, ...]:
         if piece not in self._pieces:
             parts = list(piece)
-            while best := min((pair for pair in zip(parts, parts[1:], strict=False) if pair in self._ranks),
+            while best := min((pair for pair in pairwise(parts) if pair in self._ranks),
                               key=self._ranks.__getitem__, default=None):  # fmt: skip
                 parts = merged(parts, best)
             self._pieces[piece] = tuple(self._ids[part] for part in parts)
