@@ -53,6 +53,7 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tmp_path / "inputs.npz", **{key.removeprefix(prefix): reference[key] for key in reference if prefix in key}
     )
     shutil.copy(CASE / "model.onnx", tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     shutil.copy(preset_path("mtia-2i"), tmp_path / "my-chip.toml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
