@@ -1,4 +1,4 @@
-"""Making device bytes from the source of a constant: read, transpose, reshape, pad, take, cast, pack nibbles."""
+"""Making device bytes from the source of a constant: read, arrange, cast or quantize, pack nibbles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from isa import dtypes
 from isa.dtypes import Dtype
 from isa.errors import ProgramError
-from isa.packing_steps import Cast, PackStep, Pad, Reshape, Take, Transpose
+from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
 from isa.program import Absent, Constant, Program, Reference
 
 HOST_DTYPES = (
@@ -53,7 +53,9 @@ def packed_layout(constant: Constant) -> tuple[tuple[int, ...], str]:
             shape = step.shape_after(shape)
         except ValueError as error:
             raise ValueError(f"step {index}: {error}") from error
-        if isinstance(step, Cast):
+        if isinstance(step, GroupScales):
+            dtype = "float32"
+        elif isinstance(step, Cast | Shift | Quantize):
             dtype = dtypes.BY_NAME[step.dtype].host
     return shape, dtype
 
@@ -149,6 +151,27 @@ def _apply(step: PackStep, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return array.take(indices, axis=axis)
         case Cast(name):
             return cast(array, dtypes.BY_NAME[name])
+        case Shift(value, name):
+            return cast(array.astype(np.int64) + value, dtypes.BY_NAME[name])
+        case Quantize(name, group):
+            return _quantize(array, dtypes.BY_NAME[name], group)
+        case GroupScales(name, group):
+            return _group_scales(array, dtypes.BY_NAME[name], group)[..., 0]
+
+
+def _group_scales(array: npt.NDArray[Any], dtype: Dtype, group: int) -> npt.NDArray[np.float32]:
+    """Return float32[..., groups, 1]: what an integer of each group is worth; 0 where all elements are 0."""
+    groups = array.reshape(*array.shape[:-1], -1, group)
+    largest = np.maximum(groups.max(-1, keepdims=True), -groups.min(-1, keepdims=True)).astype(np.float32)
+    return largest / np.float32((1 << (dtype.bits - 1)) - 1)
+
+
+@np.errstate(invalid="ignore")
+def _quantize(array: npt.NDArray[Any], dtype: Dtype, group: int) -> npt.NDArray[Any]:
+    """Return the nearest multiples of the scales as integers; a float that is no number has the integer 0."""
+    scales = _group_scales(array, dtype, group)
+    divided = array.reshape(*array.shape[:-1], -1, group).astype(np.float32) / np.where(scales == 0, 1, scales)
+    return cast(divided.reshape(array.shape), dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -78,4 +78,52 @@ class Take:
         return (*shape[: self.axis], len(self.indices), *shape[self.axis + 1 :])
 
 
-PackStep = Transpose | Reshape | Pad | Cast | Take
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Whole numbers plus `value`, saturated in the integer device type `dtype`: unsigned codes become signed ones."""
+
+    value: int
+    dtype: str
+
+    def shape_after(self, shape: Shape) -> Shape:
+        if self.dtype not in QUANTIZED:
+            raise ValueError(f"cannot shift to {self.dtype!r}; {' or '.join(QUANTIZED)}")
+        return shape
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """Floats as integers of `dtype`: each `group` elements of the last axis divided by their `GroupScales`."""
+
+    dtype: str
+    group: int
+
+    def shape_after(self, shape: Shape) -> Shape:
+        _check_groups(self.dtype, self.group, shape)
+        return shape
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScales:
+    """The fp32 scales of `Quantize`: largest magnitude of `group` elements of the last axis / largest integer."""
+
+    dtype: str
+    group: int
+
+    def shape_after(self, shape: Shape) -> Shape:
+        _check_groups(self.dtype, self.group, shape)
+        return (*shape[:-1], shape[-1] // self.group)
+
+
+QUANTIZED = ("int4", "int8")
+"""Types that weights are quantized to."""
+
+
+def _check_groups(dtype: str, group: int, shape: Shape) -> None:
+    if dtype not in QUANTIZED:
+        raise ValueError(f"cannot quantize to {dtype!r}; {' or '.join(QUANTIZED)}")
+    if group < 1 or not shape or shape[-1] % group:
+        raise ValueError(f"the last axis of {shape} is not whole groups of {group}")
+
+
+PackStep = Transpose | Reshape | Pad | Cast | Take | Shift | Quantize | GroupScales

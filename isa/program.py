@@ -19,11 +19,12 @@ from isa.errors import ProgramError, did_you_mean
 from isa.kernel import Kernel
 from isa.machine import Machine
 from isa.memory_map import BASES, Space
-from isa.packing_steps import Cast, PackStep, Pad, Reshape, Take, Transpose
+from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
 
 __all__ = [
-    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "Inline", "Launch", "PackStep", "Pad", "Port",
-    "Program", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs", "Source", "Storage", "Take", "Transpose",
+    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Launch", "PackStep", "Pad",
+    "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs", "Shift", "Source",
+    "Storage", "Take", "Transpose",
 ]  # fmt: skip
 
 Role = Literal["input", "output", "state", "constant", "scratch"]

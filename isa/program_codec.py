@@ -27,7 +27,7 @@ from isa.codec import (
 from isa.errors import MachineError, ProgramError
 from isa.kernel import Buffer, Kernel
 from isa.machine import Machine
-from isa.packing_steps import Cast, Pad, Reshape, Take, Transpose
+from isa.packing_steps import Cast, GroupScales, Pad, Quantize, Reshape, Shift, Take, Transpose
 from isa.program import (
     Absent,
     Argument,
@@ -184,6 +184,9 @@ _STEP = union(
     reshape=(Reshape, record(Reshape, shape=many(INTEGER))),
     pad=(Pad, record(Pad, shape=many(INTEGER))),
     cast=(Cast, record(Cast, dtype=TEXT)),
+    shift=(Shift, record(Shift, value=INTEGER, dtype=TEXT)),
+    quantize=(Quantize, record(Quantize, dtype=TEXT, group=INTEGER)),
+    group_scales=(GroupScales, record(GroupScales, dtype=TEXT, group=INTEGER)),
     take=(Take, record(Take, axis=INTEGER, indices=Codec(_write_indices, _read_indices))),
 )
 _PORT = record(

@@ -18,14 +18,17 @@ from isa.program import (
     Constant,
     Entry,
     Equality,
+    GroupScales,
     Inline,
     Launch,
     Pad,
     Port,
     Program,
+    Quantize,
     Reference,
     Requirement,
     Reshape,
+    Shift,
     Source,
     Storage,
     Take,
@@ -65,6 +68,9 @@ def constants(reference_path: str) -> tuple[Constant, ...]:
         Constant("weights", Inline(WEIGHTS), (3, 4), "float32", steps),
         Constant("table", Reference(reference_path, 16, 32), (4, 4), "bfloat16"),
         Constant("later", Absent(), (16,), "float32"),
+        Constant("codes", Inline(np.arange(16, dtype=np.uint8)), (2, 16), "uint4", (Shift(-8, "int4"),)),
+        Constant("integers", Inline(WEIGHTS), (3, 4), "float32", (Quantize("int8", 2),)),
+        Constant("scales", Inline(WEIGHTS), (3, 4), "float32", (GroupScales("int8", 2),)),
     )
 
 
@@ -76,6 +82,9 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
         Storage("weights", "dram", DRAM_BASE, 64, "constant"),
         Storage("table", "dram", DRAM_BASE + 64, 64, "constant"),
         Storage("later", "dram", DRAM_BASE + 128, 64, "constant"),
+        Storage("codes", "dram", DRAM_BASE + 192, 64, "constant"),
+        Storage("integers", "dram", DRAM_BASE + 256, 64, "constant"),
+        Storage("scales", "dram", DRAM_BASE + 320, 64, "constant"),
         Storage("cache", "dram", DRAM_BASE + 4096, 1 << 16, "state"),
     )
     trips = Affine.symbol("past") + 1

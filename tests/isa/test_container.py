@@ -77,7 +77,7 @@ def test_code_and_constants_are_views_of_the_mapped_file(file):
 
 def test_constants_are_made_from_the_file(file):
     program = load_program(file)
-    inline, reference, absent = program.constants
+    inline, reference, absent, *_ = program.constants
     assert device_bytes(reference, program).tolist() == list(range(16, 48))
     assert device_bytes(inline, program).tolist() == device_bytes(sample_program().constants[0], program).tolist()
     assert program.constants[0].source.array.tobytes() == WEIGHTS.tobytes()

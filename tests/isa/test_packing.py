@@ -13,7 +13,18 @@ from isa import dtypes
 from isa.dtypes import DTYPES
 from isa.errors import ProgramError
 from isa.packing import HOST_DTYPES, byte_length, cast, device_bytes, host_dtype, packed_bytes
-from isa.program import Cast, Inline, Pad, Reference, Reshape, Take, Transpose
+from isa.program import (
+    Cast,
+    GroupScales,
+    Inline,
+    Pad,
+    Quantize,
+    Reference,
+    Reshape,
+    Shift,
+    Take,
+    Transpose,
+)
 from tests.isa.sample_programs import one_constant
 
 FLOATS = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
@@ -55,6 +66,27 @@ def test_blocks_of_rows_and_columns_are_made_by_two_reshapes():
     packed = _packed(matrix, Reshape((2, 4, 2, 3)), Transpose((0, 2, 1, 3)), Cast("bf16"))
     blocks = [matrix[r : r + 4, c : c + 3] for r in (0, 4) for c in (0, 3)]
     assert packed.tobytes() == np.stack(blocks).astype(ml_dtypes.bfloat16).tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "high"), [("int4", 7), ("int8", 127)])
+def test_quantized_floats_are_the_nearest_multiples_of_their_scales(dtype, high):
+    matrix = np.random.default_rng(3).normal(size=(5, 24)).astype(np.float32)
+    matrix[2, 8:16] = 0
+    scales = _packed(matrix, GroupScales(dtype, 8)).view(np.float32).reshape(5, 3)
+    groups = matrix.reshape(5, 3, 8).astype(np.float64)
+    np.testing.assert_allclose(scales, np.abs(groups).max(-1) / high, rtol=1e-6)
+    packed = _packed(matrix, Quantize(dtype, 8))
+    integers = _packed(packed, Cast("fp32"), dtype=dtype, shape=(5, 3, 8)).view(np.float32).reshape(5, 3, 8)
+    assert np.abs(integers).max() == high
+    np.testing.assert_array_less(np.abs(integers * scales[..., None] - groups), scales[..., None] * 0.50001 + 1e-30)
+
+
+def test_unsigned_codes_become_signed_ones():
+    codes = np.arange(16, dtype=np.uint8)
+    packed = _packed(codes[0::2] | codes[1::2] << 4, Shift(-8, "int4"), dtype="uint4", shape=(16,))
+    back = _packed(packed, Cast("int8"), dtype="int4", shape=(16,))
+    assert back.view(np.int8).tolist() == list(range(-8, 8))
+    assert _packed(codes, Shift(-128, "int8")).view(np.int8).tolist() == list(range(-128, -112))
 
 
 def test_without_steps_nothing_is_copied():
@@ -149,6 +181,9 @@ def test_sizes_of_host_types():
         ((Pad((2, 2)),), "step 0: cannot pad (2, 3) to (2, 2)"),
         ((Pad((6,)),), "step 0: cannot pad (2, 3) to (6,)"),
         ((Cast("fp7"),), "step 0: unknown device type 'fp7'"),
+        ((Shift(1, "int32"),), "step 0: cannot shift to 'int32'; int4 or int8"),
+        ((Quantize("fp16", 3),), "step 0: cannot quantize to 'fp16'; int4 or int8"),
+        ((GroupScales("int4", 2),), "step 0: the last axis of (2, 3) is not whole groups of 2"),
         ((Take(2, (0,)),), "step 0: (2, 3) has no axis 2"),
         ((Take(1, range(4)),), "step 0: indices 0..3 are outside axis 1 of (2, 3)"),
         ((Take(1, (-1,)),), "step 0: indices -1..-1 are outside axis 1 of (2, 3)"),
