@@ -26,6 +26,8 @@ MODULE_BY_KIND = {
     "add": "elementwise",
     "mul": "elementwise",
     "swiglu": "elementwise",
+    "quantize": "quantize",
+    "requantize": "requantize",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
 INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}

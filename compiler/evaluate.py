@@ -27,6 +27,7 @@ BAD_ARGUMENTS = (ValueError, IndexError, KeyError, TypeError, OverflowError, Ari
 ONNX_DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "float8_e4m3fn", 19: "float8_e5m2",
+    21: "uint4", 22: "int4",
 }  # fmt: skip
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 

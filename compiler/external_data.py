@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.graph import FileReference, Value, dtype_of
+from compiler.graph import NIBBLES, FileReference, Value, dtype_of
 from isa.errors import ModelError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def external_reference(tensor: onnx.TensorProto, value: Value, base: Path | None
         raise ModelError(what, where=where, help=f"known keys: {', '.join(sorted(KNOWN_KEYS))}")
     path = _path_inside(base, entries["location"], where)
     elements = math.prod(int(dim) for dim in tensor.dims)
-    needed = elements * dtype_of(value.dtype).itemsize
+    needed = (elements + 1) // 2 if value.dtype in NIBBLES else elements * dtype_of(value.dtype).itemsize
     offset, length = _number(entries, "offset", 0, where), _number(entries, "length", needed, where)
     if length != needed:
         what = f"external data has {length} bytes, but {value.dtype}{list(value.shape)} needs {needed}"

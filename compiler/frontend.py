@@ -19,6 +19,7 @@ from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
 from compiler.dialects.interaction import fuse_interactions
 from compiler.dialects.linear import fuse_linear, fuse_linear_activations, fuse_residuals
+from compiler.dialects.quantized import fuse_quantized
 from compiler.dialects.rms_norm import fuse_norms
 from compiler.dialects.rotary import fuse_rotary
 from compiler.dialects.slicing import fuse_packed, fuse_slices
@@ -40,6 +41,7 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("fold_constants", fold_constants, "Evaluate what depends on constants and sizes only."),
     ("drop_no_operations", drop_no_operations, "Drop Identity, casts between float types and the like."),
     ("merge_equal", merge_equal, "Merge equal constants and operations, so that layers share masks and tables."),
+    ("fuse_quantized", fuse_quantized, "Quantized weights and activations -> formats of linear and embedding."),
     ("fuse_linear", fuse_linear, "MatMul with a constant, its transposition and its bias -> linear."),
     ("fuse_embeddings", fuse_embeddings, "Gather of token rows -> embedding."),
     ("fuse_packed", fuse_packed, "Columns of a packed projection -> slice."),

@@ -7,6 +7,7 @@ weight of 16 GB is a name, a shape and a place to read it from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,9 @@ class FileReference:
 
 ConstantSource = np.ndarray | FileReference | None
 
+NIBBLES = ("int4", "uint4")
+"""Types that lie two per byte in a file, low nibble first; arrays of them hold one element per byte."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
@@ -51,6 +55,9 @@ class Constant:
             raise ValueError(f"constant {self.value.name} has no data")
         if isinstance(self.source, FileReference):
             shape = tuple(int(dim) for dim in self.value.shape)  # type: ignore[arg-type]
+            if self.value.dtype in NIBBLES:
+                packed = np.memmap(self.source.path, np.uint8, "r", self.source.offset, (self.source.length,))
+                return unpack_nibbles(packed, self.value.dtype)[: math.prod(shape)].reshape(shape)
             return np.memmap(self.source.path, dtype_of(self.value.dtype), "r", self.source.offset, shape)
         return self.source
 
@@ -64,6 +71,19 @@ def dtype_of(name: str) -> np.dtype:
 
         dtype: np.dtype = np.dtype(getattr(ml_dtypes, name))
         return dtype
+
+
+def unpack_nibbles(packed: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the elements (`int4` or `uint4`) of bytes that hold two each, low nibble first."""
+    pairs = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)
+    return (pairs if dtype == "uint4" else (pairs.astype(np.int8) ^ 8) - 8).astype(dtype_of(dtype))
+
+
+def pack_nibbles(elements: np.ndarray) -> np.ndarray:
+    """Return the bytes that hold `int4` or `uint4` elements, two each, low nibble first."""
+    codes = elements.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
+    return codes[0::2] | codes[1::2] << 4
 
 
 # --- attributes, one frozen class per kind of operation that needs any --------------------------------------------
@@ -115,11 +135,39 @@ Activation = Literal["relu", "sigmoid", "tanh"]
 
 
 @dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """Integers of `bits` (4 or 8); `block` of them along K, or a row of a table, share a scale (None: all).
+
+    The operation has the scales as a further input, laid out as the weight; and zero points, or None for those in the
+    middle of the codes: 0, or 2 ** (bits - 1) of unsigned ones. `is_computed`: the weight is a constant of floats,
+    there are no such inputs, and the loader quantizes it: symmetric, scale = largest magnitude / (2 ** (bits - 1) - 1).
+    """
+
+    bits: int
+    block: int | None
+    is_computed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LinearAttributes:
-    """`activation(x @ W + bias + residual)`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`."""
+    """`activation(x @ W + bias + residual)`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`.
+
+    A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 from `quantize`,
+    input 6 is its scale per row, and W must be symmetric with one scale per output.
+    """
 
     weight_rows_are_outputs: bool
     activation: Activation | None = None
+    weight_format: WeightFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequantizeAttributes:
+    """`clip(round(x / scale), low, high) * scale`: floats on a grid of integers, their zero point taken off."""
+
+    scale: float
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +275,8 @@ Attributes = (
     | OnnxAttributes
     | RmsNormAttributes
     | LinearAttributes
+    | WeightFormat
+    | RequantizeAttributes
     | RopeAttributes
     | AttentionAttributes
     | SliceAttributes

@@ -54,7 +54,7 @@ def _split_double_epilogues(graph: Graph) -> Graph:
         assert output is not None
         partial = f"{output}.before_residual"
         values[partial] = replace(values[output], name=partial)
-        operations.append(replace(op, inputs=(*op.inputs[:3], None), outputs=(partial,)))
+        operations.append(replace(op, inputs=(*op.inputs[:3], None, *op.inputs[4:]), outputs=(partial,)))
         operations.append(Operation("add", f"{op.name}.residual", (partial, op.inputs[3]), (output,)))
     return replace(graph, values=values, operations=tuple(operations))
 

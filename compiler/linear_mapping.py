@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import lcm
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
-from isa.dtypes import Dtype
+from isa.dtypes import INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 
@@ -31,9 +32,29 @@ TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
 
+AUXILIARY_ALIGNMENT_BYTES = 32
+"""Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A weight that lies in memory as integers (int4 or int8) and is expanded in local memory.
+
+    `block` elements of K share a scale, all of them if it is None.
+    """
+
+    dtype: Dtype
+    block: int | None
+    has_zero_points: bool
+
+
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result."""
+    """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result.
+
+    With `packed`, the weight becomes `dtype` in local memory only. With int8 operands, results are scaled by row and
+    column on the way out.
+    """
 
     rows: int
     inputs: int
@@ -43,6 +64,12 @@ class LinearShape:
     has_bias: bool
     has_residual: bool
     activation: Activation | None = None
+    packed: PackedWeight | None = None
+
+    @property
+    def is_scaled(self) -> bool:
+        """True if the products are integers, which become floats on the way out."""
+        return self.dtype is INT8
 
 
 @dataclass(frozen=True)
@@ -84,12 +111,43 @@ class LinearMapping:
     @property
     def weight_chunk_bytes(self) -> int:
         """Bytes of one block of the packed weight."""
-        return self.tile_outputs * self.chunk_bytes
+        packed = self.shape.packed
+        return self.tile_outputs * (packed.dtype.row_bytes(self.chunk_inputs) if packed else self.chunk_bytes)
+
+    @property
+    def group(self) -> int:
+        """Elements of a chunk's rows that share a scale, at most the whole chunk."""
+        block = self.shape.packed.block if self.shape.packed else None
+        return min(block or self.chunk_inputs, self.chunk_inputs)
+
+    @property
+    def groups(self) -> int:
+        """Scales of each row of a chunk."""
+        return -(-self.chunk_inputs // self.group)
+
+    @property
+    def scale_chunk_bytes(self) -> int:
+        """Bytes of the scales of one block of the packed weight; they have the element type that it expands to."""
+        size = self.tile_outputs * self.groups * self.shape.dtype.bytes
+        return round_up(size, AUXILIARY_ALIGNMENT_BYTES) if self.shape.packed else 0
+
+    @property
+    def zero_point_chunk_bytes(self) -> int:
+        """Bytes of the int8 zero points of one block of the packed weight."""
+        packed = self.shape.packed
+        size = round_up(self.tile_outputs * self.groups, AUXILIARY_ALIGNMENT_BYTES)
+        return size if packed and packed.has_zero_points else 0
+
+    @property
+    def expanded_chunk_bytes(self) -> int:
+        """Bytes of one block of the weight as the matrix engine reads it, if that is not how it lies in memory."""
+        return self.tile_outputs * self.chunk_bytes if self.shape.packed else 0
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed weight."""
-        return self.output_tiles * self.chunks * self.weight_chunk_bytes
+        """Bytes of the packed weight with its scales and zero points."""
+        chunk_bytes = self.weight_chunk_bytes + self.scale_chunk_bytes + self.zero_point_chunk_bytes
+        return self.output_tiles * self.chunks * chunk_bytes
 
     @property
     def x_slot_bytes(self) -> int:
@@ -114,10 +172,14 @@ class LinearMapping:
         if self.shape.has_bias:
             start = 2 * self.tile_outputs * 4
         if self.shape.has_residual:
-            start = 2 * tile * self.shape.dtype.bytes
+            start = 2 * tile * self.shape.out_dtype.bytes
+        shifted = self.expanded_chunk_bytes if self.zero_point_chunk_bytes else 0
+        scaled = self.initial_row_bytes + 2 * (self.tile_rows * 64 + self.tile_outputs * 4) + 3 * tile * 4
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
-            2 * round_up(tile * self.shape.out_dtype.bytes, 32), start,
+            2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
+            self.weight_slots * self.zero_point_chunk_bytes, 2 * self.expanded_chunk_bytes + shifted,
+            scaled if self.shape.is_scaled else 0,
         )  # fmt: skip
         return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
 
@@ -161,7 +223,10 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     chunk_trips = tiles_per_pe * mapping.chunks
     matrix = _matrix_cycles(mapping, machine)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
-    weight_port_bytes = chunk_trips * mapping.weight_chunk_bytes
+    weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
+    expansion = chunk_trips * _expansion_cycles(mapping, machine)
+    if mapping.instruction == "vmml":
+        matrix += expansion
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.grid_rows
     memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
@@ -172,7 +237,16 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
     waiting = chunk_trips * LOADED_LATENCIES * latency_ns / machine.cycle_ns / (mapping.weight_slots - 1)
     edges = matrix / chunk_trips + chunk_trips * TRIP_CYCLES
-    return max(matrix, port, memory, link, sram, issue, waiting) + edges
+    return max(matrix, port, memory, link, sram, issue, waiting, expansion) + edges
+
+
+def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the SIMD engine takes to expand one block of a packed weight."""
+    packed = mapping.shape.packed
+    if packed is None:
+        return 0.0
+    vectors = mapping.tile_outputs * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
+    return vectors * (2 if packed.has_zero_points else 1)
 
 
 def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -190,7 +264,8 @@ def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
 def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
     blocks = -(-mapping.chunk_bytes // machine.matrix.block_k_bytes)
     repeats = -(-blocks // machine.matrix.max_repeat_blocks)
-    return _banks(mapping.tile_rows, mapping.tile_outputs, machine) * repeats + 4
+    expansion = 10 if mapping.shape.packed else 0
+    return _banks(mapping.tile_rows, mapping.tile_outputs, machine) * repeats + 4 + expansion
 
 
 def _banks(tile_rows: int, tile_outputs: int, machine: Machine) -> int:
@@ -266,7 +341,7 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Complete a choice with every useful split of K and the most slots that fit."""
-    block, seen = machine.matrix.block_k_bytes, set()
+    block, seen = _chunk_step(choice, machine), set()
     fewest = -(-choice.k_bytes // MAXIMUM_CHUNK_BYTES)
     for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
         chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
@@ -274,9 +349,28 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
             continue
         seen.add(chunk_bytes)
         chunks = -(-choice.k_bytes // chunk_bytes)
+        if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
+            continue
         for slots in range(PREFERRED_SLOTS, 1, -1):
             x_slots = 1 if choice.resident else slots
             mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 yield mapping
                 break
+
+
+def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
+    """Return what the bytes of a chunk's rows are a multiple of: blocks of K, and of scales unless those are long."""
+    block_bytes = machine.matrix.block_k_bytes
+    packed = choice.shape.packed
+    if packed is None or packed.block is None:
+        return block_bytes
+    step = lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
+    return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
+
+
+def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:
+    """Tell whether no chunk but a single one cuts a block of elements that share a scale, other than into chunks."""
+    block = shape.packed.block if shape.packed else None
+    inputs = chunk_bytes // shape.dtype.bytes
+    return block is None or chunks == 1 or inputs % block == 0 or block % inputs == 0

@@ -18,6 +18,9 @@ from isa.machine import Machine
 from isa.memory_map import Space
 from isa.program import Constant, Role
 
+SCALES, ZERO_POINTS, ROW_SCALES = 4, 5, 6
+"""Indices among the inputs of a linear: of its weight, and of rows of int8."""
+
 
 @dataclass(frozen=True, slots=True)
 class Region:

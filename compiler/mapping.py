@@ -16,12 +16,13 @@ from compiler.graph import (
     RopeAttributes,
     SliceAttributes,
     Value,
+    WeightFormat,
 )
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
 from compiler.kinds import GENERIC_KINDS
-from compiler.linear_mapping import LinearMapping, LinearShape, choose_linear
-from compiler.mapped import CacheRegion, MappedGraph, MappedStorage, Region
+from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
+from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS, CacheRegion, MappedGraph, MappedStorage, Region
 from compiler.packing import (
     ROW_ALIGNMENT_BYTES,
     pack_rows,
@@ -30,9 +31,17 @@ from compiler.packing import (
     pack_weight,
     padded_row_bytes,
 )
+from compiler.quantized_packing import (
+    integer_dtype,
+    pack_block_scales,
+    pack_column_scales,
+    pack_integer_rows,
+    pack_integers,
+    pack_zero_points,
+)
 from compiler.symbols import interval
 from isa.affine import Affine, Dim
-from isa.dtypes import BY_NAME, FP32, INT32, Dtype
+from isa.dtypes import BY_NAME, FP32, INT8, INT32, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 from isa.packing import packed_bytes
@@ -48,6 +57,8 @@ ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
 DENSE_INDEX_KINDS = ("embedding", "rope", "cache_append")
 """Kinds that read an integer input (ids, positions) as one row without gaps."""
+_QUANTIZED = {"int8": INT8, "float32": FP32}
+"""Types in memory of the results of `quantize`: integers and scales."""
 MASK_INPUTS = (5, 6)
 """Indices of the keep mask and the bias among the inputs of attention."""
 
@@ -173,7 +184,8 @@ class _Mapper:
             if name and name not in self.caches:
                 value = self.graph.value(name)
                 shape = [self._size(dim, op) for dim in value.shape]
-                self._store(name, name, *_rows_and_columns(shape), self._element_type(value), "scratch")
+                dtype = _QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
+                self._store(name, name, *_rows_and_columns(shape), dtype, "scratch")
         if op.kind in GENERIC_KINDS:
             for name in op.inputs:
                 if name in self.graph.constants:
@@ -242,30 +254,62 @@ class _Mapper:
         x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
         bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
         shape = LinearShape(
-            x.rows,
-            x.columns,
-            out.columns,
-            self.dtype,
-            self.dtype,
-            bias is not None,
-            residual is not None,
-            op.attributes.activation,
-        )
+            x.rows, x.columns, out.columns, x.dtype, self.dtype, bias is not None, residual is not None,
+            op.attributes.activation, self._packed_weight(op),
+        )  # fmt: skip
         choice = choose_linear(shape, self.machine)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]
         rows_are_outputs = op.attributes.weight_rows_are_outputs
         layout = f"{choice.output_tiles}x{choice.chunks}x{choice.tile_outputs}x{choice.chunk_inputs}"
-        self._constant(
-            op, 1, f"{weight.value.name}.blocks_{layout}{'' if rows_are_outputs else '_transposed'}",
-            lambda storage: pack_weight(weight, storage, choice, rows_are_outputs),
-        )  # fmt: skip
+        layout += "" if rows_are_outputs else "_transposed"
+        if op.attributes.weight_format is not None:
+            self._pack_quantized(op, op.attributes.weight_format, choice, layout)
+        else:
+            self._constant(
+                op, 1, f"{weight.value.name}.blocks_{layout}",
+                lambda storage: pack_weight(weight, storage, choice, rows_are_outputs),
+            )  # fmt: skip
         if bias:
             row = self.graph.constants[self.constant_input(op, 2)]
             elements = choice.output_tiles * choice.tile_outputs
             self._constant(
                 op, 2, f"{row.value.name}.row_{elements}", lambda storage: pack_vector(row, storage, elements)
             )
+
+    def _packed_weight(self, op: Operation) -> PackedWeight | None:
+        """Return how the weight is expanded; None for floats, and for integers that are multiplied as they are."""
+        attributes = op.attributes
+        assert isinstance(attributes, LinearAttributes)
+        weight_format = attributes.weight_format
+        if weight_format is None or _at(op.inputs, ROW_SCALES) is not None:
+            return None
+        has_zero_points = _at(op.inputs, ZERO_POINTS) is not None
+        return PackedWeight(integer_dtype(weight_format), weight_format.block, has_zero_points)
+
+    def _pack_quantized(self, op: Operation, weight_format: WeightFormat, choice: LinearMapping, layout: str) -> None:
+        """Pack integers, scales and zero points; computed ones all come from the same floats."""
+        assert isinstance(op.attributes, LinearAttributes)
+        rows_are_outputs = op.attributes.weight_rows_are_outputs
+        layout += f"_int{weight_format.bits}_by_{weight_format.block or 'column'}"
+        integers = self.graph.constants[self.constant_input(op, 1)]
+        scales = integers if weight_format.is_computed else self.graph.constants[self.constant_input(op, SCALES)]
+        self._constant(
+            op, 1, f"{integers.value.name}.integers_{layout}",
+            lambda storage: pack_integers(integers, storage, choice, rows_are_outputs, weight_format),
+        )  # fmt: skip
+        pack = pack_column_scales if choice.shape.is_scaled else pack_block_scales
+        kind = "column_scales" if choice.shape.is_scaled else f"{choice.shape.dtype.name}_scales"
+        self._constant(
+            op, SCALES, f"{scales.value.name}.{kind}_{layout}",
+            lambda storage: pack(scales, storage, choice, rows_are_outputs, weight_format),
+        )  # fmt: skip
+        if choice.shape.packed and choice.shape.packed.has_zero_points:
+            zero_points = self.graph.constants[self.constant_input(op, ZERO_POINTS)]
+            self._constant(
+                op, ZERO_POINTS, f"{zero_points.value.name}.zero_points_{layout}",
+                lambda storage: pack_zero_points(zero_points, storage, choice, rows_are_outputs),
+            )  # fmt: skip
 
     def pack_norm(self, op: Operation) -> None:
         """Pack the weight as one fp32 row with the padding of x."""
@@ -278,7 +322,29 @@ class _Mapper:
     def pack_embedding(self, op: Operation) -> None:
         """Pack the table with padded rows."""
         table = self.graph.constants[self.constant_input(op, 1)]
-        self._constant(op, 1, f"{table.value.name}.rows", lambda storage: pack_rows(table, storage, self.dtype))
+        if isinstance(op.attributes, WeightFormat):
+            self._pack_quantized_table(op, op.attributes)
+        else:
+            self._constant(op, 1, f"{table.value.name}.rows", lambda storage: pack_rows(table, storage, self.dtype))
+
+    def _pack_quantized_table(self, op: Operation, weight_format: WeightFormat) -> None:
+        """Pack integers, scales and zero points as rows that one id chooses; a single row of scales serves all."""
+        columns, dtype = self.regions[op.outputs[0] or ""].columns, integer_dtype(weight_format)
+        groups = -(-columns // weight_format.block) if weight_format.block else 1
+        table, scales = (self.graph.constants[self.constant_input(op, index)] for index in (1, 2))
+        self._constant(
+            op, 1, f"{table.value.name}.{dtype.name}_rows",
+            lambda storage: pack_integer_rows(table, storage, columns, dtype),
+        )  # fmt: skip
+        self._constant(
+            op, 2, f"{scales.value.name}.fp32_rows", lambda storage: pack_rows(scales, storage, FP32, groups)
+        )
+        if _at(op.inputs, 3):
+            zero_points = self.graph.constants[self.constant_input(op, 3)]
+            self._constant(
+                op, 3, f"{zero_points.value.name}.int8_rows",
+                lambda storage: pack_integer_rows(zero_points, storage, groups, INT8),
+            )  # fmt: skip
 
     def pack_embedding_bag(self, op: Operation) -> None:
         """Pack every table with padded rows."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compiler.graph import NIBBLES, FileReference, pack_nibbles
 from compiler.graph import Constant as GraphConstant
-from compiler.graph import FileReference
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import LinearMapping
 from compiler.shape_inference import int_shape
@@ -47,13 +47,13 @@ def pack_weight(constant: GraphConstant, storage: str, mapping: LinearMapping, r
         Reshape((mapping.output_tiles, mapping.tile_outputs, mapping.chunks, mapping.chunk_inputs)),
         Transpose((0, 2, 1, 3)),
     ]
-    return _described(constant, storage, steps)
+    return described(constant, storage, steps)
 
 
 def pack_vector(constant: GraphConstant, storage: str, elements: int, dtype: Dtype = FP32) -> Constant:
     """One row of `elements`, zeros at its end."""
     count = int(np.prod(int_shape(constant.value.shape)))
-    return _described(constant, storage, [Cast(dtype.name), Reshape((count,)), Pad((elements,))])
+    return described(constant, storage, [Cast(dtype.name), Reshape((count,)), Pad((elements,))])
 
 
 def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int | None = None) -> Constant:
@@ -65,16 +65,17 @@ def pack_rows(constant: GraphConstant, storage: str, dtype: Dtype, columns: int 
         steps.append(Take(1, range(columns)))
         width = columns
     steps += [Cast(dtype.name), Pad((rows, padded_row_bytes(width, dtype) // dtype.bytes))]
-    return _described(constant, storage, steps)
+    return described(constant, storage, steps)
 
 
 def pack_tensor(constant: GraphConstant, storage: str, rows: int, columns: int, dtype: Dtype) -> Constant:
     """A tensor of any rank as `rows` padded rows of its last axis."""
     width = padded_row_bytes(columns, dtype) // dtype.bytes
-    return _described(constant, storage, [Reshape((rows, columns)), Cast(dtype.name), Pad((rows, width))])
+    return described(constant, storage, [Reshape((rows, columns)), Cast(dtype.name), Pad((rows, width))])
 
 
-def _described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) -> Constant:
+def described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) -> Constant:
+    """Return a constant of the program: the source as the model has it, then the steps."""
     return Constant(storage, _source(constant), int_shape(constant.value.shape), constant.value.dtype, tuple(steps))
 
 
@@ -83,4 +84,6 @@ def _source(constant: GraphConstant) -> Source:
         return Absent()
     if isinstance(constant.source, FileReference):
         return Reference(str(constant.source.path), constant.source.offset, constant.source.length)
+    if constant.value.dtype in NIBBLES:
+        return Inline(pack_nibbles(np.asarray(constant.source)))
     return Inline(constant.source)

@@ -18,10 +18,13 @@ from compiler.graph import (
     InteractionAttributes,
     LinearAttributes,
     Operation,
+    RequantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
     SliceAttributes,
+    WeightFormat,
 )  # fmt: skip
+from compiler.reference_quantized import dequantized_weight, quantized_rows, requantized
 from isa.affine import Affine, evaluate
 from isa.errors import ModelError
 
@@ -90,6 +93,9 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 
 def _embedding(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    if isinstance(attributes, WeightFormat):
+        return [dequantized_weight(arguments[1], arguments[2], arguments.arrays[3], attributes)[arguments[0]]]
     return [arguments[1][arguments[0]]]
 
 
@@ -128,7 +134,15 @@ def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
 def _linear(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, LinearAttributes)
-    result = arguments[0] @ (arguments[1].T if attributes.weight_rows_are_outputs else arguments[1])
+    weight, *quantized = (
+        array.T if array is not None and not attributes.weight_rows_are_outputs else array
+        for array in (arguments[1], *(*arguments.arrays[4:6], None, None)[:2])
+    )
+    assert weight is not None
+    if attributes.weight_format is not None:
+        weight = dequantized_weight(weight, quantized[0], quantized[1], attributes.weight_format)
+    x = arguments[0] if len(arguments.arrays) < 7 else arguments[0].astype(np.float32) * arguments[6]
+    result = x @ weight[:, : x.shape[-1]].T
     for extra in arguments.arrays[2:4]:
         result = result if extra is None else result + extra
     return [result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)]
@@ -235,6 +249,12 @@ def _slice(arguments: Arguments) -> list[np.ndarray]:
     return [np.take(arguments[0], np.arange(start, start + size), axis=attributes.axis)]
 
 
+def _requantize(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, RequantizeAttributes)
+    return [requantized(arguments[0], attributes)]
+
+
 MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
@@ -247,4 +267,6 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "add": _add,
     "mul": _mul,
     "slice": _slice,
+    "quantize": lambda arguments: list(quantized_rows(arguments[0])),
+    "requantize": _requantize,
 }

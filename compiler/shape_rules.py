@@ -377,6 +377,36 @@ def _skip_norm(call: Call) -> list[Typed]:
     return [(fact.shape, fact.dtype)] * call.output_count
 
 
+def _packed_product(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    call.equal(fact.shape[-1], call.integer("K", 0))
+    return [((*fact.shape[:-1], call.integer("N", 0)), fact.dtype)]
+
+
+def _packed_gather(call: Call) -> list[Typed]:
+    table, ids, scales = (call.fact(index) for index in range(3))
+    elements = 8 // call.integer("bits", 4) if table.dtype == "uint8" else 1
+    return [((*ids.shape, table.shape[-1] * elements), scales.dtype)]
+
+
+def _quantize(call: Call) -> list[Typed]:
+    declared = call.integer("output_dtype", 0)
+    dtype = call.fact(2).dtype if call.has(2) else ONNX_DTYPES[declared or 2]
+    return [(call.fact(0).shape, dtype)]
+
+
+def _dequantize(call: Call) -> list[Typed]:
+    return [(call.fact(0).shape, call.fact(1).dtype)]
+
+
+def _dynamic_quantize(call: Call) -> list[Typed]:
+    return [(call.fact(0).shape, "uint8"), ((), "float32"), ((), "uint8")]
+
+
+def _integer_product(dtype: str) -> Rule:
+    return lambda call: [(shape, dtype) for shape, _ in _matmul(call)]
+
+
 _BOOLEAN = ("And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "IsNaN", "IsInf")
 _ARITHMETIC = (
     "Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Pow", "BitwiseAnd", "BitwiseOr",
@@ -396,16 +426,24 @@ SHAPE_RULES: dict[str, Rule] = {
     "Cast": _cast,
     "CastLike": lambda call: [(call.fact(0).shape, call.fact(1).dtype)],
     "Concat": _concat,
+    "DequantizeLinear": _dequantize,
+    "DynamicQuantizeLinear": _dynamic_quantize,
+    "DynamicQuantizeMatMul": _integer_product("float32"),
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherBlockQuantized": _packed_gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Gemm": _gemm,
     "GroupQueryAttention": _group_query_attention,
     "MatMul": _matmul,
+    "MatMulInteger": _integer_product("int32"),
+    "MatMulIntegerToFloat": _integer_product("float32"),
+    "MatMulNBits": _packed_product,
     "MultiHeadAttention": _multi_head_attention,
+    "QuantizeLinear": _quantize,
     "Range": _range,
     "ScatterElements": _same,
     "ScatterND": _same,
@@ -437,8 +475,16 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     "Attention": (3, 7),
     "Clip": (1, 3),
     "Gemm": (2, 3),
+    "DequantizeLinear": (2, 3),
+    "DynamicQuantizeLinear": (1, 1),
+    "DynamicQuantizeMatMul": (3, 5),
+    "GatherBlockQuantized": (3, 4),
     "GroupQueryAttention": (1, 16),
+    "MatMulInteger": (2, 4),
+    "MatMulIntegerToFloat": (4, 7),
+    "MatMulNBits": (3, 6),
     "MultiHeadAttention": (3, 10),
+    "QuantizeLinear": (2, 3),
     "RMSNormalization": (2, 2),
     "Range": (3, 3),
     "RotaryEmbedding": (3, 4),
@@ -453,7 +499,8 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
 }
 # Most outputs of each operator that can have more than one.
 _OUTPUT_COUNTS = {
-    "Attention": 3, "GroupQueryAttention": 3, "SkipSimplifiedLayerNormalization": 4, "Split": 1 << 20,
+    "Attention": 3, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3, "SkipSimplifiedLayerNormalization": 4,
+    "Split": 1 << 20,
 }  # fmt: skip
 
 

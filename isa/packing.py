@@ -163,7 +163,8 @@ def _group_scales(array: npt.NDArray[Any], dtype: Dtype, group: int) -> npt.NDAr
     """Return float32[..., groups, 1]: what an integer of each group is worth; 0 where all elements are 0."""
     groups = array.reshape(*array.shape[:-1], -1, group)
     largest = np.maximum(groups.max(-1, keepdims=True), -groups.min(-1, keepdims=True)).astype(np.float32)
-    return largest / np.float32((1 << (dtype.bits - 1)) - 1)
+    scales: npt.NDArray[np.float32] = largest / np.float32((1 << (dtype.bits - 1)) - 1)
+    return scales
 
 
 @np.errstate(invalid="ignore")

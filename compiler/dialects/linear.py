@@ -20,7 +20,7 @@ def fuse_linear(graph: Graph) -> Graph:
         inputs = (operation.inputs[0], name, _bias(operation), None)
         linear = Operation("linear", operation.name, inputs, operation.outputs, attributes)
         if inputs[2] is None:
-            _with_bias(rewriter, operation, linear)
+            replace_with_bias(rewriter, operation, linear)
         else:
             rewriter.replace(operation, [linear])
     return rewriter.build()
@@ -61,15 +61,15 @@ def _bias(operation: Operation) -> str | None:
     return operation.inputs[2] if is_onnx(operation, "Gemm") and len(operation.inputs) > 2 else None
 
 
-def _with_bias(rewriter: Rewriter, matmul: Operation, linear: Operation) -> None:
-    """Replace the product, or the addition of a constant vector to it if that is its only use."""
+def replace_with_bias(rewriter: Rewriter, matmul: Operation, linear: Operation) -> None:
+    """Put `linear` in the place of the product, or the addition of a constant vector to it if that is its only use."""
     product = matmul.outputs[0] or ""
     addition = rewriter.sole_consumer(product)
     if addition is not None and is_onnx(addition, "Add"):
         bias = next(other for own, other in operands(addition) if own == product)
         columns = rewriter.graph.value(product).shape[-1]
         if bias in rewriter.graph.constants and rewriter.graph.value(bias).shape == (columns,):
-            inputs = (*linear.inputs[:2], bias, None)
+            inputs = (*linear.inputs[:2], bias, *linear.inputs[3:])
             rewriter.replace(addition, [dataclasses.replace(linear, inputs=inputs, outputs=addition.outputs)])
             return
     rewriter.replace(matmul, [linear])
@@ -89,7 +89,7 @@ def fuse_residuals(graph: Graph) -> Graph:
         if candidates:
             _, own, other = max(candidates)
             linear = rewriter.producers[own]
-            inputs = (*linear.inputs[:3], other)
+            inputs = (*linear.inputs[:3], other, *linear.inputs[4:])
             rewriter.replace(operation, [dataclasses.replace(linear, inputs=inputs, outputs=operation.outputs)])
     return rewriter.build()
 

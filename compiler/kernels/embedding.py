@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from compiler.graph import Operation
+from compiler.graph import Operation, WeightFormat
 from compiler.kernel_builder import CoreBuilder, KernelBuilder, Register
+from compiler.kernels import embedding_quantized
 from compiler.kernels.dealing import INDEX_BYTES, Pieces, cut_rows, dealt_pieces, fetch_row, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from isa.errors import UnsupportedError
@@ -45,6 +46,8 @@ def _pieces(core: CoreBuilder, piece_bytes: int) -> AbstractContextManager[tuple
 
 def lower(context: Lowering, op: Operation) -> None:
     """Launch a look-up of all ids; every PE holds all of them."""
+    if isinstance(op.attributes, WeightFormat):
+        return embedding_quantized.lower(context, op, op.attributes)
     ids, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     limit = context.machine.pe.local_memory_bytes // 2
     if ids.row_bytes > limit:

@@ -1,0 +1,249 @@
+"""Core B of a linear kernel: expansion of packed weights, matrix products, accumulators, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
+from compiler.kernels.linear_walk import Buffers, Walk
+from compiler.linear_mapping import LinearMapping
+from isa.dtypes import FP32, INT8, Dtype
+from isa.machine import Machine
+
+ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh"}
+
+
+class Multiplier(Walk):
+    """Core B: matrix products, accumulators, and the way out."""
+
+    def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
+        super().__init__(mapping, machine, core, buffers)
+        held = mapping.block_rows
+        self.row_blocks = range(-(-mapping.tile_rows // held))
+        self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
+        self.column_blocks = [
+            (start, min(held, mapping.tile_outputs - start)) for start in range(0, mapping.tile_outputs, held)
+        ]
+
+    def emit(self) -> None:
+        self._prepare()
+        for _ in self.row_tiles():
+            self._split_rows()
+            for _ in self.output_tiles():
+                self._start_accumulators()
+                self._multiply_chunks()
+                self._finish()
+
+    def _prepare(self) -> None:
+        """Make zeros to start accumulators from, if there is nothing else."""
+        if not self._has_initial:
+            self._fill_zeros(self.buffers.initial)
+
+    @property
+    def _has_initial(self) -> bool:
+        return self.mapping.shape.has_bias or self.mapping.shape.has_residual
+
+    def _fill_zeros(self, buffer: BufferHandle) -> None:
+        self.core.emit("fill", out=buffer, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0)
+        self.core.push(buffer)
+
+    def _split_rows(self) -> None:
+        """Set the valid rows of each block; a block without any keeps one, which is not stored."""
+        if len(self.row_blocks) == 1:
+            return
+        held = self.mapping.block_rows
+        for block, rows in enumerate(self.block_rows):
+            self.core.subtract(self.tile_rows, block * held, rows)
+            self.core.minimum(rows, held, rows)
+            self.core.maximum(rows, 1, rows)
+
+    def _banks(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (bank, row block, first column, columns)."""
+        for block in self.row_blocks:
+            for index, (start, width) in enumerate(self.column_blocks):
+                yield block * len(self.column_blocks) + index, block, start, width
+
+    def _start_accumulators(self) -> None:
+        shape, initial = self.mapping.shape, self.buffers.initial
+        held = self.mapping.block_rows
+        for bank, block, start, width in self._banks():
+            rows = self.block_rows[block]
+            if shape.has_residual:
+                offset = block * held * self.tile_bytes + start * shape.out_dtype.bytes
+                self._with_offset(
+                    offset, "acc_load", bank=bank, a=initial, a_pitch=self.tile_bytes, rows=rows, columns=width,
+                    a_dtype=shape.out_dtype.name, spread="full",
+                )  # fmt: skip
+            else:
+                self._with_offset(
+                    start * 4 if shape.has_bias else 0, "acc_load", bank=bank, a=initial, rows=rows, columns=width,
+                    a_dtype="fp32", spread="row",
+                )  # fmt: skip
+        if self._has_initial:
+            self.core.pop(initial)
+
+    def _with_offset(self, offset: int, name: str, operand: str = "a_offset", **operands: object) -> None:
+        """Emit a command whose constant offset passes through a scratch register."""
+        with self.core.scratch() as register:
+            value = ZERO if offset == 0 else self.core.copy(offset, register)
+            self.core.emit(name, **{operand: value}, **operands)  # type: ignore[arg-type]
+
+    def _multiply_chunks(self) -> None:
+        core, mapping = self.core, self.mapping
+        with core.scratch() as left, core.scratch() as blocks, core.scratch() as x_offset:
+            core.copy(core.argument("k_bytes"), left)
+            if mapping.resident:
+                core.copy(0, x_offset)
+            with core.loop(core.argument("chunks")):
+                core.minimum(left, mapping.chunk_bytes, blocks)
+                core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
+                if self.buffers.scales is not None:
+                    self._expand(self.buffers.scales)
+                self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO)
+                core.increase(left, -mapping.chunk_bytes)
+                core.pop(self.buffers.factor)
+                if mapping.resident:
+                    core.increase(x_offset, mapping.chunk_bytes)
+                else:
+                    core.pop(self.buffers.x)
+
+    def _expand(self, scales: BufferHandle) -> None:
+        """Turn a chunk of integers into the matrix engine's type: minus zero points, times scales."""
+        mapping, buffers = self.mapping, self.buffers
+        packed, dtype = mapping.shape.packed, mapping.shape.dtype
+        assert packed is not None
+        source = (buffers.weight, packed.dtype.row_bytes(mapping.chunk_inputs), packed.dtype.name)
+        if buffers.zero_points is not None and buffers.shifted is not None:
+            zero_points = (buffers.zero_points, mapping.groups, INT8.name)
+            self._by_group("vsubg", buffers.shifted, source, zero_points)
+            source = (buffers.shifted, mapping.chunk_bytes, dtype.name)
+        self._by_group("vmulg", buffers.factor, source, (scales, mapping.groups * dtype.bytes, dtype.name))
+
+    def _by_group(
+        self, name: str, out: BufferHandle, a: tuple[BufferHandle, int, str], b: tuple[BufferHandle, int, str]
+    ) -> None:
+        """Emit a step of the expansion; a and b are (buffer, pitch, element type), both are used up."""
+        core, mapping = self.core, self.mapping
+        numbers = (mapping.chunk_bytes, a[1], b[1], mapping.tile_outputs, mapping.chunk_inputs)
+        with ExitStack() as lent:
+            registers = [core.copy(number, lent.enter_context(core.scratch())) for number in numbers]
+            core.emit(
+                name, out=out, out_pitch=registers[0], a=a[0], a_pitch=registers[1], b=b[0], b_pitch=registers[2],
+                rows=registers[3], columns=registers[4], out_dtype=mapping.shape.dtype.name, a_dtype=a[2],
+                b_dtype=b[2], group=mapping.group,
+            )  # fmt: skip
+        core.push(out)
+        core.pop(a[0])
+        core.pop(b[0])
+
+    def _multiply_chunk(self, blocks: Register, x_offset: Register) -> None:
+        """Multiply `blocks` blocks of K; in as many commands as the machine's repeat asks for."""
+        core, repeat = self.core, self.machine.matrix.max_repeat_blocks
+        block_bytes = self.machine.matrix.block_k_bytes
+        if self.mapping.chunk_bytes // block_bytes <= repeat:
+            self._multiply_blocks(blocks, x_offset, ZERO)
+            return
+        with core.scratch() as trips, core.scratch() as x, core.scratch() as weight, core.scratch() as step:
+            core.add(blocks, repeat - 1, trips)
+            core.compute("div", trips, repeat, trips)
+            core.copy(x_offset, x)
+            core.copy(0, weight)
+            with core.loop(trips):
+                core.minimum(blocks, repeat, step)
+                self._multiply_blocks(step, x, weight)
+                core.increase(x, repeat * block_bytes)
+                core.increase(weight, repeat * block_bytes)
+                core.increase(blocks, -repeat)
+
+    def _multiply_blocks(self, blocks: Register, x_offset: Register, weight_offset: Register) -> None:
+        core, mapping = self.core, self.mapping
+        x_pitch = core.argument("k_bytes") if mapping.resident else core.constant(mapping.chunk_bytes)
+        held = self.mapping.block_rows
+        with core.scratch() as x, core.scratch() as weight:
+            for bank, block, start, width in self._banks():
+                a_offset = x_offset if block == 0 else core.add(x_offset, block * held * mapping.chunk_bytes, x)
+                b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.chunk_bytes, weight)
+                core.emit(
+                    mapping.instruction, bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch,
+                    b=self.buffers.factor, b_offset=b_offset, b_pitch=mapping.chunk_bytes, rows=self.block_rows[block],
+                    columns=width, k_blocks=blocks, a_dtype=mapping.shape.dtype.name, accumulate="add",
+                )  # fmt: skip
+
+    def _finish(self) -> None:
+        """Round the results of a tile and store them, if it is no padding."""
+        with self._inside():
+            target, dtype = self._target()
+            self._drain(target, dtype)
+            if self.buffers.activation:
+                self.core.push(target)
+                self._activate()
+            self._send()
+
+    def _target(self) -> tuple[BufferHandle, Dtype]:
+        """Return where results go: to the activation, or straight to the way out."""
+        activation = self.buffers.activation
+        return (activation[0], FP32) if activation else (self.buffers.out, self.mapping.shape.out_dtype)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Run the block for tiles that are not beyond the last row or column."""
+        core = self.core
+        with (
+            core.when_less(self.row_start, core.argument("rows")),
+            core.when_less(self.out_offset, core.argument("out_bytes")),
+        ):
+            yield
+
+    def _drain(self, out: BufferHandle, dtype: Dtype) -> None:
+        """Write the accumulators of a tile to one slot of a buffer, whose rows are the tile's."""
+        held, pitch = self.mapping.block_rows, self.mapping.tile_outputs * dtype.bytes
+        for bank, block, start, width in self._banks():
+            offset = block * held * pitch + start * dtype.bytes
+            self._with_offset(
+                offset, "acc_drain", "out_offset", out=out, out_pitch=pitch, bank=bank,
+                rows=self.block_rows[block], columns=width, out_dtype=dtype.name,
+            )  # fmt: skip
+
+    def _send(self) -> None:
+        """Store the results of a tile that are in the result's rows."""
+        core, out = self.core, self.buffers.out
+        core.push(out)
+        with core.scratch() as address, core.scratch() as size:
+            core.multiply(self.first_row, core.argument("out_pitch"), address)
+            core.increase(address, self.out_offset)
+            core.increase(address, core.load_argument("out", size))
+            core.subtract(core.argument("out_bytes"), self.out_offset, size)
+            core.minimum(size, self.tile_bytes, size)
+            core.emit(
+                "dma_out", address=address, address_pitch=core.argument("out_pitch"), a=out, a_pitch=self.tile_bytes,
+                rows=self.tile_rows, row_bytes=size,
+            )  # fmt: skip
+        core.pop(out)
+
+    def _activate(self) -> None:
+        """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""
+        core, shape, out = self.core, self.mapping.shape, self.buffers.out
+        assert shape.activation is not None
+        raw, *later = self.buffers.activation
+        columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
+        with core.scratch() as width, core.scratch() as raw_pitch, core.scratch() as pitch:
+            core.copy(columns, width)
+            core.copy(columns * FP32.bytes, raw_pitch)
+            core.copy(columns * dtype.bytes, pitch)
+            limit = {"value": 0.0} if shape.activation == "relu" else {}
+            core.emit(
+                ACTIVATIONS[shape.activation], out=target, out_pitch=pitch, a=raw, a_pitch=raw_pitch,
+                rows=self.tile_rows, columns=width, out_dtype=dtype.name, a_dtype=FP32.name, **limit,
+            )  # fmt: skip
+            core.pop(raw)
+            if later:
+                core.push(target)
+                core.compute("div", self.out_offset, shape.out_dtype.bytes, pitch)
+                with core.scratch() as outputs:
+                    core.subtract(core.load_argument("outputs", outputs), pitch, pitch)
+                core.emit(
+                    "vlimit", out=out, out_pitch=self.tile_bytes, a=target, a_pitch=raw_pitch, first=pitch,
+                    rows=self.tile_rows, columns=width, out_dtype=shape.out_dtype.name, a_dtype=FP32.name, value=0.0,
+                )  # fmt: skip
+                core.pop(target)

@@ -1,0 +1,114 @@
+"""Core A of a linear kernel: chunks of x and of the weight, and what results start from."""
+
+from __future__ import annotations
+
+from compiler.kernel_builder import BufferHandle, Register
+from compiler.kernels.linear_walk import Walk
+
+
+class Loader(Walk):
+    """Core A: everything that comes in."""
+
+    def emit(self) -> None:
+        core, mapping = self.core, self.mapping
+        weight_tile, tile_step = core.register(), core.register()
+        x_row = core.register()
+        core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
+        if mapping.resident:
+            self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"), "all")
+        for _ in self.row_tiles():
+            core.multiply(self.index, tile_step, weight_tile)
+            with core.scratch() as base:
+                core.increase(weight_tile, core.load_argument("weight", base))
+            core.multiply(self.first_row, core.argument("x_pitch"), x_row)
+            with core.scratch() as base:
+                core.increase(x_row, core.load_argument("x", base))
+            for _ in self.output_tiles():
+                self._load_initial()
+                self._load_chunks(weight_tile, x_row)
+                with core.scratch() as step:
+                    core.multiply(self.stride, tile_step, step)
+                    core.increase(weight_tile, step)
+
+    def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
+        core, mapping = self.core, self.mapping
+        with core.scratch() as weight, core.scratch() as x, core.scratch() as left, core.scratch() as size:
+            core.copy(weight_tile, weight)
+            if not mapping.resident:
+                core.copy(x_row, x)
+                core.copy(core.argument("k_bytes"), left)
+            with core.loop(core.argument("chunks")):
+                if not mapping.resident:
+                    core.minimum(left, mapping.chunk_bytes, size)
+                    self._load_x(x, self.tile_rows, size, "row")
+                    core.increase(x, mapping.chunk_bytes)
+                    core.increase(left, -mapping.chunk_bytes)
+                core.emit(
+                    "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
+                    broadcast="none" if mapping.resident else self._broadcast("column"),
+                )  # fmt: skip
+                core.push(self.buffers.weight)
+                self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
+                self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
+                core.increase(weight, mapping.weight_chunk_bytes)
+
+    def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
+        """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""
+        if buffer is None:
+            return
+        core = self.core
+        with core.scratch() as address, core.scratch() as base:
+            core.subtract(weight, core.load_argument("weight", base), address)
+            core.compute("div", address, self.mapping.weight_chunk_bytes, address)
+            core.multiply(address, size, address)
+            core.increase(address, core.load_argument(name, base))
+            core.emit(
+                "dma_in", out=buffer, address=address, rows=1, row_bytes=core.copy(size, base),
+                broadcast="none" if self.mapping.resident else self._broadcast("column"),
+            )  # fmt: skip
+        core.push(buffer)
+
+    def _load_x(self, address: Register, rows: Register, size: Register, receivers: str) -> None:
+        core = self.core
+        pitch = size if self.mapping.resident else core.constant(self.mapping.chunk_bytes)
+        core.emit(
+            "dma_in", out=self.buffers.x, out_pitch=pitch, address=address, address_pitch=core.argument("x_pitch"),
+            rows=rows, row_bytes=size, broadcast=self._broadcast(receivers),
+        )  # fmt: skip
+        core.push(self.buffers.x)
+
+    def _broadcast(self, receivers: str) -> str:
+        return receivers if self.machine.dma.broadcast_reads else "none"
+
+    def _load_initial(self) -> None:
+        if self.mapping.shape.has_bias:
+            self._load_columns(self.buffers.initial, "initial")
+        elif self.mapping.shape.has_residual:
+            self._load_residual()
+
+    def _load_columns(self, buffer: BufferHandle, name: str) -> None:
+        """Load the tile's part of a row of one fp32 number per output, whose address is an argument."""
+        core = self.core
+        with core.scratch() as address:
+            core.multiply(self.out_offset, 4, address)
+            core.compute("div", address, self.mapping.shape.out_dtype.bytes, address)
+            with core.scratch() as base:
+                core.increase(address, core.load_argument(name, base))
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=self.mapping.tile_outputs * 4)
+        core.push(buffer)
+
+    def _load_residual(self) -> None:
+        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored."""
+        core = self.core
+        with core.scratch() as offset, core.scratch() as size, core.scratch() as address:
+            out_bytes = core.argument("out_bytes")
+            core.minimum(self.out_offset, core.subtract(out_bytes, 32, offset), offset)
+            core.minimum(core.subtract(out_bytes, offset, size), self.tile_bytes, size)
+            core.multiply(self.first_row, core.argument("initial_pitch"), address)
+            core.increase(address, offset)
+            core.increase(address, core.argument("initial"))
+            core.emit(
+                "dma_in", out=self.buffers.initial, out_pitch=self.tile_bytes, address=address,
+                address_pitch=core.argument("initial_pitch"), rows=self.tile_rows, row_bytes=size,
+            )  # fmt: skip
+        core.push(self.buffers.initial)

@@ -1,0 +1,108 @@
+"""What the loading and the multiplying core of a linear kernel share: arguments, buffers, and the walk over tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
+from compiler.linear_mapping import LinearMapping, LinearShape
+from isa.machine import Machine
+
+ARGUMENTS = (
+    "x", "x_pitch", "weight", "out", "out_pitch", "rows", "k_bytes", "out_bytes", "chunks", "row_rounds",
+    "output_tiles", "initial", "initial_pitch",
+)  # fmt: skip
+"""Addresses, pitches, `rows` of x, bytes of K and of a result row that hold data or zeros, counts; `initial` is the
+bias (fp32, one row of whole tiles) or the residual (rows of the result)."""
+PACKED_ARGUMENTS = ("scales", "zero_points")
+"""Addresses of what a packed weight is expanded with, in chunks like the weight."""
+ACTIVATED_ARGUMENTS = ("outputs",)
+"""With an activation that does not keep zeros: the outputs that are no padding."""
+SCALED_ARGUMENTS = ("row_scales", "row_scales_pitch", "scales")
+"""Addresses of the fp32 scales of integer operands: of the rows of x, and one row of whole tiles for the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """The circular buffers of a linear kernel."""
+
+    x: BufferHandle
+    weight: BufferHandle
+    initial: BufferHandle
+    out: BufferHandle
+    factor: BufferHandle
+    """The weight as it is multiplied: where a packed one is expanded to, else `weight`."""
+    activation: tuple[BufferHandle, ...]
+    """What the accumulators held; what it became, if its padding must be made zero again."""
+    scales: BufferHandle | None = None
+    zero_points: BufferHandle | None = None
+    shifted: BufferHandle | None = None
+    """A packed weight without its zero points, between the two steps of the expansion."""
+
+
+def arguments_of(shape: LinearShape) -> tuple[str, ...]:
+    """Return the names of the kernel's arguments."""
+    activated = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" else ()
+    packed = PACKED_ARGUMENTS if shape.packed else ()
+    return (*ARGUMENTS, *activated, *packed, *(SCALED_ARGUMENTS if shape.is_scaled else ()))
+
+
+class Walk:
+    """What both cores share: the loops over tiles, and where this PE's tiles start."""
+
+    def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
+        self.mapping, self.machine, self.core, self.buffers = mapping, machine, core, buffers
+        self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
+        self.index, self.stride = self._place()
+        self.row_start = core.register()
+        """First row of x of the tile; beyond the last row for a tile of padding."""
+        self.first_row, self.tile_rows = core.register(), core.register()
+        self.out_offset = core.register()
+        """Byte offset of the tile in a row of the result."""
+
+    def _place(self) -> tuple[Register, Register]:
+        """Return the first output tile of this PE and the distance to its next."""
+        core = self.core
+        if not self.mapping.resident:
+            return core.coordinate("column"), core.coordinate("columns")
+        index = core.multiply(core.coordinate("row"), core.coordinate("columns"))
+        core.increase(index, core.coordinate("column"))
+        return index, core.multiply(core.coordinate("rows"), core.coordinate("columns"))
+
+    def row_tiles(self) -> Iterator[None]:
+        """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
+        core, rows = self.core, self.core.argument("rows")
+        if self.mapping.resident:
+            core.copy(0, self.row_start)
+        else:
+            core.multiply(core.coordinate("row"), self.mapping.tile_rows, self.row_start)
+        with ExitStack() as body:
+            with core.scratch() as rounds:
+                body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
+            with core.scratch() as last:
+                core.minimum(self.row_start, core.subtract(rows, 1, last), self.first_row)
+            core.subtract(rows, self.first_row, self.tile_rows)
+            core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
+            yield
+            with core.scratch() as step:
+                core.multiply(core.coordinate("rows"), self.mapping.tile_rows, step)
+                core.increase(self.row_start, step)
+
+    def output_tiles(self) -> Iterator[None]:
+        """Loop over output tiles of this PE; keeps `out_offset`."""
+        core = self.core
+        core.multiply(self.index, self.tile_bytes, self.out_offset)
+        with ExitStack() as body:
+            with core.scratch() as trips:
+                core.load_argument("output_tiles", trips)
+                core.subtract(trips, self.index, trips)
+                core.increase(trips, self.stride)
+                core.increase(trips, -1)
+                core.compute("div", trips, self.stride, trips)
+                body.enter_context(core.loop(trips))
+            yield
+            with core.scratch() as step:
+                core.multiply(self.stride, self.tile_bytes, step)
+                core.increase(self.out_offset, step)
