@@ -22,6 +22,8 @@ HOST_DTYPES = (
 """Element types a source or a host array can have."""
 
 _NIBBLES = ("int4", "uint4")
+_CAST_ELEMENTS = 1 << 16
+"""Floats that are cast at a time: temporaries that stay in the processor's cache."""
 
 
 @cache
@@ -114,8 +116,22 @@ def _pack(source: npt.NDArray[np.uint8], constant: Constant, final_dtype: str) -
     array: npt.NDArray[Any] = _elements(source, constant.source_shape, constant.source_dtype)
     for step in constant.steps:
         array = _apply(step, array)
-    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = _contiguous(array).reshape(-1)
     return _pack_nibbles(flat.view(np.uint8)) if final_dtype in _NIBBLES else flat.view(np.uint8)
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array in C order.
+
+    Tiles of a transposed matrix are first copied as they lie in memory: reading them across would touch one cache line
+    per element, at distances that fall into the same few sets of the cache.
+    """
+    if array.flags.c_contiguous or array.ndim < 3:
+        return np.ascontiguousarray(array)
+    result = np.empty(array.shape, array.dtype)
+    for tile, source in zip(result, array, strict=True):
+        tile[...] = source.copy(order="K")
+    return result
 
 
 def _elements(source: npt.NDArray[np.uint8], shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
@@ -139,6 +155,8 @@ def _apply(step: PackStep, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return array.transpose(axes)
         case Reshape(shape):
             return array.reshape(shape)
+        case Pad(shape) if shape == array.shape:
+            return array
         case Pad(shape):
             padded = np.zeros(shape, dtype=array.dtype)
             padded[tuple(slice(size) for size in array.shape)] = array
@@ -186,7 +204,16 @@ def cast(array: npt.NDArray[Any], dtype: Dtype) -> npt.NDArray[Any]:
         return array
     if not dtype.is_float:
         return _to_integer(array, dtype, target)
-    values = array.astype(np.float32)
+    result = np.empty(array.shape, target)
+    source, flat = array.reshape(-1), result.reshape(-1)
+    for start in range(0, len(source), _CAST_ELEMENTS):
+        piece = slice(start, start + _CAST_ELEMENTS)
+        flat[piece] = _to_float(source[piece], dtype, target)
+    return result
+
+
+def _to_float(array: npt.NDArray[Any], dtype: Dtype, target: np.dtype[Any]) -> npt.NDArray[Any]:
+    values = array.astype(np.float32, copy=False)
     if dtype.name == "fp8e4m3":
         values = np.clip(values, np.float32(-448), np.float32(448))
     result = values.astype(target)
