@@ -7,10 +7,11 @@ runs. Dims are bound as a user would: batch and sequence to the sizes of the run
 with a cache read back what our own run before gave. A row compares all steps of a run where there is no padding.
 
 Float models must be within a tolerance of the reference; those of fp16 models were computed partly in fp16, so that
-no type is closer to them than fp16 is. Quantized ones round activations, so that a value on a
-boundary moves single outputs visibly: their mean difference counts, to the exact arithmetic on the quantized weights
-where the folder has it. Chosen tokens must be equal wherever the reference's two best differ by more than twice the
-tolerance. A case that cannot be compiled is a row with its error. The exit code is 1 if a row fails.
+no type is closer to them than fp16 is. Quantized ones round activations, so that a value on a boundary moves single
+outputs visibly: their mean difference counts. Where the folder has the exact arithmetic on quantized weights, that is
+the reference, steps read the caches it was given, and it counts like a float model. Chosen tokens must be equal
+wherever the reference's two best differ by more than twice the tolerance. A case that cannot be compiled is a row with
+its error. The exit code is 1 if a row fails.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def runs_of(folder: Path, case: str) -> Iterator[Run]:
             outputs = {name: reference[f"{prefix}.out.{name}"] for name in described["outputs"]}
             first = next(iter(described["outputs"]))
             expected = reference.get(f"{prefix}.exact", outputs[first])
+            if f"{prefix}.exact" in reference:
+                fed_back, is_quantized = {}, False
             graph, computed_in = folder / case / described["graph"], expected.dtype.name
             steps.append(Step(graph, inputs, first, expected.astype(np.float32), computed_in, fed_back))
         yield Run(case, run["name"], is_quantized, tuple(steps))

@@ -28,20 +28,24 @@ def compile_model(
     dtype: str = "fp16",
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     ignore_capacity: bool = False,
+    quantize: str | None = None,
+    group_size: int | None = None,
 ) -> Program:
     """Compile an ONNX file or model, or a checkpoint directory.
 
     `dims` gives named dims a size, or (for a cache length) a range (low, high).
 
     `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
+    `quantize` (int8 or int4) gives float weights fewer bits, int4 ones a scale per `group_size` elements of K.
     Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
     """
     from compiler.pipeline import BACK, FRONT, Options, run_passes
+    from compiler.quantize import quantization
     from isa.machine import load_machine
     from isa.program import Program
 
     chosen = load_machine(machine) if isinstance(machine, (str, Path)) else machine
-    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity)
+    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity, quantization(quantize, group_size))
     check_dtype(options.dtype, chosen)
     outcome = run_passes((*FRONT, *BACK), _imported(model, dtype), options)
     assert isinstance(outcome.level, Program)

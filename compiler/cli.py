@@ -36,6 +36,8 @@ class Request:
     machine: str
     dims: Mapping[str, int | tuple[int, int]]
     dtype: str
+    quantize: str | None
+    group_size: int | None
     output: str | None
     simulate: bool
     json: str | None
@@ -94,6 +96,12 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
     show_default=True,
     help="Element type of weights and activations. fp32 multiplies on the SIMD engine: slow, to check correctness.",
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int4"]),
+    help="Quantize the weights of linears: int8 (activations too, row by row) or int4 in groups along K.",
+)
+@click.option("--group-size", type=int, metavar="N", help="Elements of K that share a scale in int4.  [default: 32]")
 @click.option("-o", "--output", metavar="OUT", help="Write the program to this file.")
 @click.option("--simulate", is_flag=True, help="Time the program and print the report; no weights are needed.")
 @click.option("--json", metavar="FILE", help="Write the report of --simulate to this file.")
@@ -140,6 +148,7 @@ def _compiled(request: Request) -> Program | None:
     """Run the passes, printing what was asked for; None if they end before there is a program."""
     from compiler import check_dtype
     from compiler.pipeline import BACK, FRONT, Options, run_passes
+    from compiler.quantize import quantization
     from isa.machine import load_machine
     from isa.program import Program
 
@@ -148,6 +157,7 @@ def _compiled(request: Request) -> Program | None:
     printers = _printers(request, names, FRONT[-1].name)
     machine = load_machine(request.machine)
     check_dtype(request.dtype, machine)
+    weights = quantization(request.quantize, request.group_size)
     start = time.perf_counter()
     with Progress(f"compiling {request.model}") as progress:
 
@@ -157,7 +167,7 @@ def _compiled(request: Request) -> Program | None:
                 click.echo(f"{title}{text(level)}")
 
         graph, dims = _imported(request)
-        options = Options(machine, request.dtype, dims, request.ignore_capacity)
+        options = Options(machine, request.dtype, dims, request.ignore_capacity, weights)
         last = request.stop_after or _last_pass(request, printers, names)
         level = run_passes(passes, graph, options, observe=observe, stop_after=last).level
     if not isinstance(level, Program):

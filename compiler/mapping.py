@@ -257,6 +257,9 @@ class _Mapper:
             x.rows, x.columns, out.columns, x.dtype, self.dtype, bias is not None, residual is not None,
             op.attributes.activation, self._packed_weight(op),
         )  # fmt: skip
+        if shape.is_scaled and not self.machine.peak_macs_per_cycle(INT8.name):
+            help = "use a machine that does, or --quantize int4"
+            raise UnsupportedError(f"{self.machine.name} does not multiply int8", where=op.name, help=help)
         choice = choose_linear(shape, self.machine)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]

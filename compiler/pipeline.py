@@ -19,6 +19,7 @@ from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
 from compiler.placement import place
+from compiler.quantize import Quantization, quantize_weights
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
@@ -34,12 +35,13 @@ Observer = Callable[[str, Level], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for: machine, element type, sizes of dims (a number or a range), leniency."""
+    """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization."""
 
     machine: Machine
     dtype: str = "fp16"
     dims: Mapping[str, DimRange] = field(default_factory=dict)
     ignore_capacity: bool = False
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ FRONT = (
 """ONNX graph -> fused graph."""
 
 BACK = (
+    Pass("quantize_weights", "Give the linears of a float model integer weights, if that is asked for.",
+         lambda level, options: quantize_weights(_graph(level), options.quantization), requires=("fused",),
+         ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
