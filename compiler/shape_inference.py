@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compiler.argument_counts import check_arguments
 from compiler.evaluate import BAD_ARGUMENTS, FLOAT_DTYPES, MEANINGS, evaluate
 from compiler.graph import (
     Constant,
@@ -27,7 +28,7 @@ from compiler.graph import (
     dtype_of,
 )  # fmt: skip
 from compiler.kinds import SUPPORTED_KINDS
-from compiler.shape_rules import SHAPE_RULES, Call, Fact, check_arguments, shape_content, size_content, solved_shape
+from compiler.shape_rules import SHAPE_RULES, Call, Fact, shape_content, size_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
 from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean

@@ -79,7 +79,7 @@ def test_unknown_kind() -> None:
     writer = GraphWriter()
     writer.input("x", (1, 4, 64))
     writer.add("fft", ("x",), "y", (1, 4, 64))
-    with pytest.raises(ModelError, match="pass 'legalize' requires 'fused'"):
+    with pytest.raises(ModelError, match="pass 'quantize_weights' requires 'fused'"):
         run_passes(BACK, writer.graph("y"), OPTIONS)
     from compiler.emit import kernel_module
 
