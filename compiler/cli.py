@@ -128,8 +128,8 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 def command(dims: Sequence[tuple[str, int | tuple[int, int]]], **options: Any) -> None:
     """Compile MODEL, an ONNX file, a checkpoint directory or a known name, for a machine.
 
-    A checkpoint directory has the config.json and safetensors files of a Llama. These and known models have the dims
-    batch (default 1), sequence and past (default 0). Known models have no weights: they can be timed.
+    A checkpoint directory has the config.json and safetensors files of a Llama. Llamas have the dims batch (default 1),
+    sequence and past (default 0), other known models batch. Known models have no weights: they can be timed.
     Results go to stdout, all else to stderr.
     """
     request = Request(dims=by_name(dims), **options)
@@ -220,17 +220,18 @@ def _imported(request: Request) -> tuple[Graph, Mapping[str, int | tuple[int, in
     """Return the graph of a file, directory or known name, and the dims with the defaults of known models."""
     from compiler.checkpoint_import import DEFAULT_DIMS, ELEMENT_TYPES, load_checkpoint
     from compiler.onnx_import import import_model, load_onnx
-    from models import MODELS, build
+    from models import build, default_dims, list_models
 
     model = request.model
-    if model in MODELS:
+    if model in list_models():
         source = build(model, "absent", ELEMENT_TYPES[request.dtype])
-        return import_model(source, None, model), {**DEFAULT_DIMS, **request.dims}
+        return import_model(source, None, model), {**default_dims(model), **request.dims}
     if Path(model).is_dir():
         return load_checkpoint(Path(model), request.dtype), {**DEFAULT_DIMS, **request.dims}
     if model.endswith(".onnx") or os.sep in model or Path(model).exists():
         return load_onnx(Path(model)), request.dims
-    help = f"{did_you_mean(model, MODELS)} known models: {', '.join(MODELS)}; or give the path of an ONNX file".strip()
+    names = list_models()
+    help = f"{did_you_mean(model, names)} known models: {', '.join(names)}; or give the path of an ONNX file".strip()
     raise ModelError(f"no model '{model}'", help=help)
 
 

@@ -30,6 +30,8 @@ MODULE_BY_KIND = {
     "requantize": "requantize",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
+VIEW_KINDS = ("join",)
+"""Kinds that need no kernel: their operands are written in place."""
 INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}
 """By kind, which inputs are the indices and the table whose rows they choose."""
 PLACES_INPUT_BY_KIND = {"cache_append": 1, "rope": 4}
@@ -113,6 +115,8 @@ def kernel_module(op: Operation) -> ModuleType:
 
 
 def _is_view(mapped: MappedGraph, op: Operation) -> bool:
+    if op.kind in VIEW_KINDS:
+        return True
     return op.kind == "slice" and mapped.regions[op.outputs[0] or ""].storage != op.outputs[0]
 
 

@@ -14,10 +14,11 @@ from compiler.dialects.activation import fuse_activations
 from compiler.dialects.attention import fuse_attention
 from compiler.dialects.bags import unroll_bags
 from compiler.dialects.embedding import fuse_embeddings
-from compiler.dialects.embedding_bag import fuse_embedding_bags
+from compiler.dialects.embedding_bag import fuse_embedding_bags, fuse_lookups
 from compiler.dialects.forms import cancel_layout
 from compiler.dialects.group_query import fuse_group_query
 from compiler.dialects.interaction import fuse_interactions
+from compiler.dialects.joining import fuse_joins
 from compiler.dialects.linear import fuse_linear, fuse_linear_activations, fuse_residuals
 from compiler.dialects.quantized import fuse_quantized
 from compiler.dialects.rms_norm import fuse_norms
@@ -43,13 +44,14 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("merge_equal", merge_equal, "Merge equal constants and operations, so that layers share masks and tables."),
     ("fuse_quantized", fuse_quantized, "Quantized weights and activations -> formats of linear and embedding."),
     ("fuse_linear", fuse_linear, "MatMul with a constant, its transposition and its bias -> linear."),
+    ("fuse_embedding_bags", fuse_embedding_bags, "Sums of gathered rows -> embedding_bag."),
     ("fuse_embeddings", fuse_embeddings, "Gather of token rows -> embedding."),
     ("fuse_packed", fuse_packed, "Columns of a packed projection -> slice."),
     ("fuse_norms", fuse_norms, "All spellings of RMS norm -> rms_norm."),
     ("fuse_rotary", fuse_rotary, "All spellings of rotary embedding -> rope with fp32 tables."),
     ("fuse_group_query", fuse_group_query, "GroupQueryAttention -> rope and attention."),
     ("fuse_attention", fuse_attention, "Softmax attention with masks, repeated heads and cache -> attention."),
-    ("fuse_embedding_bags", fuse_embedding_bags, "Look-ups of rows, and sums of them -> embedding_bag."),
+    ("fuse_lookups", fuse_lookups, "Other look-ups of rows -> embedding_bag with bags of one."),
     ("fuse_interactions", fuse_interactions, "Products of features with each other, and the choice of some."),
     ("cancel_layout", cancel_layout, "Drop reshapes and transposes that cancel."),
     ("fuse_activations", fuse_activations, "SiLU gates -> swiglu."),
@@ -60,6 +62,7 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
         "Relu, sigmoid and tanh of a linear result -> its activation.",
     ),
     ("fuse_slices", fuse_slices, "Slices of activations -> slice."),
+    ("fuse_joins", fuse_joins, "Computed rows side by side -> join."),
     ("lower_generic", lower_generic, "What is left of ONNX operations -> kinds that work on any rank."),
     ("remove_dead", remove_dead, "Drop what no output needs any more."),
     ("check_supported", lambda graph: check_supported(graph), "Refuse what has not become a composite operation."),

@@ -116,6 +116,11 @@ class CoreBuilder:
         """Return a register that holds this PE's row or column, or the launch's rows or columns."""
         return self._once("coord", "which", which)
 
+    def load_coordinate(self, which: Coordinate, into: Register) -> Register:
+        """Emit `into = coordinate`, for one that is needed rarely."""
+        self.emit("coord", destination=into, which=which)
+        return into
+
     def _once(self, instruction: str, operand: str, value: int | str) -> Register:
         key = (instruction, value)
         if key not in self._cached:

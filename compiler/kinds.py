@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SUPPORTED_KINDS = (
     "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "mul", "slice",
-    "embedding_bag", "interaction", "quantize", "requantize",
+    "embedding_bag", "interaction", "join", "quantize", "requantize",
 )  # fmt: skip
 
 GENERIC_KINDS: tuple[str, ...] = ()

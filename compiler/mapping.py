@@ -84,6 +84,11 @@ class _Mapper:
         self.storages: dict[str, MappedStorage] = {}
         self.constants: dict[str, Constant] = {}
         self.linears: dict[str, LinearMapping] = {}
+        self.joined = {
+            part: (op.outputs[0] or "", index) for op in graph.operations if op.kind == "join"
+            for index, part in enumerate(op.inputs) if part
+        }  # fmt: skip
+        """Where in a `join` a value stands: (the whole, its number among the parts)."""
         self.index = -1
 
     def run(self) -> MappedGraph:
@@ -153,6 +158,19 @@ class _Mapper:
         self.regions[value] = Region(storage, 0, rows, columns, pitch, dtype)
         self.storages[storage] = MappedStorage(storage, rows * pitch, role, self.index, self.index)
 
+    def _store_part(self, name: str, op: Operation) -> None:
+        """Give a part of a `join` its columns of the whole, which gets its memory with the first part."""
+        whole, number = self.joined[name]
+        parts = [self.graph.value(part).shape for part, (other, _) in self.joined.items() if other == whole]
+        columns = [self._size(shape[-1], op) for shape in parts]
+        if whole not in self.regions:
+            shape = [self._size(dim, op) for dim in self.graph.value(whole).shape]
+            self._store(whole, whole, *_rows_and_columns(shape), self.dtype, "scratch")
+        place = self.regions[whole]
+        offset = sum(columns[:number]) * self.dtype.bytes
+        self.regions[name] = replace(place, offset_bytes=offset, columns=columns[number])
+        self._extend(whole, self.index)
+
     def _extend(self, storage: str, last: int) -> None:
         known = self.storages[storage]
         self.storages[storage] = replace(known, last=max(known.last, last))
@@ -178,12 +196,15 @@ class _Mapper:
         for name in op.inputs:
             if name in self.regions:
                 self._extend(self.regions[name].storage, self.index)
-        if op.kind == "slice" and self._is_view(op):
+        if op.kind == "join" or (op.kind == "slice" and self._is_view(op)):
             return
         for name in op.outputs:
             if name and name not in self.caches:
                 value = self.graph.value(name)
                 shape = [self._size(dim, op) for dim in value.shape]
+                if name in self.joined:
+                    self._store_part(name, op)
+                    continue
                 dtype = _QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
                 self._store(name, name, *_rows_and_columns(shape), dtype, "scratch")
         if op.kind in GENERIC_KINDS:

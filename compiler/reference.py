@@ -124,6 +124,10 @@ def _interaction(arguments: Arguments) -> list[np.ndarray]:
     return [np.concatenate(parts, axis=1)]
 
 
+def _join(arguments: Arguments) -> list[np.ndarray]:
+    return [np.concatenate([arguments[index] for index in range(len(arguments.arrays))], axis=-1)]
+
+
 def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, RmsNormAttributes)
@@ -259,6 +263,7 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
     "interaction": _interaction,
+    "join": _join,
     "rms_norm": _rms_norm,
     "linear": _linear,
     "rope": _rope,

@@ -24,8 +24,13 @@ _INTEGERS = ("int32", "int64")
 
 
 def fuse_embedding_bags(graph: Graph) -> Graph:
-    """Turn reductions of gathered rows over the rows of a bag, then look-ups of single rows, into `embedding_bag`."""
-    return _fuse(_fuse(graph, ("ReduceSum", "ReduceMean")), ("Gather",))
+    """Turn sums and means of gathered rows over the rows of a bag into `embedding_bag`."""
+    return _fuse(graph, ("ReduceSum", "ReduceMean"))
+
+
+def fuse_lookups(graph: Graph) -> Graph:
+    """Turn what is left of look-ups in constant tables into bags of one row."""
+    return _fuse(graph, ("Gather",))
 
 
 def _fuse(graph: Graph, op_types: tuple[str, ...]) -> Graph:

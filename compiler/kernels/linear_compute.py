@@ -209,41 +209,49 @@ class Multiplier(Walk):
         """Store the results of a tile that are in the result's rows."""
         core, out = self.core, self.buffers.out
         core.push(out)
-        with core.scratch() as address, core.scratch() as size:
-            core.multiply(self.first_row, core.argument("out_pitch"), address)
+        with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch:
+            core.multiply(self.first_row, core.load_argument("out_pitch", out_pitch), address)
             core.increase(address, self.out_offset)
             core.increase(address, core.load_argument("out", size))
             core.subtract(core.argument("out_bytes"), self.out_offset, size)
             core.minimum(size, self.tile_bytes, size)
             core.emit(
-                "dma_out", address=address, address_pitch=core.argument("out_pitch"), a=out, a_pitch=self.tile_bytes,
+                "dma_out", address=address, address_pitch=out_pitch, a=out, a_pitch=self.tile_bytes,
                 rows=self.tile_rows, row_bytes=size,
             )  # fmt: skip
         core.pop(out)
 
     def _activate(self) -> None:
-        """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""
+        """Apply the activation in fp32; what it makes of the zeros behind the last output becomes zero again."""
         core, shape, out = self.core, self.mapping.shape, self.buffers.out
         assert shape.activation is not None
         raw, *later = self.buffers.activation
         columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
-        with core.scratch() as width, core.scratch() as raw_pitch, core.scratch() as pitch:
+        core.push(raw)
+        limit = {"value": 0.0} if shape.activation == "relu" else {}
+        with core.scratch() as width, core.scratch() as raw_pitch:
             core.copy(columns, width)
             core.copy(columns * FP32.bytes, raw_pitch)
-            core.copy(columns * dtype.bytes, pitch)
-            limit = {"value": 0.0} if shape.activation == "relu" else {}
             core.emit(
-                ACTIVATIONS[shape.activation], out=target, out_pitch=pitch, a=raw, a_pitch=raw_pitch,
-                rows=self.tile_rows, columns=width, out_dtype=dtype.name, a_dtype=FP32.name, **limit,
+                ACTIVATIONS[shape.activation], out=target, out_pitch=raw_pitch if dtype is FP32 else self.tile_bytes,
+                a=raw, a_pitch=raw_pitch, rows=self.tile_rows, columns=width, out_dtype=dtype.name, a_dtype=FP32.name,
+                **limit,
             )  # fmt: skip
-            core.pop(raw)
-            if later:
-                core.push(target)
-                core.compute("div", self.out_offset, shape.out_dtype.bytes, pitch)
-                with core.scratch() as outputs:
-                    core.subtract(core.load_argument("outputs", outputs), pitch, pitch)
+        core.pop(raw)
+        if later:
+            core.push(target)
+            self._clear_padding(target)
+            core.pop(target)
+
+    def _clear_padding(self, activated: BufferHandle) -> None:
+        core, columns, out_dtype = self.core, self.mapping.tile_outputs, self.mapping.shape.out_dtype
+        with core.scratch() as valid, core.scratch() as width:
+            core.compute("div", self.out_offset, out_dtype.bytes, width)
+            core.subtract(core.load_argument("outputs", valid), width, valid)
+            core.copy(columns, width)
+            with core.scratch() as pitch:
+                core.copy(columns * FP32.bytes, pitch)
                 core.emit(
-                    "vlimit", out=out, out_pitch=self.tile_bytes, a=target, a_pitch=raw_pitch, first=pitch,
-                    rows=self.tile_rows, columns=width, out_dtype=shape.out_dtype.name, a_dtype=FP32.name, value=0.0,
+                    "vlimit", out=self.buffers.out, out_pitch=self.tile_bytes, a=activated, a_pitch=pitch, first=valid,
+                    rows=self.tile_rows, columns=width, out_dtype=out_dtype.name, a_dtype=FP32.name, value=0.0,
                 )  # fmt: skip
-                core.pop(target)

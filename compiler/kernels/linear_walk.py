@@ -87,7 +87,7 @@ class Walk:
             core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
             yield
             with core.scratch() as step:
-                core.multiply(core.coordinate("rows"), self.mapping.tile_rows, step)
+                core.multiply(core.load_coordinate("rows", step), self.mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
     def output_tiles(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from models import MODELS, build, list_models
+from models import DLRM_MODELS, MODELS, build, list_models
 from models.llama import LlamaConfig, RopeScaling, build_llama
 
 TINY = ("llama-tiny", "llama-tiny-wide", "llama-tiny-odd")
@@ -39,7 +39,7 @@ def _weight_elements(model: onnx.ModelProto) -> int:
 
 def test_every_model_is_listed() -> None:
     """The published models and the tiny ones, under the name in their configuration."""
-    assert set(list_models()) == {*PUBLISHED, *TINY}
+    assert set(list_models()) == {*PUBLISHED, *TINY, *DLRM_MODELS}
     assert all(config.name == name for name, config in MODELS.items())
 
 
