@@ -222,12 +222,11 @@ class Multiplier(Walk):
         core.pop(out)
 
     def _activate(self) -> None:
-        """Apply the activation in fp32; what it makes of the zeros behind the last output becomes zero again."""
+        """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""
         core, shape, out = self.core, self.mapping.shape, self.buffers.out
         assert shape.activation is not None
         raw, *later = self.buffers.activation
         columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
-        core.push(raw)
         limit = {"value": 0.0} if shape.activation == "relu" else {}
         with core.scratch() as width, core.scratch() as raw_pitch:
             core.copy(columns, width)
