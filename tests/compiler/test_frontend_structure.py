@@ -23,6 +23,8 @@ from tests.compiler import exported_models
 from tests.compiler.exported_models import CASES, dims_for, files_of, first_step, fused_for, graph_of, model_of
 
 FILES = [(case, file) for case in CASES for file in files_of(case)]
+# Packed projections into GroupQueryAttention.
+GROUP_QUERY_CASES = ("genai_fp16_gqa", "genai_int4_b16_asym", "genai_int4_b32", "genai_int8")
 # Two layers each: 7 linear per layer and the head, two norms per layer and the last, rope of q and k.
 TWO_LAYERS = {"embedding": 1, "rms_norm": 5, "linear": 15, "rope": 4, "attention": 2, "swiglu": 2}
 # Packed projections: one linear and three slices where the others have three linears.
@@ -40,7 +42,9 @@ def fused_first(case: str, file: str) -> Graph:
 @pytest.mark.parametrize(("case", "file"), FILES)
 def test_composite_counts(case: str, file: str) -> None:
     """Every file becomes the same few composite operations; residual additions are inside of linear."""
-    expected = TWO_PACKED_LAYERS if "gqa" in case else TWO_LAYERS
+    expected = TWO_PACKED_LAYERS if case in GROUP_QUERY_CASES else TWO_LAYERS
+    if "int8dyn" in case:
+        expected = expected | {"quantize": 9}  # before q, k, v; o; gate, up; down of each layer, and before the head
     if "static_cache" in case:
         expected = expected | {"embedding": 2}  # rows of the mask by position
     assert kinds(fused_first(case, file)) == expected
@@ -51,12 +55,13 @@ def test_attention_attributes(case: str, file: str) -> None:
     """Heads, scale, mask and cache length are read off the graph."""
     graph = fused_first(case, file)
     cached = any("past" in name for name in graph.inputs)
-    flags = "attention_mask" if "attention_mask" in graph.inputs and "gqa" not in case else None
+    flags = "attention_mask" if "attention_mask" in graph.inputs and case not in GROUP_QUERY_CASES else None
     for operation in graph.operations:
         if operation.kind == "attention":
             attributes = operation.attributes
             assert isinstance(attributes, AttentionAttributes)
-            assert (attributes.head_count, attributes.kv_head_count, attributes.head_dim) == (4, 2, 16)
+            heads = 6 if "asym" in case else 4
+            assert (attributes.head_count, attributes.kv_head_count, attributes.head_dim) == (heads, 2, 16)
             assert attributes.scale == 0.25 and attributes.causal
             assert operation.inputs[5] == flags
             assert isinstance(attributes.past, Affine) if graph.symbols else attributes.past == 0
