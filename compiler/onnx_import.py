@@ -21,7 +21,7 @@ from isa.errors import ModelError, UnsupportedError
 if TYPE_CHECKING:
     import onnx
 
-LOWEST_OPSET, HIGHEST_OPSET = 17, 24
+LOWEST_OPSET, HIGHEST_OPSET = 14, 24
 
 
 def load_onnx(path: Path) -> Graph:
