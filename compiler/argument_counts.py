@@ -43,7 +43,8 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
 }
 # Most outputs of each operator that can have more than one.
 _OUTPUT_COUNTS = {
-    "Attention": 3, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3, "SkipSimplifiedLayerNormalization": 4,
+    "Attention": 3, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3,
+    "MultiHeadAttention": 3, "SkipSimplifiedLayerNormalization": 4,
     "Split": 1 << 20,
 }  # fmt: skip
 

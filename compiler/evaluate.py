@@ -201,6 +201,18 @@ def _gather_elements(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np
     return np.take_along_axis(arrays[0], arrays[1], attributes.integer("axis", 0))
 
 
+def _scatter_elements(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
+    if str(attributes.get("reduction", "none")) != "none":
+        raise Undecided("ScatterElements with a reduction")
+    data, indices, updates = arrays
+    if data.ndim != 1:
+        raise Undecided("ScatterElements of several axes")  # only sizes are scattered
+    result, axis = data.copy(), attributes.integer("axis", 0)
+    places = np.where(indices < 0, indices + data.shape[axis], indices).astype(np.int64)
+    np.put_along_axis(result, places, updates, axis)
+    return result
+
+
 def _trilu(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
     offset = int(arrays[1]) if len(arrays) > 1 and arrays[1] is not None else 0
     rows, columns = np.indices(arrays[0].shape[-2:])
@@ -353,6 +365,7 @@ MEANINGS: dict[str, Meaning] = {
     "ReduceSum": _reduction(np.sum),
     "Reshape": _movement(_reshape),
     "Round": _unary(np.round),
+    "ScatterElements": _movement(_scatter_elements),
     "Sigmoid": _unary(lambda array: (1 / (1 + np.exp(-array))).astype(array.dtype)),
     "Sin": _unary(np.sin),
     "Slice": _movement(_slice),

@@ -335,7 +335,7 @@ def _demand_length(mask: Value, length: Dim, operation: Operation, solver: Solve
 
 
 # Earlier inputs of these are activations and rotary factors.
-_FIRST_MASK_INPUT = {"Attention": 3, "GroupQueryAttention": 5, "MultiHeadAttention": 5, "RotaryEmbedding": 4}
+_FIRST_MASK_INPUT = {"Attention": 3, "GroupQueryAttention": 5, "MultiHeadAttention": 4, "RotaryEmbedding": 4}
 
 
 def _mask_inputs(operation: Operation, op_type: str) -> tuple[str | None, ...]:
@@ -354,7 +354,8 @@ def _key_length(operation: Operation, facts: Mapping[str, Fact]) -> Dim | None:
         query, past = facts[operation.inputs[0] or ""], operation.inputs[3]
         return query.shape[1] + (facts[past].shape[2] if past else 0)
     if attributes.op_type == "MultiHeadAttention":
-        return facts[operation.inputs[1] or ""].shape[1]
+        past = operation.inputs[6] if len(operation.inputs) > 6 else None
+        return facts[operation.inputs[1] or ""].shape[1] + (facts[past].shape[2] if past else 0)
     if attributes.op_type == "Attention":
         query, key = facts[operation.inputs[0] or ""], facts[operation.inputs[1] or ""]
         past = operation.inputs[4] if len(operation.inputs) > 4 else None

@@ -344,9 +344,14 @@ def _multi_head_attention(call: Call) -> list[Typed]:
         raise Undecided("MultiHeadAttention of packed or four-dimensional operands")
     call.equal(key.shape[1], value.shape[1])
     call.equal(query.shape[2], key.shape[2])
+    length, heads = key.shape[1], call.integer("num_heads", 1)
+    if call.has(6):
+        length = length + call.fact(6).shape[2]
     if call.has(5):
-        call.equal(call.fact(5).shape[-1], key.shape[1])
-    return [((*query.shape[:2], value.shape[2]), query.dtype)]
+        call.equal(call.fact(5).shape[-1], length)
+    columns = [Product.of([fact.shape[2]]).divided_by(Product.of([heads])) for fact in (key, value)]
+    present = [((query.shape[0], heads, length, size), query.dtype) for size in columns]
+    return [((*query.shape[:2], value.shape[2]), query.dtype), *present][: call.output_count]
 
 
 def group_query_sizes(call: Call) -> tuple[Dim, Dim, Dim]:

@@ -7,15 +7,17 @@ of the three operands; `cache` tells how new keys and values join those of a cac
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from compiler.dialects import layout
+from compiler.dialects.attention_match import Match, match_attention, match_multi_head
 from compiler.dialects.bias import Bias, BiasBuilder
 from compiler.dialects.cache import Axes, CacheWrite, CacheWrites, heads_first
 from compiler.dialects.forms import Forms
 from compiler.dialects.layout import BROADCAST, Atom, Dims, Form
 from compiler.dialects.mask import Grid, MaskClassifier, MaskPart
-from compiler.dialects.rewrite import Rewriter, integer, is_onnx, number, operands
+from compiler.dialects.rewrite import Rewriter, integer, is_onnx, operands
 from compiler.dialects.rotary import Heads, split_heads
 from compiler.dialects.subgraph import Subgraph
 from compiler.graph import AttentionAttributes, Graph, Operation
@@ -24,25 +26,6 @@ from isa.errors import UnsupportedError
 
 # Inputs of an attention that has neither bias nor places.
 SHORTEST_INPUTS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An attention as it stands in the graph: its operands, mask parts and where it ends.
-
-    Operands are [batch, heads, tokens, head_dim], or [batch, tokens, heads * head_dim] if `flat_head_count` is given.
-    """
-
-    name: str
-    query: str
-    key: str
-    key_is_transposed: bool
-    value: str
-    scale: float
-    masks: tuple[MaskPart, ...]
-    causal: bool
-    end: Operation
-    flat_head_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +59,9 @@ def fuse_attention(graph: Graph) -> Graph:
         if is_onnx(operation, "Softmax"):
             match = fuser.decomposed(operation)
         elif is_onnx(operation, "Attention"):
-            match = fuser.direct(operation)
+            match = match_attention(rewriter, subgraph, operation)
         elif is_onnx(operation, "MultiHeadAttention"):
-            match = fuser.multi_head(operation)
+            match = match_multi_head(rewriter, operation)
         if match is not None:
             fuser.emit(match)
     return rewriter.build()
@@ -92,38 +75,6 @@ class _Fuser:
         self.writes = CacheWrites(rewriter, forms, subgraph)
 
     # --- matching ---------------------------------------------------------------------------------------------------
-
-    def direct(self, operation: Operation) -> Match | None:
-        """Match the opset-23 Attention operator on four-dimensional operands without its own cache."""
-        inputs = (*operation.inputs, None, None, None, None)
-        plain = number(operation, "softcap", 0.0) == 0 and integer(operation, "qk_matmul_output_mode", 0) == 0
-        if not plain or any(inputs[4:]) or len(self._shape(inputs[0])) != 4 or len(operation.outputs) != 1:
-            return None
-        masks: tuple[MaskPart, ...] = ()
-        if inputs[3] is not None:
-            mode = "keep" if self.graph.value(inputs[3]).dtype == "bool" else "additive"
-            masks = (MaskPart(inputs[3], mode),)
-            if not self.subgraph.is_evaluable(inputs[3]) and mode == "keep":
-                return None
-        head_dim = int(self._shape(inputs[0])[3])  # type: ignore[arg-type]
-        scale = number(operation, "scale", head_dim**-0.5)
-        causal = bool(integer(operation, "is_causal", 0))
-        query, key, value = (name or "" for name in inputs[:3])
-        return Match(operation.name, query, key, False, value, scale, masks, causal, operation)
-
-    def multi_head(self, operation: Operation) -> Match | None:
-        """Match com.microsoft MultiHeadAttention on flat operands, with an additive mask and without its own cache."""
-        inputs = (*operation.inputs, *[None] * 7)
-        heads = integer(operation, "num_heads", 0)
-        if any((*inputs[3:5], *inputs[6:])) or len(operation.outputs) != 1 or integer(operation, "unidirectional", 0):
-            return None
-        columns = self._shape(inputs[0])[2]
-        if heads == 0 or isinstance(columns, Affine) or columns % heads:
-            return None
-        masks = (MaskPart(inputs[5], "additive"),) if inputs[5] is not None else ()
-        scale = number(operation, "scale", 0.0) or (columns // heads) ** -0.5
-        query, key, value = (name or "" for name in inputs[:3])
-        return Match(operation.name, query, key, False, value, scale, masks, False, operation, heads)
 
     def decomposed(self, softmax: Operation) -> Match | None:
         """Match Softmax(scale * Q K^T + mask) V around a softmax over the last axis."""
@@ -250,6 +201,15 @@ class _Fuser:
             return None
         return Operand(form.source, None, self._exposed(form.source, arranged, sizes, kv_heads), None, kv_heads, scale)
 
+    def _with_own_cache(self, match: Match, index: int, operand: Operand | None) -> Operand | None:
+        """Give keys (0) or values (1) the cache that the attention operator itself takes and gives."""
+        own = match.own_cache
+        if own is None or operand is None:
+            return operand
+        present = own.present[index] if own.present[index] in self.graph.outputs else None
+        is_new = operand.write is None and not self.rewriter.consumers.get(own.present[index] or "")
+        return dataclasses.replace(operand, past=own.past[index], present=present) if is_new else None
+
     def _present(self, write: CacheWrite) -> str | None:
         """Return the graph output that holds the cache after, arranged as the cache before."""
         made = write.operation.outputs[0] or ""
@@ -285,6 +245,7 @@ class _Fuser:
         order = "flat" if match.flat_head_count is not None else "keys"
         key = self._operand(match.key, "columns" if match.key_is_transposed else order, sizes)
         value = self._operand(match.value, order, sizes)
+        key, value = (self._with_own_cache(match, index, operand) for index, operand in enumerate((key, value)))
         if key is None or value is None or key.kv_head_count != value.kv_head_count or value.scale != 1.0:
             return
         past = self._past(key, value, match)
@@ -337,7 +298,7 @@ class _Fuser:
         return self._shape(match.query)[1 if match.flat_head_count is not None else 2]
 
     def _own_causal(self, match: Match, past: Dim) -> bool:
-        if match.causal and past != 0:
+        if match.causal and past != 0 and match.own_cache is None:
             what = "is_causal with keys from a cache aligns queries with the first keys"
             raise UnsupportedError(what, where=f"node {match.name!r}", help="give the mask as an input")
         return match.causal
@@ -361,7 +322,7 @@ class _Fuser:
         split = [] if is_flat else split_heads(self.rewriter, merged, end, arrangement, match.name)
         self.rewriter.replace(match.end, [*mask.operations, attention, *split])
         for operand in (key, value):
-            if operand.present is not None:
+            if operand.present is not None and operand.present not in match.end.outputs:
                 self.rewriter.replace(self.rewriter.producers[operand.present], [])
 
 

@@ -96,7 +96,8 @@ class BiasBuilder:
         for part in source.parts:
             array = self._subgraph.run(part.value, {}, given)
             if part.mode != "additive":
-                keep = array.astype(bool) == (part.mode == "keep")
+                keep = array.astype(bool) == (part.mode != "hide")
+                keep = keep[:, None, None, :] if part.mode == "keys" else keep
                 array = np.where(keep, np.float32(0), np.float32(-np.inf))
             total = total + array.astype(np.float32)
         return np.ascontiguousarray(total)

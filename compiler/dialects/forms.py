@@ -42,7 +42,9 @@ class Forms:
         if is_onnx(operation, "Transpose"):
             order = onnx_attributes(operation).get("perm", tuple(reversed(range(len(shape)))))
             return [layout.transposed(self._input(operation), order)]  # type: ignore[arg-type]
-        if is_onnx(operation, "Expand"):
+        if is_onnx(operation, "Tile") and not self._repeats_single(operation):
+            return []
+        if is_onnx(operation, "Expand", "Tile"):
             return [
                 layout.expanded(
                     self._input(operation), self._rewriter.graph.value(operation.inputs[0] or "").shape, shape
@@ -64,6 +66,12 @@ class Forms:
     def _is_data(self, name: str | None) -> bool:
         """Tell whether a value depends on activations (masks, positions and tables have no form)."""
         return name is not None and not self._subgraph.is_evaluable(name)
+
+    def _repeats_single(self, operation: Operation) -> bool:
+        """Tell whether a Tile only repeats axes of size 1, as Expand does."""
+        values = self._rewriter.graph.value
+        before, after = (values(name or "").shape for name in (operation.inputs[0], operation.outputs[0]))
+        return all(old in (1, new) for old, new in zip(before, after, strict=True))
 
     def _input(self, operation: Operation) -> Form:
         return self[operation.inputs[0] or ""]

@@ -33,10 +33,13 @@ LARGE_GRID = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class MaskPart:
-    """A value that hides keys: added to the scores (`additive`), or true where keys are kept or hidden."""
+    """A value that hides keys: added to the scores (`additive`), or true where keys are kept or hidden.
+
+    In the mode `keys` it is [batch, keys], true where a key is kept; else it broadcasts to the scores.
+    """
 
     value: str
-    mode: str  # "additive", "keep" or "hide"
+    mode: str  # "additive", "keep", "hide" or "keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ class MaskClassifier:
                 if not (hidden | (array == 0)).all():
                     return None
                 result = result & ~hidden
+            elif part.mode == "keys":
+                result = result & array.astype(bool)[:, None, None, :]
             else:
                 result = result & (array.astype(bool) if part.mode == "keep" else ~array.astype(bool))
         heads = result.shape[-3] if result.ndim >= 3 else 1
