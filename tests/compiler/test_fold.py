@@ -71,6 +71,7 @@ SAMPLES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     ("ReduceSum", [INTEGERS, ints(0, 2)], {"keepdims": 0}),
     ("ReduceSum", [INTEGERS, None], {}),
     ("Reshape", [FLOATS, ints(0, -1)], {}),
+    ("ScatterElements", [INTEGERS[0, 0], ints(1, -1), ints(7, 8)], {"axis": 0}),
     ("Slice", [FLOATS, ints(1), ints(2**63 - 1), ints(-1), ints(2)], {}),
     ("Slice", [FLOATS, ints(-1), ints(-(2**63)), ints(2), ints(-1)], {}),
     ("Slice", [FLOATS, ints(0, 1), ints(-1, 3)], {}),
