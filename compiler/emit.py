@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
+from compiler.kinds import VIEW_KINDS
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from isa.affine import Affine, Dim, symbols_of
@@ -28,9 +29,12 @@ MODULE_BY_KIND = {
     "swiglu": "elementwise",
     "quantize": "quantize",
     "requantize": "requantize",
+    "move": "move",
+    "reshape": "reshape",
+    "concat": "concat",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
-VIEW_KINDS = ("join",)
+PLACED_KINDS = ("join",)
 """Kinds that need no kernel: their operands are written in place."""
 INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}
 """By kind, which inputs are the indices and the table whose rows they choose."""
@@ -115,9 +119,8 @@ def kernel_module(op: Operation) -> ModuleType:
 
 
 def _is_view(mapped: MappedGraph, op: Operation) -> bool:
-    if op.kind in VIEW_KINDS:
-        return True
-    return op.kind == "slice" and mapped.regions[op.outputs[0] or ""].storage != op.outputs[0]
+    is_elsewhere = mapped.regions[op.outputs[0] or ""].storage != op.outputs[0] if op.kind in VIEW_KINDS else False
+    return op.kind in PLACED_KINDS or is_elsewhere
 
 
 def _storages(mapped: MappedGraph) -> Iterable[Storage]:
@@ -147,7 +150,7 @@ def _port(value: Value, region: Region) -> Port:
     row = region.pitch_bytes
     if region.rows == 1 and len(value.shape) > 1 and not isinstance(value.shape[-1], Affine):
         row = size * value.shape[-1]
-    strides = [row] * (len(value.shape) - 1) + [size]
+    strides = [row] * (len(value.shape) - 1) + [size] * bool(value.shape)
     for axis in range(len(value.shape) - 3, -1, -1):
         strides[axis] = strides[axis + 1] * _rows(value.shape[axis + 1])
     offset = region.offset_bytes

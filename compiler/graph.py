@@ -264,6 +264,33 @@ class InteractionAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveAttributes:
+    """`out[i, j, ...] = x[starts + steps * place]`: axis k of the result walks along axis `axes[k]` of x.
+
+    An axis of x that no axis of the result walks along stays at its start; None repeats along an axis of the result.
+    """
+
+    sizes: tuple[int, ...]
+    axes: tuple[int | None, ...]
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeAttributes:
+    """The shape that a reshape gives its operand."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisAttributes:
+    """The axis along which tensors are joined, or elements are looked up."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class SizesAttributes:
     """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
 
@@ -282,6 +309,9 @@ Attributes = (
     | SliceAttributes
     | EmbeddingBagAttributes
     | InteractionAttributes
+    | MoveAttributes
+    | ShapeAttributes
+    | AxisAttributes
     | SizesAttributes
 )
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 SUPPORTED_KINDS = (
     "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "mul", "slice",
-    "embedding_bag", "interaction", "join", "quantize", "requantize",
+    "embedding_bag", "interaction", "join", "quantize", "requantize", "move", "reshape", "concat",
 )  # fmt: skip
 
-GENERIC_KINDS: tuple[str, ...] = ()
+MOVEMENT_KINDS = ("move", "reshape", "concat")
+"""Kinds that only move elements."""
+GENERIC_KINDS: tuple[str, ...] = MOVEMENT_KINDS
 """Those of the long tail. Their constant inputs lie in memory like values, in regions of their own."""
+
+VIEW_KINDS = ("slice", "move", "reshape")
+"""Kinds whose result may be a view of their input."""

@@ -12,15 +12,17 @@ from compiler.graph import (
     AttentionAttributes,
     Graph,
     LinearAttributes,
+    MoveAttributes,
     Operation,
     RopeAttributes,
+    ShapeAttributes,
     SliceAttributes,
     Value,
     WeightFormat,
 )
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
-from compiler.kinds import GENERIC_KINDS
+from compiler.kinds import GENERIC_KINDS, VIEW_KINDS
 from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS, CacheRegion, MappedGraph, MappedStorage, Region
 from compiler.packing import (
@@ -40,6 +42,7 @@ from compiler.quantized_packing import (
     pack_zero_points,
 )
 from compiler.symbols import interval
+from compiler.views import moved_view, reshaped_view
 from isa.affine import Affine, Dim
 from isa.dtypes import BY_NAME, FP32, INT8, INT32, Dtype
 from isa.errors import UnsupportedError
@@ -156,7 +159,8 @@ class _Mapper:
     def _store(self, value: str, storage: str, rows: int, columns: int, dtype: Dtype, role: Role) -> None:
         pitch = padded_row_bytes(columns, dtype)
         self.regions[value] = Region(storage, 0, rows, columns, pitch, dtype)
-        self.storages[storage] = MappedStorage(storage, rows * pitch, role, self.index, self.index)
+        size = max(rows * pitch, ROW_ALIGNMENT_BYTES)
+        self.storages[storage] = MappedStorage(storage, size, role, self.index, self.index)
 
     def _store_part(self, name: str, op: Operation) -> None:
         """Give a part of a `join` its columns of the whole, which gets its memory with the first part."""
@@ -196,7 +200,9 @@ class _Mapper:
         for name in op.inputs:
             if name in self.regions:
                 self._extend(self.regions[name].storage, self.index)
-        if op.kind == "join" or (op.kind == "slice" and self._is_view(op)):
+        if op.kind in GENERIC_KINDS:
+            self._map_generic_inputs(op)
+        if op.kind == "join" or (op.kind in VIEW_KINDS and self._is_view(op)):
             return
         for name in op.outputs:
             if name and name not in self.caches:
@@ -207,13 +213,18 @@ class _Mapper:
                     continue
                 dtype = _QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
                 self._store(name, name, *_rows_and_columns(shape), dtype, "scratch")
-        if op.kind in GENERIC_KINDS:
-            for name in op.inputs:
-                if name in self.graph.constants:
-                    self._map_constant(self.graph.constants[str(name)])
         pack = _PACKERS.get(op.kind)
         if pack:
             pack(self, op)
+
+    def _map_generic_inputs(self, op: Operation) -> None:
+        """Give constants regions; a cache has none, its layout is known to attention only."""
+        for name in op.inputs:
+            if name in self.graph.constants:
+                self._map_constant(self.graph.constants[str(name)])
+            elif name in self.caches and name not in self.regions:
+                help = "use the keys and values before they are appended to the cache"
+                raise UnsupportedError(f"{op.kind} reads {name}, which is a cache", where=op.name, help=help)
 
     def _map_constant(self, constant: GraphConstant) -> None:
         """Give a constant a region like that of a value: padded rows, whole numbers as int32."""
@@ -230,7 +241,22 @@ class _Mapper:
         self.storages[storage] = MappedStorage(storage, packed_bytes(packed), "constant", -1, last, "dram")
 
     def _is_view(self, op: Operation) -> bool:
-        """Make the output a view of the input if its place is a strided one; rows may not be cut out of a batch."""
+        """Make the output a view of the input if its place is a strided one."""
+        if op.kind == "slice":
+            return self._is_slice_view(op)
+        source, output = op.inputs[0] or "", op.outputs[0] or ""
+        shape = [self._size(dim, op) for dim in self.graph.value(source).shape]
+        if isinstance(op.attributes, ShapeAttributes):
+            view = reshaped_view(self.regions[source], op.attributes.shape)
+        else:
+            assert isinstance(op.attributes, MoveAttributes)
+            view = moved_view(self.regions[source], shape, op.attributes)
+        if view is not None:
+            self.regions[output] = view
+        return view is not None
+
+    def _is_slice_view(self, op: Operation) -> bool:
+        """Make a slice a view; rows may not be cut out of a batch."""
         attributes, (source, *_), (output, *_) = op.attributes, op.inputs, op.outputs
         assert isinstance(attributes, SliceAttributes) and source and output
         whole, shape = self.regions[source], self.graph.value(source).shape

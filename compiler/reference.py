@@ -13,14 +13,17 @@ import numpy as np
 
 from compiler.graph import (
     AttentionAttributes,
+    AxisAttributes,
     EmbeddingBagAttributes,
     Graph,
     InteractionAttributes,
     LinearAttributes,
+    MoveAttributes,
     Operation,
     RequantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
+    ShapeAttributes,
     SliceAttributes,
     WeightFormat,
 )  # fmt: skip
@@ -259,6 +262,29 @@ def _requantize(arguments: Arguments) -> list[np.ndarray]:
     return [requantized(arguments[0], attributes)]
 
 
+def _move(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, MoveAttributes)
+    places: list[np.ndarray | int] = list(attributes.starts)
+    for axis, source in enumerate(attributes.axes):
+        if source is not None:
+            steps = np.arange(attributes.sizes[axis]) * attributes.steps[source] + attributes.starts[source]
+            places[source] = steps.reshape([-1 if axis == other else 1 for other in range(len(attributes.axes))])
+    return [np.broadcast_to(arguments[0][tuple(places)], attributes.sizes)]
+
+
+def _reshape(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, ShapeAttributes)
+    return [arguments[0].reshape(attributes.shape)]
+
+
+def _concat(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, AxisAttributes)
+    return [np.concatenate([array for array in arguments.arrays if array is not None], attributes.axis)]
+
+
 MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
@@ -274,4 +300,7 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "slice": _slice,
     "quantize": lambda arguments: list(quantized_rows(arguments[0])),
     "requantize": _requantize,
+    "move": _move,
+    "reshape": _reshape,
+    "concat": _concat,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.generic import arithmetic
+from compiler.generic import arithmetic, movement
 from compiler.generic.rule import Rule
 from compiler.graph import Graph, OnnxAttributes, Operation
 
 RULES: dict[str, Rule] = {
     **arithmetic.RULES,
+    **movement.RULES,
 }
 """The rule of each operation type of the domain `ai.onnx`; these are the operations listed as supported."""
 

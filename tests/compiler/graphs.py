@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from isa.machine import Machine, preset
 from isa.program import Program
 from isa.program_checks import verify_program
 from simulator import Simulator
+from simulator.device import Device
 
 Array = npt.NDArray[np.generic]
 
@@ -57,9 +59,10 @@ class GraphWriter:
         name: str,
         shape: tuple[Dim, ...],
         attributes: Attributes | None = None,
+        dtype: str | None = None,
     ) -> str:
-        """Add an operation with one output of its own name."""
-        self.values[name] = Value(name, shape, self.dtype)
+        """Add an operation with one output of its own name, of the writer's dtype unless one is given."""
+        self.values[name] = Value(name, shape, dtype or self.dtype)
         self.operations.append(Operation(kind, f"{name}_op", inputs, (name,), attributes or NoAttributes()))
         return name
 
@@ -100,3 +103,31 @@ def run_graph(graph: Graph, machine: Machine, inputs: Mapping[str, Array], dtype
     for name, array in outputs.items():
         np.testing.assert_array_equal(array, delayed[name])
     return dict(outputs)
+
+
+class _DirtyDevice(Device):
+    """Memory in which everything that the program itself must write holds garbage."""
+
+    def clear(self) -> None:
+        super().clear()
+        for storage in self._program.storages:
+            if storage.role in ("scratch", "output"):
+                self._range(storage.name).fill(0x5A)
+
+
+def check_padding(graph: Graph, machine: Machine, inputs: Mapping[str, Array], dtype: str = "fp16") -> None:
+    """Run on dirty memory: the results stay the same, and rows of outputs end with zeros."""
+    program = compile_graph(graph, machine, dtype)
+    expected = Simulator(program).run(inputs).outputs
+    simulator = Simulator(program)
+    with patch("simulator.simulator.Device", _DirtyDevice):
+        results = simulator.run(inputs).outputs
+    device = simulator._device
+    assert device is not None
+    regions = map_graph(legalize(graph), machine, dtype).regions
+    for name in graph.outputs:
+        np.testing.assert_array_equal(results[name], expected[name])
+        region = regions[name]
+        if region.storage == name:
+            rows = device._range(name)[: region.rows * region.pitch_bytes].reshape(region.rows, region.pitch_bytes)
+            assert not rows[:, region.columns * region.dtype.bytes :].any(), f"padding of {name}"
