@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
-from compiler.kinds import VIEW_KINDS
+from compiler.kinds import MOVEMENT_KINDS, VIEW_KINDS
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from isa.affine import Affine, Dim, symbols_of
@@ -108,6 +108,17 @@ def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str
     index = PLACES_INPUT_BY_KIND.get(op.kind)
     if index is not None and len(op.inputs) > index and op.inputs[index]:
         yield op.inputs[index] or "", mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
+
+
+def _given(graph: Graph, name: str, reader: Operation) -> str:
+    """Return the input of the model whose elements choose rows; they are checked before a run, others are not."""
+    producers = graph.producers()
+    while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
+        name = producers[name].inputs[0] or ""
+    if name not in graph.inputs:
+        help = "give the indices as an input of the model, whose range is checked before a run"
+        raise UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
+    return name
 
 
 def kernel_module(op: Operation) -> ModuleType:

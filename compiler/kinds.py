@@ -14,3 +14,6 @@ GENERIC_KINDS: tuple[str, ...] = MOVEMENT_KINDS
 
 VIEW_KINDS = ("slice", "move", "reshape")
 """Kinds whose result may be a view of their input."""
+
+DENSE_INDEX_INPUT = {"embedding": 0, "rope": 1}
+"""By kind, which input holds whole numbers (ids, positions) that are read as one row without gaps."""

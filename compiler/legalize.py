@@ -1,6 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
 * Pooled embeddings of equal size become one operation: their tables are read in one launch.
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
   `cache_append` operation. Either gets the places in a static cache, which attention itself does not read.
@@ -8,9 +9,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from compiler.graph import AttentionAttributes, EmbeddingBagAttributes, Graph, Operation, Value
+from compiler.graph import (
+    AttentionAttributes,
+    EmbeddingBagAttributes,
+    Graph,
+    Operation,
+    ShapeAttributes,
+    Value,
+)  # fmt: skip
+from compiler.kinds import DENSE_INDEX_INPUT
+from compiler.shape_inference import int_shape
 
 PLACES_INPUT = 7
 """Index of the places in a static cache among the inputs of attention."""
@@ -18,7 +29,25 @@ PLACES_INPUT = 7
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    return _append_to_caches(_split_double_epilogues(_join_bags(graph)))
+    return _append_to_caches(_split_double_epilogues(_join_bags(_flatten_indices(graph))))
+
+
+def _flatten_indices(graph: Graph) -> Graph:
+    """Reshape index operands to one row unless they are inputs that only such operations read, which lie so anyway."""
+    values, operations, consumers = dict(graph.values), [], graph.consumers()
+    for op in graph.operations:
+        place = DENSE_INDEX_INPUT.get(op.kind)
+        name = op.inputs[place] if place is not None and place < len(op.inputs) else None
+        lies_so = name in graph.inputs and all(reader.kind in DENSE_INDEX_INPUT for reader in consumers[name or ""])
+        if place is None or name is None or lies_so or len(graph.value(name).shape) < 2:
+            operations.append(op)
+            continue
+        shape = (1, math.prod(int_shape(graph.value(name).shape)))
+        row = f"{name}.{op.name}.row"
+        values[row] = Value(row, shape, graph.value(name).dtype)
+        operations.append(Operation("reshape", f"{op.name}.row", (name,), (row,), ShapeAttributes(shape)))
+        operations.append(replace(op, inputs=(*op.inputs[:place], row, *op.inputs[place + 1 :])))
+    return replace(graph, values=values, operations=tuple(operations))
 
 
 def _join_bags(graph: Graph) -> Graph:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Union
 
-from compiler.emit import MODULE_BY_KIND, VIEW_KINDS, emit
+from compiler.emit import MODULE_BY_KIND, PLACED_KINDS, emit
 from compiler.frontend import FRONT_END
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
@@ -97,7 +97,7 @@ BACK = (
 FACTS: Mapping[str, Callable[[Level], bool]] = {
     "fused": lambda level: isinstance(level, Graph) and all(op.kind in SUPPORTED_KINDS for op in level.operations),
     "has_kernels": lambda level: (
-        isinstance(level, Graph) and all(op.kind in (*MODULE_BY_KIND, *VIEW_KINDS) for op in level.operations)
+        isinstance(level, Graph) and all(op.kind in (*MODULE_BY_KIND, *PLACED_KINDS) for op in level.operations)
     ),
     "mapped": lambda level: isinstance(level, MappedGraph),
     "placed": lambda level: (

@@ -240,18 +240,38 @@ def _clamped_dim(place: Dim, size: Dim, bounds: Bounds) -> Dim:
 def _slice(call: Call) -> list[Typed]:
     fact = call.fact(0)
     shape = list(fact.shape)
+    arrays = [None, *(call.content(index) if call.has(index) else None for index in range(1, len(call.inputs)))]
+    steps = [step for _, _, _, step in slice_arguments(arrays, len(shape))]
+    if any(step != 1 for step in steps):
+        return [(_stepped(fact.shape, arrays), fact.dtype)]
     for axis, _, count in slice_ranges(call):
         shape[axis] = count
     return [(tuple(shape), fact.dtype)]
 
 
+def _stepped(shape: tuple[Dim, ...], arrays: list[np.ndarray | None]) -> tuple[Dim, ...]:
+    """Return the shape of a Slice with steps, of known sizes only."""
+    sizes = list(shape)
+    for axis, start, end, step in slice_arguments(arrays, len(shape)):
+        size = shape[axis]
+        if isinstance(size, Affine) or isinstance(start, Affine) or isinstance(end, Affine):
+            raise Undecided("a Slice with a step of a symbolic size")
+        stop = None if step < 0 and end < -size else end
+        sizes[axis] = len(range(*slice(start, stop, step).indices(size)))
+    return tuple(sizes)
+
+
 def _split(call: Call) -> list[Typed]:
     fact = call.fact(0)
     axis = call.integer("axis", 0) % len(fact.shape)
+    size, count = fact.shape[axis], call.output_count
     if call.has(1):
         parts = sizes(call.content(1))
+    elif isinstance(size, int) and size % count:
+        largest = -(-size // count)  # the last part is smaller
+        parts = (*(largest,) * (count - 1), size - largest * (count - 1))
     else:
-        parts = (Product.of([fact.shape[axis]]).divided_by(Product.of([call.output_count])),) * call.output_count
+        parts = (Product.of([size]).divided_by(Product.of([count])),) * count
     return [((*fact.shape[:axis], part, *fact.shape[axis + 1 :]), fact.dtype) for part in parts]
 
 

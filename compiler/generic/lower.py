@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compiler.dialects.rewrite import Rewriter
 from compiler.generic import arithmetic, movement
-from compiler.generic.rule import Rule
+from compiler.generic.rule import Rule, SymbolicSizeError
 from compiler.graph import Graph, OnnxAttributes, Operation
 
 RULES: dict[str, Rule] = {
@@ -29,7 +29,10 @@ def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None
     attributes = operation.attributes
     if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in RULES:
         return None
-    replacement = RULES[attributes.op_type](rewriter, operation)
+    try:
+        replacement = RULES[attributes.op_type](rewriter, operation)
+    except SymbolicSizeError:
+        return None
     if replacement is None:
         return None
     operations: list[Operation] = []

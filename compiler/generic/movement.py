@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, onnx_attributes
-from compiler.evaluate import slice_arguments
+from compiler.evaluate import FLOAT_DTYPES, slice_arguments
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import AxisAttributes, MoveAttributes, Operation, ShapeAttributes
 
@@ -84,6 +84,18 @@ def _concat(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     return new.operations
 
 
+def _gather(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+    """Rows of a constant table of floats, chosen at run time."""
+    new = Replacement(rewriter, operation)
+    table, ids = new.value(operation.inputs[0]), new.value(operation.inputs[1])
+    new.shape(ids.name)
+    is_table = table.name in rewriter.constants and len(table.shape) == 2 and table.dtype in FLOAT_DTYPES
+    if not is_table or onnx_attributes(operation).integer("axis", 0) not in (0, -2) or ids.name in rewriter.constants:
+        return None
+    new.add("embedding", (ids.name, table.name), output=operation.outputs[0])
+    return new.operations
+
+
 def _tile(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     """Repeat along new axes, then join each with the axis behind it."""
     new = Replacement(rewriter, operation)
@@ -114,5 +126,6 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Split": _split,
     "Concat": _concat,
+    "Gather": _gather,
     "Tile": _tile,
 }

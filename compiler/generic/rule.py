@@ -16,6 +16,10 @@ Rule = Callable[[Rewriter, Operation], "list[Operation] | None"]
 ONNX operations again (`Replacement.onnx`), which are lowered in turn."""
 
 
+class SymbolicSizeError(UnsupportedError):
+    """A size is not known when compiling; the operation stays, and the checks behind say what is wrong as a whole."""
+
+
 class Replacement:
     """Collects the operations that take the place of one ONNX operation; values get names that nothing else has."""
 
@@ -29,12 +33,12 @@ class Replacement:
         return constant.value if constant is not None else self.rewriter.values[name or ""]
 
     def shape(self, name: str | None) -> tuple[int, ...]:
-        """Return the shape of a value; raises UnsupportedError, naming the dim, if a size is not known."""
+        """Return the shape of a value; raises SymbolicSizeError, naming the dim, if a size is not known."""
         for dim in self.value(name).shape:
             if isinstance(dim, Affine):
                 what = f"the size {dim} of {name} is not known when compiling"
                 help = f"bind it, for example --dim {sorted(dim.symbols)[0]}=1; only cache lengths may stay open"
-                raise UnsupportedError(what, where=f"node {self.operation.name!r}", help=help)
+                raise SymbolicSizeError(what, where=f"node {self.operation.name!r}", help=help)
         return tuple(int(dim) for dim in self.value(name).shape)  # type: ignore[arg-type]
 
     def input(self, index: int) -> str | None:

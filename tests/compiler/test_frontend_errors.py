@@ -212,16 +212,6 @@ def test_rotary_table_that_is_too_short() -> None:
         fuse_model(graph, dims)
 
 
-def test_an_output_that_is_an_input() -> None:
-    """Outputs must be computed."""
-    node = helper.make_node("Identity", ["x"], ["y"], name="same")
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4]) for name in ("x", "y")]
-    graph = helper.make_graph([node], "copy", ends[:1], ends[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    with pytest.raises((ModelError, UnsupportedError), match="y"):
-        fuse_model(import_model(model, None, "copy"), {})
-
-
 @pytest.mark.parametrize(
     ("dims", "words"),
     [
