@@ -40,6 +40,7 @@ class Request:
     group_size: int | None
     output: str | None
     simulate: bool
+    indices: str | None
     json: str | None
     emit: str | None
     print_after: tuple[str, ...]
@@ -50,6 +51,8 @@ class Request:
         """Raise UsageError for options that do not go together, ToolError for files that cannot be written."""
         if self.json and not self.simulate:
             raise click.UsageError("--json is the report of --simulate: give both")
+        if self.indices and not self.simulate:
+            raise click.UsageError("--indices is for --simulate: give both")
         if self.stop_after and (self.output or self.simulate or self.emit):
             raise click.UsageError("--stop-after does not go with -o, --simulate or --emit, which need later passes")
         for path in (self.output, self.json):
@@ -104,6 +107,9 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--group-size", type=int, metavar="N", help="Elements of K that share a scale in int4.  [default: 32]")
 @click.option("-o", "--output", metavar="OUT", help="Write the program to this file.")
 @click.option("--simulate", is_flag=True, help="Time the program and print the report; no weights are needed.")
+@click.option(
+    "--indices", metavar="DISTRIBUTION", help="Rows of tables that --simulate touches: uniform (default) or zipf:POWER."
+)
 @click.option("--json", metavar="FILE", help="Write the report of --simulate to this file.")
 @click.option("--emit", type=click.Choice(["graph", "mapped", "asm", "program"]), help="Print this level to stdout.")
 @click.option("--print-after", multiple=True, metavar="PASS", help="Print what a pass has made. May be repeated.")
@@ -265,7 +271,7 @@ def _simulate(request: Request, program: Program) -> None:
     for name, high in dims.items():
         note(f"dim {name} is open: timed at {high}, the end of its range; --dim {name}=VALUE times another")
     with Progress("simulating launches", "starting the simulator (the first start compiles its kernels)") as progress:
-        report = simulator.profile(dims=dims, progress=progress.step)
+        report = simulator.profile(dims=dims, progress=progress.step, indices=request.indices or "uniform")
     if request.json:
         write_text(request.json, report.to_json() + "\n")
     click.echo(str(report), nl=False)

@@ -50,6 +50,9 @@ _STARTING = "starting the simulator (the first start compiles its kernels)"
     metavar="NAME=VALUE",
     help="Size of an open dim, for timing; a run takes it from its inputs. May be repeated.",
 )
+@click.option(
+    "--indices", metavar="DISTRIBUTION", help="Rows of tables that timing touches: uniform (default) or zipf:POWER."
+)
 @click.option("--json", metavar="FILE", help="Write the report to this file.")
 def command(
     program: str,
@@ -57,6 +60,7 @@ def command(
     inputs: str | None,
     outputs: str | None,
     dims: Sequence[tuple[str, int]],
+    indices: str | None,
     json: str | None,
 ) -> None:
     """Run the program file PROGRAM, as compile-model writes it, and print the report.
@@ -67,6 +71,8 @@ def command(
         raise click.UsageError("--outputs needs --inputs: without inputs a program is only timed")
     if dims and inputs:
         raise click.UsageError("--dim is for timing: with --inputs, sizes are those of the arrays")
+    if indices and inputs:
+        raise click.UsageError("--indices is for timing: with --inputs, indices are those of the arrays")
     sizes = by_name(dims)
     for path in (outputs, json):
         if path:
@@ -74,7 +80,7 @@ def command(
     from simulator.simulator import Simulator
 
     simulator = Simulator(program, machine)
-    report = _run(simulator, inputs, outputs) if inputs else _profile(simulator, sizes)
+    report = _run(simulator, inputs, outputs) if inputs else _profile(simulator, sizes, indices or "uniform")
     if json:
         write_text(json, report.to_json() + "\n")
     click.echo(str(report), nl=False)
@@ -85,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(command, NAME, arguments)
 
 
-def _profile(simulator: Simulator, dims: Mapping[str, Any]) -> Report:
+def _profile(simulator: Simulator, dims: Mapping[str, Any], indices: str) -> Report:
     with Progress("simulating launches", _STARTING) as progress:
-        return simulator.profile(dims=dims, progress=progress.step)
+        return simulator.profile(dims=dims, progress=progress.step, indices=indices)
 
 
 def _run(simulator: Simulator, inputs: str, outputs: str | None) -> Report:

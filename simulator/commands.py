@@ -123,13 +123,13 @@ def serve_shared(
     done = start + numbers[hw.REQUEST_TICKS]
     if read >= 0:
         error = memory.check_range(hardware, state, values[read], rows, size, values[read + 1] if rows > 1 else 0)
-        if error and (error == codes.NO_ADDRESS or not traits[tr.INDEXED]):
+        if error:
             return error, 0
         served = memory.serve_memory(hardware, state, stats, values[read], rows, size, values[read + 1], start, False)
         done = max(done, served + numbers[hw.REQUEST_TICKS])
     if write >= 0:
         error = memory.check_range(hardware, state, values[write], rows, size, values[write + 1] if rows > 1 else 0)
-        if error and (error == codes.NO_ADDRESS or not traits[tr.INDEXED]):
+        if error:
             return error, 0
         served = memory.serve_memory(hardware, state, stats, values[write], rows, size, values[write + 1], start, True)
         done = max(done, served + numbers[hw.REQUEST_TICKS])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from isa import columns
 from isa.affine import evaluate
 from isa.columns import decode_columns
 from isa.errors import SimulationError
@@ -21,15 +22,17 @@ from isa.kernel import Kernel, buffer_bases
 from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
 from isa.program import Argument, Launch, Program
-from simulator import codes, deadlock, sequencer
+from simulator import codes, deadlock, sequencer, traits
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.device import Device
+from simulator.index_distribution import SEED, IndexDistribution
 from simulator.meaning.codes import SENTENCES as MEANING_SENTENCES
 from simulator.meaning.tables import make_tables
 from simulator.traits import traits_table
 
 _LINKS = 4
+UNIFORM = IndexDistribution()
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,11 @@ class Launcher:
     """The sequencer bound to a program, a machine and, for execution, a device's memory."""
 
     def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
-                 jitter_cycles: int = 0, jitter_seed: int = 0) -> None:  # fmt: skip
+                 jitter_cycles: int = 0, jitter_seed: int = 0,
+                 indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
         self._program = program
         self._hardware = hw.hardware_of(machine, jitter_cycles, jitter_seed)
+        self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(self._hardware)
         self._traits = traits_table()
         matrix, accumulator = machine.matrix, machine.accumulator
@@ -94,23 +99,37 @@ class Launcher:
 
     def _key(self, launch: Launch, bindings: Mapping[str, int]) -> tuple[object, ...]:
         arguments: list[object] = []
+        is_indexed = self._is_indexed(launch.kernel)
         for argument in launch.arguments:
             value = self._value(argument, bindings)
             if argument.storage:
-                space = self._program.storage_by_name[argument.storage].space
-                arguments.append((space, (value - BASES[space]) % self._periods[space]))
+                storage = self._program.storage_by_name[argument.storage]
+                space = storage.space
+                behind = storage.address + storage.bytes - value if is_indexed else 0
+                arguments.append((space, (value - BASES[space]) % self._periods[space], behind))
             else:
                 arguments.append(value)
         return launch.kernel, launch.row, launch.column, launch.rows, launch.columns, tuple(arguments)
 
+    def _is_indexed(self, kernel: int) -> bool:
+        """Tell whether a kernel gathers or scatters: its time then depends on how many rows its tables have."""
+        instructions, *_ = self._decoded(kernel)
+        return bool(self._traits[instructions[..., columns.OPCODE], traits.INDEXED].any())
+
+    def _decoded(self, kernel: int) -> tuple[npt.NDArray[np.int64], ...]:
+        if kernel not in self._codes:
+            self._codes[kernel] = _decoded(self._program.kernels[kernel])
+        return self._codes[kernel]
+
     def _code(self, launch: Launch, bindings: Mapping[str, int]) -> st.Code:
-        if launch.kernel not in self._codes:
-            self._codes[launch.kernel] = _decoded(self._program.kernels[launch.kernel])
-        instructions, lengths, buffers = self._codes[launch.kernel]
+        instructions, lengths, buffers = self._decoded(launch.kernel)
         values = [self._value(argument, bindings) for argument in launch.arguments]
         rectangle = (launch.rows, launch.columns, launch.row)
         header = np.array([*rectangle, *lengths, *values], dtype=np.int64)
-        return st.Code(instructions, buffers, header, self._traits)
+        names = dict.fromkeys(argument.storage for argument in launch.arguments if argument.storage)
+        storages = [self._program.storage_by_name[name] for name in names]
+        tables = np.array([(one.address, one.address + one.bytes) for one in storages], np.int64).reshape(-1, 2)
+        return st.Code(instructions, buffers, header, self._traits, tables)
 
     def _error(self, launch: Launch, code: st.Code) -> SimulationError:
         error = self._state.scratch

@@ -20,6 +20,7 @@ from simulator import report as rp
 from simulator import state as st
 from simulator.binding import bind_dims, dims_of_inputs
 from simulator.device import Device
+from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
 from simulator.launcher import Launcher, Timed
 
 Array = npt.NDArray[np.generic]
@@ -49,7 +50,7 @@ class Simulator:
                 help="compile again with --machine; only rates, latencies and energies may differ",
             )
         self._device: Device | None = None
-        self._timer: Launcher | None = None
+        self._timers: dict[IndexDistribution, Launcher] = {}
 
     def entry(self, name: str | None = None) -> Entry:
         """Return an entry by name; without a name, the only or first one."""
@@ -92,21 +93,27 @@ class Simulator:
             )
 
     def profile(self, entry: str | None = None, *, dims: Mapping[str, int] | None = None,
-                progress: Progress | None = None, reuse: bool = True, **sizes: int) -> rp.Report:  # fmt: skip
+                progress: Progress | None = None, reuse: bool = True, indices: str = "uniform",
+                **sizes: int) -> rp.Report:  # fmt: skip
         """Time an entry for given sizes of its symbolic dims; no weights or inputs are needed.
 
         Sizes are keywords, `past=128`, or in `dims`, which takes any name. `reuse=False` simulates every launch, also
-        those that must take the same time as one before.
+        those that must take the same time as one before. `indices` says which rows gathers touch, since there are no
+        indices: `uniform` or `zipf:POWER`, like `zipf:1.05`; SimulationError for anything else.
         """
+        distribution = parse_distribution(indices)
         chosen = self.entry(entry)
         bindings = bind_dims(chosen, {**(dims or {}), **sizes})
-        if self._timer is None or not reuse:
-            self._timer = Launcher(self.program, self.machine, None, reuse=reuse)
-        timed = _run_all(self._timer, chosen, bindings, progress)
+        timer = self._timers.get(distribution) if reuse else None
+        if timer is None:
+            timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=distribution)
+            self._timers[distribution] = timer
+        timed = _run_all(timer, chosen, bindings, progress)
         moved = sum(_port_bytes(port.shape, port.device_dtype, bindings) for port in (*chosen.inputs, *chosen.outputs))
-        return self._report(chosen, bindings, timed, moved)
+        return self._report(chosen, bindings, timed, moved, distribution)
 
-    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int) -> rp.Report:
+    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int,
+                indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
         operations, clock = [], 0
         first, later = (machine.control.launch_ns, machine.control.launch_replace_ns)
@@ -141,7 +148,8 @@ class Simulator:
             instructions=int(counters[st.SCALAR_INSTRUCTIONS]), commands_by_name=rp.command_counts(total),
             host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
             simulated_launches=sum(not result.reused for result in timed),
-            notes=_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])),
+            notes=(*_index_notes(int(counters[st.ROWS_DRAWN]), indices),
+                   *_notes(self.program, machine, int(counters[st.WORDS_ASSUMED]))),
             operations=tuple(operations),
         )  # fmt: skip
 
@@ -214,6 +222,12 @@ def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seco
         return 0.0
     fastest = sum(count / machine.peak_macs_per_second(name) for name, count in issued.items()) / sum(issued.values())
     return useful_macs * fastest / seconds
+
+
+def _index_notes(rows: int, indices: IndexDistribution | None) -> tuple[str, ...]:
+    if not rows or indices is None:
+        return ()
+    return (f"the {rows} rows that gathers and scatters touch were drawn: {indices}, seed {SEED}",)
 
 
 def _notes(program: Program, machine: Machine, words_assumed: int) -> tuple[str, ...]:

@@ -67,20 +67,24 @@ ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
 (
     DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, DRAM_ROWS,
-    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED,
-) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 30)  # fmt: skip
+    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED, ROWS_DRAWN,
+) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 31)  # fmt: skip
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
 ROWS, COLUMNS, FIRST_ROW, LENGTH = range(4)
 ARGUMENTS = LENGTH + CORES
 
 
 class Code(NamedTuple):
-    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table."""
+    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table.
+
+    `tables` int64[n, 2] has the first address and the end of each storage that the arguments name.
+    """
 
     instructions: Integers
     buffers: Integers
     header: Integers
     traits: Integers
+    tables: Integers
 
 
 class State(NamedTuple):
@@ -157,7 +161,7 @@ def new_state(hardware: Hardware) -> State:
 def new_stats(hardware: Hardware) -> Stats:
     """Allocate counters, all zero."""
     pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
-    return Stats(_zeros(WORDS_ASSUMED + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
+    return Stats(_zeros(ROWS_DRAWN + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
 def reset(state: State, seed: int) -> None:

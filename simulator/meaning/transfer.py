@@ -78,7 +78,7 @@ def _shared(address: Scalar, sram: Bytes, dram: Bytes) -> tuple[Bytes, Scalar]:
 
 
 @inner_kernel
-def _index(local: Bytes, address: Scalar, row: Scalar) -> Scalar:
+def index_at(local: Bytes, address: Scalar, row: Scalar) -> Scalar:
     """Return the int32 at local[address + 4 * row], sign-extended."""
     word = np.uint32(0)
     for byte in range(4):
@@ -99,7 +99,7 @@ def _gather(
     values: Integers, out_address: Scalar, local: Bytes, indices_address: Scalar, place: tuple[Bytes, Scalar]
 ) -> Scalar:
     for row in range(values[6]):
-        start = _row_start(place, _index(local, indices_address, row), values[5], values[7])
+        start = _row_start(place, index_at(local, indices_address, row), values[5], values[7])
         if start < 0:
             return codes.ROW_OUTSIDE_MEMORY
         copy_rows(local, out_address + row * values[1], values[1], place[0], start, values[1], np.int64(1), values[7])
@@ -111,7 +111,7 @@ def _scatter(
     values: Integers, a_address: Scalar, local: Bytes, indices_address: Scalar, place: tuple[Bytes, Scalar]
 ) -> Scalar:
     for row in range(values[6]):
-        start = _row_start(place, _index(local, indices_address, row), values[1], values[7])
+        start = _row_start(place, index_at(local, indices_address, row), values[1], values[7])
         if start < 0:
             return codes.ROW_OUTSIDE_MEMORY
         copy_rows(place[0], start, values[1], local, a_address + row * values[3], values[3], np.int64(1), values[7])
