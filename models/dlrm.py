@@ -52,9 +52,10 @@ def _layers(
 
 
 def _bag(writer: GraphWriter, config: DlrmConfig, table: int) -> str:
-    """The sum of the rows that a sample's indices choose; entries keep the sum's deviation near 1."""
+    """The sum of the rows that a sample's indices choose; entries keep the deviation of what is made of it near 1."""
     rows, hot = config.table_rows[table], config.hot[table]
-    weight = writer.weight(f"embedding.{table}.weight", (rows, config.dim), deviation=hot**-0.5)
+    deviation = hot**-0.5 if config.cross_layers else hot**-0.5 * config.dim**-0.25
+    weight = writer.weight(f"embedding.{table}.weight", (rows, config.dim), deviation=deviation)
     chosen = writer.add("Gather", [weight, f"indices.{table}"], f"embedding.{table}.rows", axis=0)
     return writer.add("ReduceSum", [chosen, writer.integers([1])], f"embedding.{table}.sum", keepdims=0)
 

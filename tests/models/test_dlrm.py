@@ -12,7 +12,7 @@ import pytest
 from compiler import compile_model
 from compiler.frontend import fuse_model
 from compiler.onnx_import import import_model
-from models import DLRM_MODELS, build
+from models import DLRM_MODELS, DlrmConfig, build
 from models.dlrm import build_dlrm
 from simulator import Simulator
 from tests.compiler.graphs import small_machine
@@ -46,8 +46,8 @@ def test_everything_fuses(name: str) -> None:
     )
 
 
-def _inputs(name: str, batch: int) -> dict[str, np.ndarray]:
-    config, rng = DLRM_MODELS[name], np.random.default_rng(batch)
+def _inputs(config: DlrmConfig, batch: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(batch)
     inputs = {"dense": rng.standard_normal((batch, config.dense)).astype(np.float32)}
     for table, (rows, hot) in enumerate(zip(config.table_rows, config.hot, strict=True)):
         inputs[f"indices.{table}"] = rng.integers(0, rows, (batch, hot))
@@ -57,12 +57,28 @@ def _inputs(name: str, batch: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("machine", "dtype"), [("mtia-2i", "fp32"), ("mtia-v1", "fp32"), ("mtia-2i", "fp16")])
 @pytest.mark.parametrize(("name", "batch"), [("dlrm-tiny", 1), ("dlrm-tiny", 37), ("dlrm-dcnv2-tiny", 23)])
 def test_probabilities_are_those_of_onnx_runtime(name: str, batch: int, machine: str, dtype: str) -> None:
-    model, inputs = build(name, 7, "float32"), _inputs(name, batch)
+    model, inputs = build(name, 7, "float32"), _inputs(DLRM_MODELS[name], batch)
     (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
     program = compile_model(model, small_machine(machine), dtype, dims={"batch": batch})
     result = Simulator(program).run(inputs).outputs["probability"]
     assert np.ptp(expected) > 0.01 or batch == 1
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 if dtype == "fp32" else 1e-2)
+
+
+@pytest.mark.parametrize("name", ["dlrm-mlperf", "dlrm-dcnv2"])
+def test_kernels_of_full_size_programs_give_the_probabilities_of_onnx_runtime(name: str) -> None:
+    """With tables of few rows the program has the very kernels of the full-size one; those are executed."""
+    batch, config = 192, DLRM_MODELS[name]
+    small = dataclasses.replace(config, table_rows=tuple(min(rows, 97) for rows in config.table_rows))
+    model = build_dlrm(small, 3, "float32")
+    program = compile_model(model, "mtia-2i", "fp16", dims={"batch": batch})
+    full = compile_model(build(name, "absent", "float32"), "mtia-2i", "fp16", dims={"batch": batch})
+    assert program.kernels == full.kernels
+    inputs = _inputs(small, batch)
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
+    result = Simulator(program).run(inputs).outputs["probability"]
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-2)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
