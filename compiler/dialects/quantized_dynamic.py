@@ -1,7 +1,8 @@
 """Activations quantized at run time and integer products (`quantize_dynamic` of ONNX Runtime) -> quantize and linear.
 
-The graph rounds a whole tensor to uint8 with one scale; the chip rounds each row to int8 with its own, which is never
-coarser. A weight with zero points off the middle keeps its activations in floating point, which is finer still.
+The graph rounds a whole tensor to uint8 with one scale and zero point; the chip rounds each row to int8 with its own
+symmetric scale: finer for rows that are smaller than the largest, up to twice as coarse for numbers of one sign only.
+A weight with zero points off the middle keeps its activations in floating point, which is finer than either.
 """
 
 from __future__ import annotations
