@@ -19,14 +19,23 @@ import pytest
 import compiler.mapping
 from compiler import compile_model
 from compiler.emit import emit
-from compiler.graph import AttentionAttributes, Graph, LinearAttributes, Operation, RmsNormAttributes, RopeAttributes
+from compiler.graph import (
+    AttentionAttributes,
+    Graph,
+    LinearAttributes,
+    Operation,
+    RmsNormAttributes,
+    RopeAttributes,
+    Value,
+)
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearMapping, LinearShape, choose_linear
+from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
 from compiler.mapping import map_graph
 from compiler.placement import place
+from compiler.quantize import DEFAULT_GROUP_SIZE, quantization, quantize_weights
 from compiler.reference import run_reference
 from isa.affine import Affine
-from isa.dtypes import FP16
+from isa.dtypes import FP16, INT4, INT8
 from isa.kernel import Kernel
 from isa.machine import preset
 from isa.program import Program
@@ -44,11 +53,14 @@ PHASES = {"prefill": (512, 0), "decode": (1, (0, LONGEST_PAST))}
 Array = npt.NDArray[Any]
 
 
+SCHEMES = (None, "int8", "int4")
+
+
 @cache
-def _full_size(phase: str) -> Program:
+def _full_size(phase: str, scheme: str | None) -> Program:
     sequence, past = PHASES[phase]
     dims = {"batch": 1, "sequence": sequence, "past": past}
-    return compile_model(build("llama-3-8b", weights="absent", dtype="float16"), dims=dims)
+    return compile_model(build("llama-3-8b", weights="absent", dtype="float16"), dims=dims, quantize=scheme)
 
 
 def _reduced(mapping: LinearMapping) -> LinearMapping:
@@ -57,18 +69,23 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
     shape, inputs, row_rounds = mapping.shape, mapping.shape.inputs, 1
     outputs = (columns if not mapping.resident else rows * columns) * TRIPS * mapping.tile_outputs - 7
     if not mapping.resident:
-        inputs = TRIPS * mapping.chunk_inputs + 16
+        inputs = TRIPS * mapping.chunk_inputs + 32 // shape.dtype.bytes
         row_rounds = TRIPS
         shape = replace(shape, rows=rows * TRIPS * mapping.tile_rows - 5)
-    k_bytes = inputs * FP16.bytes
+    k_bytes = inputs * shape.dtype.bytes
     return replace(
         mapping, shape=replace(shape, inputs=inputs, outputs=outputs), grid_rows=rows, grid_columns=columns,
         chunks=-(-k_bytes // mapping.chunk_bytes), k_bytes=k_bytes, row_rounds=row_rounds, output_rounds=TRIPS,
     )  # fmt: skip
 
 
-def _linear(rows: int, inputs: int, outputs: int, has_residual: bool) -> tuple[Graph, LinearMapping]:
-    mapping = _reduced(choose_linear(LinearShape(rows, inputs, outputs, FP16, FP16, False, has_residual), MACHINE))
+def _linear(
+    rows: int, inputs: int, outputs: int, has_residual: bool, scheme: str | None
+) -> tuple[Graph, LinearMapping]:
+    packed = PackedWeight(INT4, DEFAULT_GROUP_SIZE, has_zero_points=False) if scheme == "int4" else None
+    dtype = INT8 if scheme == "int8" else FP16
+    full_size = LinearShape(rows, inputs, outputs, dtype, FP16, False, has_residual, packed=packed)
+    mapping = _reduced(choose_linear(full_size, MACHINE))
     shape, writer = mapping.shape, GraphWriter()
     writer.input("x", (1, shape.rows, shape.inputs))
     residual = writer.input("residual", (1, shape.rows, shape.outputs)) if has_residual else None
@@ -78,7 +95,15 @@ def _linear(rows: int, inputs: int, outputs: int, has_residual: bool) -> tuple[G
         "linear", ("x", "w", None, residual), "y", (1, shape.rows, shape.outputs),
         LinearAttributes(weight_rows_are_outputs=True),
     )  # fmt: skip
-    return writer.graph("y"), mapping
+    return quantize_weights(writer.graph("y"), quantization(scheme)), mapping
+
+
+def _rounding(sequence: int, width: int) -> Graph:
+    writer = GraphWriter()
+    writer.input("x", (1, sequence, width))
+    writer.values |= {"q": Value("q", (1, sequence, width), "int8"), "s": Value("s", (1, sequence, 1), "float32")}
+    writer.operations.append(Operation("quantize", "rounding", ("x",), ("q", "s")))
+    return writer.graph("q", "s")
 
 
 def _rows(kind: str, sequence: int, width: int, inputs: tuple[str, ...]) -> Graph:
@@ -125,15 +150,18 @@ def _attention(phase: str) -> Graph:
     return writer.graph("y", symbols={"past": (0, LONGEST_PAST)} if is_open else None)
 
 
-def _graphs(phase: str) -> Iterator[tuple[str, Graph, LinearMapping | None]]:
+def _graphs(phase: str, scheme: str | None) -> Iterator[tuple[str, Graph, LinearMapping | None]]:
     sequence = PHASES[phase][0]
     width, kv_width = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
     for inputs, outputs, has_residual in (
         (HIDDEN, width, False), (HIDDEN, kv_width, False), (width, HIDDEN, True), (HIDDEN, FEED_FORWARD, False),
         (FEED_FORWARD, HIDDEN, True), (HIDDEN, VOCABULARY, False),
     ):  # fmt: skip
-        graph, mapping = _linear(sequence, inputs, outputs, has_residual)
+        graph, mapping = _linear(sequence, inputs, outputs, has_residual, scheme)
         yield f"linear {inputs} x {outputs}", graph, mapping
+    if scheme == "int8":
+        for inputs in (HIDDEN, FEED_FORWARD):
+            yield f"rounding {inputs}", _rounding(sequence, inputs), None
     yield "rms_norm", _rows("rms_norm", sequence, HIDDEN, ("a",)), None
     yield "swiglu", _rows("swiglu", sequence, FEED_FORWARD, ("a", "b")), None
     yield "embedding", _embedding(sequence), None
@@ -175,14 +203,18 @@ def _run(graph: Graph, mapping: LinearMapping | None, monkeypatch: pytest.Monkey
     return program.kernels
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_kernel_of_a_full_size_program_gives_the_reference_values(
-    phase: str, monkeypatch: pytest.MonkeyPatch
+    phase: str, scheme: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernels that run here are all the kernels of the full-size program, bit for bit."""
     executed: set[Kernel] = set()
-    for _, graph, mapping in _graphs(phase):
+    for name, graph, mapping in _graphs(phase, scheme):
+        if scheme and not name.startswith(("linear", "rounding")):
+            continue  # the kernels of the program without quantization
         executed.update(_run(graph, mapping, monkeypatch))
         monkeypatch.undo()
-    missing = [kernel.name for kernel in _full_size(phase).kernels if kernel not in executed]
+    others = _full_size(phase, None).kernels if scheme else ()
+    missing = [kernel.name for kernel in _full_size(phase, scheme).kernels if kernel not in (*executed, *others)]
     assert missing == []

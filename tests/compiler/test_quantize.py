@@ -1,0 +1,89 @@
+"""`--quantize` on a real export: how far the logits move, how many bytes are left, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compiler.cli
+from benchmarks.onnx_cases import dims_of, runs_of
+from compiler import compile_model
+from compiler.quantize import Quantization, quantization
+from isa.errors import ModelError, UnsupportedError
+from isa.program import Program
+from models import build
+from simulator import Simulator
+from tests.compiler.graphs import small_machine
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "onnx"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "group_size", "mean"), [("int8", None, 0.03), ("int4", None, 0.28), ("int4", 128, 0.3)]
+)
+def test_logits_stay_near_those_of_the_float_model(scheme: str, group_size: int | None, mean: float) -> None:
+    """Logits have a standard deviation of 1.24; the weights are random, which no 4-bit type represents well."""
+    run = next(runs_of(FOLDER, "hf_legacy_past"))
+    step = run.steps[0]
+    program = compile_model(
+        step.graph, machine=small_machine(), dims=dict(dims_of(run, 0)), quantize=scheme, group_size=group_size
+    )
+    logits = Simulator(program).run(step.inputs).outputs[step.output].astype(np.float32)
+    assert 0.5 * mean < np.abs(logits - step.expected).mean() < mean
+
+
+def constant_bytes(program: Program) -> int:
+    return sum(program.storage_by_name[constant.storage].bytes for constant in program.constants)
+
+
+def test_weights_that_are_absent_are_quantized_too() -> None:
+    """Timing needs no weights; an 8B model has the bytes of its scheme, the table of embeddings included."""
+    model = build("llama-3-8b", weights="absent", dtype="float16")
+    dims = {"batch": 1, "sequence": 1, "past": 0}
+    weights, table, whole = 7.5e9, 128256 * 4096 * 2, constant_bytes(compile_model(model, dims=dims))
+    for scheme, group_size, bits in (("int8", None, 8), ("int4", 32, 4.5), ("int4", 128, 4.125)):
+        program = compile_model(model, dims=dims, quantize=scheme, group_size=group_size)
+        assert constant_bytes(program) == pytest.approx(weights * bits / 8 + table, rel=0.01)
+        assert constant_bytes(program) < 0.54 * whole
+
+
+def test_words_become_a_choice() -> None:
+    assert quantization(None) is None
+    assert quantization("int8") == Quantization("int8")
+    assert quantization("int4") == Quantization("int4", 32)
+    assert quantization("int4", 128) == Quantization("int4", 128)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "group_size", "message"),
+    [
+        (None, 32, "a group size without int4 weights"),
+        ("int8", 32, "a group size for int8 weights"),
+        ("int4", 24, "24 is no size of groups"),
+        ("int4", 0, "0 is no size of groups"),
+        ("int3", None, "no scheme 'int3'"),
+    ],
+)
+def test_impossible_choices_are_refused(scheme: str | None, group_size: int | None, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        quantization(scheme, group_size)
+    assert caught.value.help
+
+
+def test_a_machine_without_int8_says_so() -> None:
+    machine = small_machine(**{"matrix.rate_by_dtype.int8": 0.0})
+    model = build("llama-tiny", weights="absent", dtype="float16")
+    with pytest.raises(UnsupportedError, match="does not multiply int8"):
+        compile_model(model, machine=machine, dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int8")
+    compile_model(model, machine=machine, dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int4")
+
+
+def test_the_command_line_quantizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The fused linears have a format, and x is rounded once for all that read it."""
+    arguments = ["llama-tiny", "--dim", "sequence=1", "--quantize", "int8", "--print-after", "quantize_weights"]
+    assert compiler.cli.main([*arguments, "--stop-after", "quantize_weights"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("= linear(") == text.count("WeightFormat(bits=8, block=None, is_computed=True)")
+    assert 0 < text.count("= quantize(") < text.count("= linear(")
