@@ -32,6 +32,7 @@ MODULE_BY_KIND = {
     "move": "move",
     "reshape": "reshape",
     "concat": "concat",
+    "pointwise": "pointwise",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
 PLACED_KINDS = ("join",)
@@ -73,7 +74,8 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
         yield Requirement(item.input_name, 1, 1, item.reason)
     limits: dict[str, tuple[int, str]] = {}
     for op in graph.operations:
-        for name, rows, what in _indexed(mapped, op):
+        for indices, rows, what in _indexed(mapped, op):
+            name = _given(graph, indices, op)
             if name in graph.inputs:
                 limit = (rows, f"they choose {what} of '{op.name}'")
                 limits[name] = min(limits.get(name, limit), limit)
@@ -115,7 +117,7 @@ def _given(graph: Graph, name: str, reader: Operation) -> str:
     producers = graph.producers()
     while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
         name = producers[name].inputs[0] or ""
-    if name not in graph.inputs:
+    if name not in graph.inputs and reader.kind == "embedding":
         help = "give the indices as an input of the model, whose range is checked before a run"
         raise UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
     return name

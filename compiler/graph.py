@@ -291,6 +291,28 @@ class AxisAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One instruction of a recipe; an operand is an input's index, or the count of inputs + an earlier step's index.
+
+    `instruction` is one of the SE on one or two operands (`constant` is its immediate), or `number`: the constant.
+    """
+
+    instruction: str
+    operands: tuple[int, ...] = ()
+    constant: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseAttributes:
+    """Steps in fp32 over inputs broadcast to one shape; the last one is the output.
+
+    Instructions on rows (`rowsum`, ...) leave one column, which other steps broadcast.
+    """
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SizesAttributes:
     """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
 
@@ -312,6 +334,7 @@ Attributes = (
     | MoveAttributes
     | ShapeAttributes
     | AxisAttributes
+    | PointwiseAttributes
     | SizesAttributes
 )
 
@@ -375,7 +398,9 @@ class KeepAllOnes:
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in order, over values, constants and symbols (name -> lowest and highest size)."""
+    """Operations in order, over values, constants and symbols (name -> lowest and highest size).
+
+    `opset` is the version of `ai.onnx` that ONNX operations are of."""
 
     name: str
     inputs: tuple[str, ...]
@@ -386,6 +411,7 @@ class Graph:
     symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     equalities: tuple[Equality, ...] = ()
     requirements: tuple[KeepAllOnes, ...] = ()
+    opset: int = 24
 
     def value(self, name: str) -> Value:
         """Return a value or the value of a constant."""

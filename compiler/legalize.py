@@ -20,7 +20,7 @@ from compiler.graph import (
     ShapeAttributes,
     Value,
 )  # fmt: skip
-from compiler.kinds import DENSE_INDEX_INPUT
+from compiler.kinds import DENSE_INDEX_INPUTS
 from compiler.shape_inference import int_shape
 
 PLACES_INPUT = 7
@@ -29,25 +29,28 @@ PLACES_INPUT = 7
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    return _append_to_caches(_split_double_epilogues(_join_bags(_flatten_indices(graph))))
+    return _flatten_indices(_append_to_caches(_split_double_epilogues(_join_bags(graph))))
 
 
 def _flatten_indices(graph: Graph) -> Graph:
     """Reshape index operands to one row unless they are inputs that only such operations read, which lie so anyway."""
     values, operations, consumers = dict(graph.values), [], graph.consumers()
     for op in graph.operations:
-        place = DENSE_INDEX_INPUT.get(op.kind)
-        name = op.inputs[place] if place is not None and place < len(op.inputs) else None
-        lies_so = name in graph.inputs and all(reader.kind in DENSE_INDEX_INPUT for reader in consumers[name or ""])
-        if place is None or name is None or lies_so or len(graph.value(name).shape) < 2:
-            operations.append(op)
-            continue
-        shape = (1, math.prod(int_shape(graph.value(name).shape)))
-        row = f"{name}.{op.name}.row"
-        values[row] = Value(row, shape, graph.value(name).dtype)
-        operations.append(Operation("reshape", f"{op.name}.row", (name,), (row,), ShapeAttributes(shape)))
-        operations.append(replace(op, inputs=(*op.inputs[:place], row, *op.inputs[place + 1 :])))
+        inputs = list(op.inputs)
+        for place in DENSE_INDEX_INPUTS.get(op.kind, ()):
+            name = inputs[place] if place < len(inputs) else None
+            if name is None or len(graph.value(name).shape) < 2 or _lies_in_one_row(graph, consumers[name], name):
+                continue
+            shape = (1, math.prod(int_shape(graph.value(name).shape)))
+            inputs[place] = row = f"{name}.{op.name}.row"
+            values[row] = Value(row, shape, graph.value(name).dtype)
+            operations.append(Operation("reshape", f"{op.name}.row{place}", (name,), (row,), ShapeAttributes(shape)))
+        operations.append(replace(op, inputs=tuple(inputs)))
     return replace(graph, values=values, operations=tuple(operations))
+
+
+def _lies_in_one_row(graph: Graph, readers: list[Operation], name: str) -> bool:
+    return name in graph.inputs and all(reader.kind in DENSE_INDEX_INPUTS for reader in readers)
 
 
 def _join_bags(graph: Graph) -> Graph:

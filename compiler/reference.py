@@ -20,6 +20,7 @@ from compiler.graph import (
     LinearAttributes,
     MoveAttributes,
     Operation,
+    PointwiseAttributes,
     RequantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
@@ -27,6 +28,7 @@ from compiler.graph import (
     SliceAttributes,
     WeightFormat,
 )  # fmt: skip
+from compiler.recipe_meaning import evaluate_steps
 from compiler.reference_quantized import dequantized_weight, quantized_rows, requantized
 from isa.affine import Affine, evaluate
 from isa.errors import ModelError
@@ -285,6 +287,12 @@ def _concat(arguments: Arguments) -> list[np.ndarray]:
     return [np.concatenate([array for array in arguments.arrays if array is not None], attributes.axis)]
 
 
+def _pointwise(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, PointwiseAttributes)
+    return [evaluate_steps(attributes.steps, [arguments[index] for index in range(len(arguments.arrays))])]
+
+
 MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
@@ -303,4 +311,5 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "move": _move,
     "reshape": _reshape,
     "concat": _concat,
+    "pointwise": _pointwise,
 }

@@ -28,7 +28,8 @@ from compiler.graph import (
     dtype_of,
 )  # fmt: skip
 from compiler.kinds import SUPPORTED_KINDS
-from compiler.shape_rules import SHAPE_RULES, Call, Fact, shape_content, size_content, solved_shape
+from compiler.onnx_schema import has_schema, inferred_types, reference_outputs
+from compiler.shape_rules import SHAPE_RULES, Call, Fact, Typed, shape_content, size_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
 from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
@@ -132,7 +133,7 @@ def analyse(graph: Graph, solver: Solver | None = None) -> dict[str, Fact]:
         attributes = operation.attributes
         if isinstance(attributes, OnnxAttributes):
             inputs = [facts[name] if name else None for name in operation.inputs]
-            call = Call(attributes, inputs, len(operation.outputs), solver, operation.name)
+            call = Call(attributes, inputs, len(operation.outputs), solver, operation.name, graph.opset)
             results = _results(call, operation)
         else:
             results = [_known_fact(graph, name, attributes) for name in operation.outputs]
@@ -151,14 +152,59 @@ def _known_fact(graph: Graph, name: str | None, attributes: object) -> Fact:
 def _results(call: Call, operation: Operation) -> list[Fact]:
     try:
         check_arguments(call)
-        rule = SHAPE_RULES[call.attributes.op_type]
-        typed = [(solved_shape(shape, call.solver), dtype) for shape, dtype in rule(call)]
+        folded = _folded_by_reference(call) if call.attributes.op_type not in SHAPE_RULES else None
+        if folded is not None:
+            return [Fact(array.shape, str(array.dtype), array) for array in folded]
+        typed = [(solved_shape(shape, call.solver), dtype) for shape, dtype in _typed(call)]
         contents = _contents(call, typed)
     except Undecided as error:
         raise _undecided(call, operation, str(error)) from None
     except (Contradiction, *BAD_ARGUMENTS) as error:
         raise _misfit(call, operation, error) from None
     return [Fact(shape, dtype, content) for (shape, dtype), content in zip(typed, contents, strict=False)]
+
+
+def _typed(call: Call) -> list[Typed]:
+    """Return (shape, dtype) of the outputs by our rule, else by the onnx package if all sizes are numbers."""
+    rule = SHAPE_RULES.get(call.attributes.op_type)
+    if rule is None:
+        return _typed_by_schema(call)
+    try:
+        return rule(call)
+    except Undecided as undecided:
+        if any(isinstance(dim, Affine) for fact in call.inputs if fact for dim in fact.shape):
+            raise
+        try:
+            return _typed_by_schema(call)
+        except Undecided:
+            raise undecided from None
+
+
+def _typed_by_schema(call: Call) -> list[Typed]:
+    if call.attributes.domain or not has_schema(call.attributes.op_type, call.opset):
+        raise Undecided(f"there is no shape rule for {call.attributes.op_type}")
+    shapes = [(fact.shape, fact.dtype) if fact else None for fact in call.inputs]
+    contents = [fact.content if fact else None for fact in call.inputs]
+    return inferred_types(call.attributes, call.opset, shapes, contents, call.output_count)
+
+
+def _folded_by_reference(call: Call) -> list[np.ndarray] | None:
+    """Return the outputs of an operator on constants by the onnx package, None if it cannot or must not."""
+    arrays = [fact.content if fact else None for fact in call.inputs]
+    absent = any(fact is not None and fact.content is None for fact in call.inputs)
+    symbolic = any(array is not None and array.dtype == object for array in arrays)
+    if not arrays or absent or symbolic or not _is_deterministic(call.attributes, call.opset):
+        return None
+    try:
+        results = reference_outputs(call.attributes, call.opset, arrays, call.output_count)
+    except Undecided:
+        return None
+    return results if sum(array.nbytes for array in results) <= FOLDED_OUTPUT_BYTES else None
+
+
+def _is_deterministic(attributes: OnnxAttributes, opset: int) -> bool:
+    is_random = attributes.op_type.startswith("Random") or attributes.op_type in ("Bernoulli", "Multinomial", "Dropout")
+    return not is_random and not attributes.domain and has_schema(attributes.op_type, opset)
 
 
 def _undecided(call: Call, operation: Operation, reason: str) -> ToolError:
@@ -205,7 +251,7 @@ def _contents(call: Call, typed: list[tuple[tuple[Dim, ...], str]]) -> list[np.n
             evaluate(call.attributes, [fact.content if fact else None for fact in call.inputs], call.solver.bounds)
         )
     except Undecided:
-        return nothing
+        return list(_folded_by_reference(call) or nothing)
 
 
 def _size(call: Call) -> np.ndarray | None:
@@ -252,24 +298,37 @@ def _with_input_dims(graph: Graph, bindings: Mapping[str, Dim]) -> Graph:
 
 def check_known(graph: Graph) -> None:
     """Raise UnsupportedError with all operators that no rule here knows."""
-    unknown = [operation for operation in graph.operations if not _is_known(operation)]
+    unknown = _unknown_operations(graph)
     if unknown:
         raise unsupported_operations(graph, unknown, _shapes_so_far(graph))
 
 
-def _is_known(operation: Operation) -> bool:
-    attributes = operation.attributes
-    if not isinstance(attributes, OnnxAttributes):
-        return True
-    return attributes.op_type in SHAPE_RULES and attributes.domain in KNOWN_DOMAINS
+def _unknown_operations(graph: Graph) -> list[Operation]:
+    """Return the operations without a rule; of constants, any operator that the onnx package evaluates is known."""
+    from compiler.generic.lower import RULES  # rules rewrite graphs, so they stand above this module
+
+    fixed = set(graph.constants)
+    unknown = []
+    for operation in graph.operations:
+        attributes = operation.attributes
+        if not isinstance(attributes, OnnxAttributes):
+            continue
+        has_rule = attributes.op_type in SHAPE_RULES and attributes.domain in KNOWN_DOMAINS
+        is_fixed = bool(operation.inputs) and all(name in fixed for name in operation.inputs if name)
+        if is_fixed and (has_rule or _is_deterministic(attributes, graph.opset)):
+            fixed.update(name for name in operation.outputs if name)
+        elif not has_rule and (attributes.domain or attributes.op_type not in RULES):
+            unknown.append(operation)
+    return unknown
 
 
 def _shapes_so_far(graph: Graph) -> dict[str, tuple[Dim, ...]]:
     """Return the shapes of what does not depend on unknown operators."""
     missing: set[str] = set()
     kept = []
+    unknown = {operation.name for operation in _unknown_operations(graph)}
     for operation in graph.operations:
-        if _is_known(operation) and missing.isdisjoint(name for name in operation.inputs if name):
+        if operation.name not in unknown and missing.isdisjoint(name for name in operation.inputs if name):
             kept.append(operation)
         else:
             missing.update(name for name in operation.outputs if name)

@@ -40,6 +40,7 @@ class Call:
     output_count: int
     solver: Solver
     origin: str
+    opset: int = 24
 
     def fact(self, index: int) -> Fact:
         """Return an input that must be there."""

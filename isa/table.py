@@ -177,6 +177,11 @@ def _binary(name: str, opcode: int, formula: str) -> Instruction:
     return Instruction(name, opcode, Unit.SE, Timing.SIMD, operands, formula, doc)
 
 
+def _function_of_two(name: str, opcode: int, formula: str, doc: str) -> Instruction:
+    operands = (*OUT, *A, *B, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, B_DTYPE, SPREAD)
+    return Instruction(name, opcode, Unit.SE, Timing.LUT, operands, formula, doc)
+
+
 def _by_constant(name: str, opcode: int, formula: str) -> Instruction:
     operands = (*OUT, *A, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, FLOAT)
     return Instruction(name, opcode, Unit.SE, Timing.SIMD, operands, formula, "Element-wise in fp32 with one constant.")
@@ -296,6 +301,11 @@ SIMD = (
     _by_constant("vmaxs", 0x6A, "out = max(a, value)"), _by_constant("vmins", 0x6B, "out = min(a, value)"),
     _by_group("vsubg", 0x6E, "out = a - b[:, column // group]"),
     _by_group("vmulg", 0x6F, "out = a * b[:, column // group]"),
+    _binary("vless", 0x6C, "out = 1 where a < b else 0"), _binary("vequal", 0x6D, "out = 1 where a == b else 0"),
+    Instruction("vspread", 0x86, Unit.SE, Timing.SIMD, (*OUT, *A, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, SPREAD),
+                "out = a", "a is full size, one row for all rows, or one column for all columns."),
+    _unary("vfloor", 0x87, Timing.SIMD, "out = floor(a)", "Rounds to a whole number towards minus infinity."),
+    _unary("vround", 0x85, Timing.SIMD, "out = round(a)", "Rounds to the nearest whole number, halves to even."),
     _unary("vcast", 0x70, Timing.SIMD, "out = a", "Converts the element type."),
     _unary("vabs", 0x71, Timing.SIMD, "out = |a|", "Absolute value."),
     _unary("vrecip", 0x72, Timing.LUT, "out = 1 / a", "IEEE fp32 division."),
@@ -309,6 +319,13 @@ SIMD = (
     _unary("rowmax", 0x81, Timing.REDUCTION, "out[:, 0] = a.max(1)", "Maximum of each row; NaN if any."),
     _unary("rowmin", 0x82, Timing.REDUCTION, "out[:, 0] = a.min(1)", "Minimum of each row; NaN if any."),
     _unary("colsum", 0x83, Timing.REDUCTION, "out[0, :] = a.sum(0)", "fp32 sum of rows (pooling), rows ascending."),
+    _unary("rowprod", 0x84, Timing.REDUCTION, "out[:, 0] = a.prod(1)", "fp32 product of each row, columns ascending."),
+    _unary("vlog", 0x88, Timing.LUT, "out = log(a)", "Natural logarithm; 53 bits inside, rounded once."),
+    _unary("vsin", 0x89, Timing.LUT, "out = sin(a)", "53 bits inside, rounded once; NaN where |a| > 2^30."),
+    _unary("vcos", 0x8A, Timing.LUT, "out = cos(a)", "53 bits inside, rounded once; NaN where |a| > 2^30."),
+    _unary("vatan", 0x8B, Timing.LUT, "out = atan(a)", "53 bits inside, rounded once."),
+    _unary("verf", 0x8C, Timing.LUT, "out = erf(a)", "The error function; 53 bits inside, rounded once."),
+    _function_of_two("vpow", 0x8D, "out = a ** b", "exp(b log |a|) with the sign of a for odd b; 53 bits inside."),
 )  # fmt: skip
 
 INSTRUCTIONS = (*SCALAR, *SYNCHRONIZATION, *TRANSFERS, *LAYOUT, *MATRIX, *ACCUMULATOR, *SIMD)

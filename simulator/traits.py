@@ -30,6 +30,7 @@ _OUT_SHAPES = {
     "rowsum": (FROM_R6, ONE_ELEMENT, _D0),
     "rowmax": (FROM_R6, ONE_ELEMENT, _D0),
     "rowmin": (FROM_R6, ONE_ELEMENT, _D0),
+    "rowprod": (FROM_R6, ONE_ELEMENT, _D0),
     "colsum": (ONE, R7_ELEMENTS, _D0),
     "acc_range": (FROM_R6, PAIR, _D0),
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.generic import arithmetic, movement
+from compiler.generic import arithmetic, comparison, functions, movement
 from compiler.generic.rule import Rule, SymbolicSizeError
 from compiler.graph import Graph, OnnxAttributes, Operation
 
 RULES: dict[str, Rule] = {
     **arithmetic.RULES,
+    **comparison.RULES,
+    **functions.RULES,
     **movement.RULES,
 }
 """The rule of each operation type of the domain `ai.onnx`; these are the operations listed as supported."""
+_ALL_RULES = {**RULES, **movement.LOOK_UPS}
 
 
 def lower_generic(graph: Graph) -> Graph:
@@ -27,10 +30,10 @@ def lower_generic(graph: Graph) -> Graph:
 def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     """Return what takes the place of an operation, ONNX operations in it lowered too; None if it has no rule."""
     attributes = operation.attributes
-    if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in RULES:
+    if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in _ALL_RULES:
         return None
     try:
-        replacement = RULES[attributes.op_type](rewriter, operation)
+        replacement = _ALL_RULES[attributes.op_type](rewriter, operation)
     except SymbolicSizeError:
         return None
     if replacement is None:

@@ -126,6 +126,7 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Split": _split,
     "Concat": _concat,
-    "Gather": _gather,
     "Tile": _tile,
 }
+LOOK_UPS: dict[str, Rule] = {"Gather": _gather}
+"""Operations that have a generic form in one case only, so they are not listed as supported."""

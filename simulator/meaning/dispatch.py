@@ -92,7 +92,7 @@ def _compute(
     if timing in (_ACCUMULATOR, _LINK):
         return _run_accumulator(fields, values, tables.a, tables.out, banks, link)
     if timing == _LUT:
-        return _run_function(opcode, tables.a, tables.out, count)
+        return _run_function(opcode, tables.a, tables.b, tables.out, count)
     if timing == _REDUCTION:
         return _run_reduction(opcode, values[6], values[7], tables.a, tables.out)
     value = np.int32(fields[col.IMMEDIATE]).view(np.float32)

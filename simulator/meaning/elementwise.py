@@ -18,6 +18,9 @@ _ADD, _SUB, _MUL, _DIV, _MAX, _MIN, _SELECT = (
     BY_NAME[name].opcode for name in ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
 )
 _SUB_GROUP, _MUL_GROUP = BY_NAME["vsubg"].opcode, BY_NAME["vmulg"].opcode
+_LESS, _EQUAL, _SPREAD, _FLOOR, _NEAREST = (
+    BY_NAME[name].opcode for name in ("vless", "vequal", "vspread", "vfloor", "vround")
+)
 _ADDS, _MULS, _MAXS, _MINS = (BY_NAME[name].opcode for name in ("vadds", "vmuls", "vmaxs", "vmins"))
 _CAST, _ABS = BY_NAME["vcast"].opcode, BY_NAME["vabs"].opcode
 
@@ -46,7 +49,19 @@ def run(opcode: Scalar, a: Floats, b: Floats, value: Scalar, out: Floats, count:
     elif opcode == _SELECT:
         for index in range(count):
             out[index] = a[index] if b[index] != 0 else value
-    elif opcode == _CAST:
+    elif opcode == _LESS:
+        for index in range(count):
+            out[index] = np.float32(1.0) if a[index] < b[index] else np.float32(0.0)
+    elif opcode == _EQUAL:
+        for index in range(count):
+            out[index] = np.float32(1.0) if a[index] == b[index] else np.float32(0.0)
+    elif opcode == _FLOOR:
+        for index in range(count):
+            out[index] = np.floor(a[index])
+    elif opcode == _NEAREST:
+        for index in range(count):
+            out[index] = np.rint(a[index])
+    elif opcode in (_CAST, _SPREAD):
         for index in range(count):
             out[index] = a[index]
     elif opcode == _ABS:
@@ -101,6 +116,11 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     "vlimit": _limit_plain,
     "vsubg": _by_groups(lambda a, b: a - b),
     "vmulg": _by_groups(lambda a, b: a * b),
+    "vless": of_a_and_b(lambda a, b: (a < b).astype(np.float32)),
+    "vequal": of_a_and_b(lambda a, b: (a == b).astype(np.float32)),
+    "vspread": lambda command: command.write(command.read_spread(1)),
+    "vfloor": of_a(np.floor),
+    "vround": of_a(np.rint),
     "vadds": of_a_and_constant(lambda a, constant: a + constant),
     "vmuls": of_a_and_constant(lambda a, constant: a * constant),
     "vmaxs": of_a_and_constant(larger_plain),

@@ -14,11 +14,12 @@ import numpy as np
 
 from isa.table import BY_NAME
 from simulator.jit import inner_kernel
-from simulator.meaning import codes
+from simulator.meaning import codes, wide_functions
 from simulator.meaning.plain import Command, of_a
 from simulator.meaning.tables import Floats, Scalar
 
 EXP_ERROR_ULPS = 1.1
+_run_wide = wide_functions.run
 
 _RECIP, _SQRT, _RSQRT, _EXP, _SIGMOID, _TANH, _SILU = (
     BY_NAME[name].opcode for name in ("vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu")
@@ -61,8 +62,8 @@ def _power_of_two(exponent: Scalar) -> Scalar:
 
 
 @inner_kernel
-def run(opcode: Scalar, a: Floats, out: Floats, count: Scalar) -> Scalar:
-    """out[0:count] = function(a[0:count])."""
+def run(opcode: Scalar, a: Floats, b: Floats, out: Floats, count: Scalar) -> Scalar:
+    """out[0:count] = function(a[0:count]); only functions of two numbers read b."""
     if opcode == _RECIP:
         for index in range(count):
             out[index] = _ONE / a[index]
@@ -85,7 +86,7 @@ def run(opcode: Scalar, a: Floats, out: Floats, count: Scalar) -> Scalar:
         for index in range(count):
             out[index] = a[index] / (_ONE + exponential(-a[index]))
     else:
-        return codes.NO_MEANING
+        return _run_wide(opcode, a, b, out, count)
     return codes.OK
 
 
@@ -105,6 +106,7 @@ def exponential_plain(x: Floats) -> Floats:
 
 
 PLAIN: dict[str, Callable[[Command], None]] = {
+    **wide_functions.PLAIN,
     "vrecip": of_a(lambda a: _ONE / a),
     "vsqrt": of_a(lambda a: np.sqrt(a, dtype=np.float32)),
     "vrsqrt": of_a(lambda a: np.divide(_ONE, np.sqrt(a), dtype=np.float32)),

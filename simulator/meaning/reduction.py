@@ -1,4 +1,4 @@
-"""Reductions over rows and columns in fp32, in ascending order from 0, -infinity or +infinity."""
+"""Reductions over rows and columns in fp32, in ascending order from 0, 1, -infinity or +infinity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command
 from simulator.meaning.tables import Floats, Scalar
 
-_ROWSUM, _ROWMAX, _ROWMIN, _COLSUM = (BY_NAME[name].opcode for name in ("rowsum", "rowmax", "rowmin", "colsum"))
+_ROWSUM, _ROWMAX, _ROWMIN, _ROWPROD, _COLSUM = (
+    BY_NAME[name].opcode for name in ("rowsum", "rowmax", "rowmin", "rowprod", "colsum")
+)
 
 
 @inner_kernel
@@ -26,7 +28,7 @@ def run(opcode: Scalar, rows: Scalar, columns: Scalar, a: Floats, out: Floats) -
             for column in range(columns):
                 out[column] += a[np.uint64(row * columns + column)]
         return codes.OK
-    if opcode != _ROWSUM and opcode != _ROWMAX and opcode != _ROWMIN:
+    if opcode != _ROWSUM and opcode != _ROWMAX and opcode != _ROWMIN and opcode != _ROWPROD:
         return codes.NO_MEANING
     for row in range(rows):
         out[row] = _fold(opcode, a, row * columns, (row + 1) * columns)
@@ -36,9 +38,13 @@ def run(opcode: Scalar, rows: Scalar, columns: Scalar, a: Floats, out: Floats) -
 @inner_kernel
 def _fold(opcode: Scalar, a: Floats, first: Scalar, end: Scalar) -> Scalar:
     total = np.float32(0.0) if opcode == _ROWSUM else np.float32(-np.inf if opcode == _ROWMAX else np.inf)
+    if opcode == _ROWPROD:
+        total = np.float32(1.0)
     for index in range(first, end):
         if opcode == _ROWSUM:
             total += a[index]
+        elif opcode == _ROWPROD:
+            total *= a[index]
         elif opcode == _ROWMAX:
             total = larger(total, a[index])
         else:
@@ -68,5 +74,6 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     "rowsum": _rows_folded(lambda total, a: total + a, 0.0),
     "rowmax": _rows_folded(larger_plain, -np.inf),
     "rowmin": _rows_folded(smaller_plain, np.inf),
+    "rowprod": _rows_folded(lambda total, a: total * a, 1.0),
     "colsum": _colsum,
 }

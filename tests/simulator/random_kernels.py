@@ -26,11 +26,14 @@ RESULTS = len(REGIONS) * REGION_BYTES
 RESULT_BYTES, MEMORY_BYTES = 4096, 1 << 20
 FLOATS = ("fp32", "fp16", "bf16")
 FACTOR_TYPES = {"mml": ("fp16", "bf16"), "vmml": FLOATS}
-BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect")
+BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect", "vless", "vequal", "vpow")
 BY_CONSTANT = ("vadds", "vmuls", "vmaxs", "vmins")
 GROUPED = ("vsubg", "vmulg")
-UNARY = ("vcast", "vabs", "vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu")
-REDUCTIONS = ("rowsum", "rowmax", "rowmin", "colsum")
+UNARY = (
+    "vcast", "vabs", "vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu", "vfloor", "vround", "vlog",
+    "vsin", "vcos", "vatan", "verf",
+)  # fmt: skip
+REDUCTIONS = ("rowsum", "rowmax", "rowmin", "colsum", "rowprod")
 CHAINS = {"east": ("column", "west"), "west": ("column", "east"), "south": ("row", "north"), "north": ("row", "south")}
 OPPOSITE_END = ("west", "north")
 

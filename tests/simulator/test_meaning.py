@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +137,7 @@ def declared_range(instruction: Instruction, fields, values, address: int) -> np
     size = BY_CODE[int(fields[col.INDEX[slot]])].bytes if slot else 1
     rows, columns = int(values[6]), int(values[7])
     shapes = {"transpose": (columns, rows), "colsum": (1, columns), "acc_range": (rows, 8)}
-    shapes |= dict.fromkeys(("rowsum", "rowmax", "rowmin"), (rows, 1))
+    shapes |= dict.fromkeys(("rowsum", "rowmax", "rowmin", "rowprod"), (rows, 1))
     rows, columns = shapes.get(instruction.name, (rows, columns))
     for row in range(rows):
         start = address + row * int(values[1])
@@ -265,6 +266,61 @@ def test_exp_is_accurate_everywhere() -> None:
     assert compute("vexp", ends).tolist() == [[0.0, 0.0, 0.0, 1.0, np.inf, np.inf, np.inf]]
     assert np.isnan(compute("vexp", np.array([[np.nan]], np.float32)))
     assert compute("vexp", np.array([[-100.0]], np.float32))[0, 0] == pytest.approx(np.exp(-100.0), abs=1.5e-45)
+
+
+WIDE = ("log", "sin", "cos", "atan", "erf")
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_functions_are_accurate_everywhere(name: str) -> None:
+    from simulator.meaning import wide_functions
+
+    random = np.random.default_rng(4)
+    numbers = np.concatenate((random.uniform(-30, 30, 100_000), 10.0 ** random.uniform(-38, 5, 100_000))).astype(
+        np.float32
+    )
+    numbers = np.abs(numbers) if name == "log" else numbers
+    exact = np.array([getattr(math, name)(number) for number in numbers.tolist()])
+    errors = np.abs(getattr(wide_functions, f"{name}_plain")(numbers) - exact) / np.spacing(
+        np.abs(exact).astype(np.float32)
+    )
+    assert errors.max() <= wide_functions.ERROR_ULPS
+    ends = np.array([[-np.inf, -1.0, 0.0, np.inf, np.nan]], np.float32)
+    expected = {
+        "log": [np.nan, np.nan, -np.inf, np.inf, np.nan], "sin": [np.nan, np.sin(-1), 0.0, np.nan, np.nan],
+        "cos": [np.nan, np.cos(1), 1.0, np.nan, np.nan], "erf": [-1.0, math.erf(-1), 0.0, 1.0, np.nan],
+        "atan": [-np.pi / 2, -np.pi / 4, 0.0, np.pi / 2, np.nan],
+    }  # fmt: skip
+    np.testing.assert_allclose(compute(f"v{name}", ends)[0], expected[name], rtol=1e-7)
+
+
+def test_powers_are_those_of_the_c_standard() -> None:
+    random = np.random.default_rng(5)
+    bases, exponents = (
+        random.uniform(0, 20, 100_000).astype(np.float32),
+        random.uniform(-25, 25, 100_000).astype(np.float32),
+    )
+    from simulator.meaning.wide_functions import ERROR_ULPS, pow_plain
+
+    exact = np.power(bases.astype(np.float64), exponents.astype(np.float64))
+    errors = np.abs(pow_plain(bases, exponents) - exact) / np.spacing(exact.astype(np.float32))
+    assert errors[np.isfinite(errors)].max() <= ERROR_ULPS
+    ends = np.array([-np.inf, -2.5, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, np.inf, np.nan], np.float32)
+    left, right = (part.reshape(1, -1) for part in np.meshgrid(ends, [*ends, -3.0, 2.0, 5.0]))
+    result = compute("vpow", left, right.astype(np.float32))
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(result, np.power(left.astype(np.float64), right).astype(np.float32), rtol=1e-7)
+
+
+def test_comparisons_and_roundings() -> None:
+    a, b = np.array([[1, 2, 3, np.nan, -0.0]], np.float32), np.array([[2, 2, 2, 2, 0.0]], np.float32)
+    assert compute("vless", a, b).tolist() == [[1, 0, 0, 0, 0]]
+    assert compute("vequal", a, b).tolist() == [[0, 1, 0, 0, 1]]
+    halves = np.array([[-1.5, -0.5, 0.5, 2.5, np.inf]], np.float32)
+    assert compute("vfloor", halves).tolist() == [[-2, -1, 0, 2, np.inf]]
+    assert compute("vround", halves).tolist() == [[-2, 0, 0, 2, np.inf]]
+    assert compute("vspread", halves, mode=2).tolist() == [[-1.5] * 5]
+    assert compute("rowprod", a[:, :3])[0, 0] == 6
 
 
 def test_matrix_products_are_what_a_person_expects() -> None:
