@@ -91,7 +91,8 @@ def check_supported(graph: Graph) -> Graph:
             names = " ".join(f"--dim {name}=VALUE" for name in sorted(symbolic[0].symbols))
             raise ModelError(what, where=graph.name, help=f"give a number: {names}")
     left = [operation for operation in graph.operations if operation.kind not in SUPPORTED_KINDS]
-    absent = [name for operation in left for name in operation.inputs if name and _is_absent(graph, name)]
+    readers = [operation for operation in graph.operations if operation.kind in ("onnx", "pointwise")] if left else []
+    absent = [name for operation in readers for name in operation.inputs if name and _is_absent(graph, name)]
     if absent:
         what = f"the data of {', '.join(sorted(set(absent)))} is absent, but masks or tables are computed from it"
         raise ModelError(what, where=graph.name, help="keep the small constants in the model file")
