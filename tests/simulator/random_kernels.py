@@ -250,8 +250,10 @@ class RandomKernel:
     def unary(self, code: Code) -> None:
         a = self.take()
         out = self.block(a.rows, a.columns, self.choose.choice(FLOATS))
-        code.emit(self.choose.choice(UNARY), **self.out(out), **self.read(a), rows=a.rows, columns=a.columns,
-                  out_dtype=out.dtype, a_dtype=a.dtype)  # fmt: skip
+        name = self.choose.choice((*UNARY, "vspread"))
+        spread = {"spread": self.choose.choice(["full", "row", "column"])} if name == "vspread" else {}
+        code.emit(name, **self.out(out), **self.read(a), rows=a.rows, columns=a.columns,
+                  out_dtype=out.dtype, a_dtype=a.dtype, **spread)  # fmt: skip
         code.builder.pop(a.buffer)
         self.produced(code, out)
 
