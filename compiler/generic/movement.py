@@ -59,15 +59,16 @@ def _end(end: int, step: int, size: int) -> int | None:
     return None if step < 0 and end < -size else end
 
 
-def _split(rewriter: Rewriter, operation: Operation) -> list[Operation]:
+def _split(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+    """Each part starts where the one before it ends, so all of them must have a size."""
+    if None in operation.outputs:
+        return None
     new = Replacement(rewriter, operation)
     shape = new.shape(operation.inputs[0])
     axis, start = onnx_attributes(operation).integer("axis", 0) % len(shape), 0
     for output in operation.outputs:
         starts = [0] * len(shape)
         starts[axis] = start
-        if output is None:
-            continue
         _move(new, output, range(len(shape)), starts, [1] * len(shape))
         start += new.shape(output)[axis]
     return new.operations
