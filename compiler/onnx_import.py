@@ -65,7 +65,7 @@ def _not_onnx(path: Path) -> ModelError:
 
 def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
     """Turn a model in memory into a graph; external data is looked for in the folder `base`."""
-    _check_model(model, name)
+    version = _checked_opset(model, name)
     graph = model.graph
     constants = {tensor.name: _constant(tensor, base, name) for tensor in graph.initializer}
     inputs = [_input_value(info, name) for info in graph.input if info.name not in constants]
@@ -79,6 +79,7 @@ def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
         values={value.name: value for value in (*outputs, *inputs)},
         constants=constants,
         operations=operations,
+        opset=version,
     )
     _check_names(result, name)
     return result
@@ -106,7 +107,8 @@ def _body(graph: onnx.GraphProto, base: Path | None, name: str) -> Body:
     return Body(inputs, outputs, constants, operations)
 
 
-def _check_model(model: onnx.ModelProto, name: str) -> None:
+def _checked_opset(model: onnx.ModelProto, name: str) -> int:
+    """Return the version of ai.onnx; raises an error for a model with parts that are not imported."""
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     version = opsets.get("", opsets.get("ai.onnx", 0))
     if not LOWEST_OPSET <= version <= HIGHEST_OPSET:
@@ -120,6 +122,7 @@ def _check_model(model: onnx.ModelProto, name: str) -> None:
         functions = ", ".join(function.name for function in model.functions)
         help = "inline them with onnx.inliner.inline_local_functions"
         raise UnsupportedError(f"model-local functions: {functions}", where=name, help=help)
+    return version
 
 
 def _check_names(graph: Graph, name: str) -> None:
