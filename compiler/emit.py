@@ -23,7 +23,6 @@ MODULE_BY_KIND = {
     "rope": "rope",
     "attention": "attention",
     "cache_append": "cache_append",
-    "slice": "copy",
     "add": "elementwise",
     "mul": "elementwise",
     "swiglu": "elementwise",
@@ -132,8 +131,9 @@ def kernel_module(op: Operation) -> ModuleType:
 
 
 def _is_view(mapped: MappedGraph, op: Operation) -> bool:
-    is_elsewhere = mapped.regions[op.outputs[0] or ""].storage != op.outputs[0] if op.kind in VIEW_KINDS else False
-    return op.kind in PLACED_KINDS or is_elsewhere
+    if op.kind in PLACED_KINDS:
+        return True
+    return op.kind in VIEW_KINDS and mapped.regions[op.outputs[0] or ""].storage != op.outputs[0]
 
 
 def _storages(mapped: MappedGraph) -> Iterable[Storage]:

@@ -12,7 +12,7 @@ MOVEMENT_KINDS = ("move", "reshape", "concat")
 GENERIC_KINDS: tuple[str, ...] = (*MOVEMENT_KINDS, "pointwise")
 """Those of the long tail. Their constant inputs lie in memory like values, in regions of their own."""
 
-VIEW_KINDS = ("slice", "move", "reshape")
+VIEW_KINDS = ("move", "reshape")
 """Kinds whose result may be a view of their input."""
 
 DENSE_INDEX_INPUTS = {"embedding": (0,), "rope": (1, 4), "cache_append": (1,)}

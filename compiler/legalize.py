@@ -1,6 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* A slice becomes a move, which has views and kernels for any place and machine.
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
 * Pooled embeddings of equal size become one operation: their tables are read in one launch.
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
@@ -16,12 +17,16 @@ from compiler.graph import (
     AttentionAttributes,
     EmbeddingBagAttributes,
     Graph,
+    MoveAttributes,
     Operation,
     ShapeAttributes,
+    SliceAttributes,
     Value,
 )  # fmt: skip
 from compiler.kinds import DENSE_INDEX_INPUTS
 from compiler.shape_inference import int_shape
+from isa.affine import Affine
+from isa.errors import UnsupportedError
 
 PLACES_INPUT = 7
 """Index of the places in a static cache among the inputs of attention."""
@@ -29,7 +34,24 @@ PLACES_INPUT = 7
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    return _flatten_indices(_append_to_caches(_split_double_epilogues(_join_bags(graph))))
+    return _flatten_indices(_move_slices(_append_to_caches(_split_double_epilogues(_join_bags(graph)))))
+
+
+def _move_slices(graph: Graph) -> Graph:
+    operations = (_moved_slice(graph, op) if op.kind == "slice" else op for op in graph.operations)
+    return replace(graph, operations=tuple(operations))
+
+
+def _moved_slice(graph: Graph, op: Operation) -> Operation:
+    attributes, shape = op.attributes, graph.value(op.outputs[0] or "").shape
+    assert isinstance(attributes, SliceAttributes)
+    if any(isinstance(dim, Affine) for dim in (*shape, attributes.start)):
+        help = "bind the dims of activations; only the length of the past may stay open"
+        raise UnsupportedError("a slice of a size that is not known when compiling", where=op.name, help=help)
+    starts = [0] * len(shape)
+    starts[attributes.axis] = int(attributes.start)  # type: ignore[arg-type]
+    place = MoveAttributes(int_shape(shape), tuple(range(len(shape))), tuple(starts), (1,) * len(shape))
+    return replace(op, kind="move", attributes=place)
 
 
 def _flatten_indices(graph: Graph) -> Graph:

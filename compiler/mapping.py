@@ -16,7 +16,6 @@ from compiler.graph import (
     Operation,
     RopeAttributes,
     ShapeAttributes,
-    SliceAttributes,
     Value,
     WeightFormat,
 )
@@ -54,8 +53,6 @@ CAPACITY_STEP = 32
 """Cache capacity is a multiple of this many positions, and of the keys that attention reads at a time."""
 HEAD_DIM_STEP = 16
 """Heads in a cache are padded to a multiple of this many elements, and of a block of K."""
-VIEW_ALIGNMENT_BYTES = 64
-"""A slice of columns is a view if it starts and ends at multiples of this."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
 _QUANTIZED = {"int8": INT8, "float32": FP32}
@@ -240,8 +237,6 @@ class _Mapper:
 
     def _is_view(self, op: Operation) -> bool:
         """Make the output a view of the input if its place is a strided one."""
-        if op.kind == "slice":
-            return self._is_slice_view(op)
         source, output = op.inputs[0] or "", op.outputs[0] or ""
         shape = [self._size(dim, op) for dim in self.graph.value(source).shape]
         if isinstance(op.attributes, ShapeAttributes):
@@ -252,29 +247,6 @@ class _Mapper:
         if view is not None:
             self.regions[output] = view
         return view is not None
-
-    def _is_slice_view(self, op: Operation) -> bool:
-        """Make a slice a view; rows may not be cut out of a batch."""
-        attributes, (source, *_), (output, *_) = op.attributes, op.inputs, op.outputs
-        assert isinstance(attributes, SliceAttributes) and source and output
-        whole, shape = self.regions[source], self.graph.value(source).shape
-        start, size = self._size(attributes.start, op), self._size(attributes.size, op)
-        axis = attributes.axis % len(shape)
-        if axis == len(shape) - 1:
-            edges = (start * whole.dtype.bytes, size * whole.dtype.bytes)
-            if any(edge % VIEW_ALIGNMENT_BYTES for edge in edges):
-                return False
-            self.regions[output] = replace(whole, offset_bytes=whole.offset_bytes + edges[0], columns=size)
-            return True
-        inner = math.prod(self._size(dim, op) for dim in shape[axis + 1 : -1])
-        outer = math.prod(self._size(dim, op) for dim in shape[:axis])
-        if outer > 1 and size * inner > 1:
-            return False
-        step = self._size(shape[axis], op) * inner if outer > 1 else 1
-        offset = whole.offset_bytes + start * inner * whole.pitch_bytes
-        rows, pitch = outer * size * inner, whole.pitch_bytes * step
-        self.regions[output] = replace(whole, offset_bytes=offset, rows=rows, pitch_bytes=pitch)
-        return True
 
     def _constant(self, op: Operation, index: int, storage: str, pack: Callable[[str], Constant]) -> None:
         """Note the packed constant of an input; `pack` makes it unless an equal one is there."""

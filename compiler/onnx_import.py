@@ -122,7 +122,7 @@ def _checked_opset(model: onnx.ModelProto, name: str) -> int:
         functions = ", ".join(function.name for function in model.functions)
         help = "inline them with onnx.inliner.inline_local_functions"
         raise UnsupportedError(f"model-local functions: {functions}", where=name, help=help)
-    return version
+    return int(version)
 
 
 def _check_names(graph: Graph, name: str) -> None:
