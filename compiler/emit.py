@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
-from compiler.kinds import MOVEMENT_KINDS, VIEW_KINDS
+from compiler.kinds import INDEX_INPUTS, MOVEMENT_KINDS, VIEW_KINDS
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
+from compiler.shape_inference import int_shape
 from isa.affine import Affine, Dim, symbols_of
 from isa.errors import UnsupportedError
 from isa.program import Entry, Equality, Port, Program, Requirement, Storage
@@ -36,10 +37,6 @@ MODULE_BY_KIND = {
 """The module in `compiler/kernels` that lowers each kind of operation."""
 PLACED_KINDS = ("join",)
 """Kinds that need no kernel: their operands are written in place."""
-INDEXED_TABLE = {"embedding": (0, 1), "rope": (1, 2)}
-"""By kind, which inputs are the indices and the table whose rows they choose."""
-PLACES_INPUT_BY_KIND = {"cache_append": 1, "rope": 4}
-"""By kind, which input chooses positions of the cache that is the output."""
 
 
 def emit(mapped: MappedGraph, capacity_ignored: bool = False) -> Program:
@@ -75,9 +72,8 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
     for op in graph.operations:
         for indices, rows, what in _indexed(mapped, op):
             name = _given(graph, indices, op)
-            if name in graph.inputs:
-                limit = (rows, f"they choose {what} of '{op.name}'")
-                limits[name] = min(limits.get(name, limit), limit)
+            limit = (rows, f"they choose {what} of '{op.name}'")
+            limits[name] = min(limits.get(name, limit), limit)
     for name, (rows, reason) in limits.items():
         yield Requirement(name, 0, rows - 1, reason)
     for op in graph.operations:
@@ -90,7 +86,7 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
     for table, place in enumerate(attributes.tables):
         source, rows = (graph.value(name or "") for name in op.inputs[2 * table : 2 * table + 2])
         if source.name not in graph.inputs:
-            continue
+            raise _computed_indices(op)
         (columns, last) = (source.shape[-1], rows.shape[0])
         assert isinstance(columns, int) and isinstance(last, int)
         first = place.first_row * columns + place.first_column
@@ -100,15 +96,15 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
 
 def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str]]:
     """Yield (indices, how many rows they choose from, what those are) for each index input of an operation."""
-    indices, table = INDEXED_TABLE.get(op.kind, (0, None))
-    name = op.inputs[indices] if table is not None else None
-    if name is not None and table is not None:
-        rows = mapped.graph.value(op.inputs[table] or "").shape[0]
-        assert isinstance(rows, int)
-        yield name, rows, "rows of the table"
-    index = PLACES_INPUT_BY_KIND.get(op.kind)
-    if index is not None and len(op.inputs) > index and op.inputs[index]:
-        yield op.inputs[index] or "", mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
+    for index, table in INDEX_INPUTS.get(op.kind, {}).items():
+        name = op.inputs[index] if index < len(op.inputs) else None
+        if name is None:
+            continue
+        if table is None:
+            yield name, mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
+        else:
+            (rows, *_) = int_shape(mapped.graph.value(op.inputs[table] or "").shape)
+            yield name, rows, "rows of the table"
 
 
 def _given(graph: Graph, name: str, reader: Operation) -> str:
@@ -116,10 +112,14 @@ def _given(graph: Graph, name: str, reader: Operation) -> str:
     producers = graph.producers()
     while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
         name = producers[name].inputs[0] or ""
-    if name not in graph.inputs and reader.kind == "embedding":
-        help = "give the indices as an input of the model, whose range is checked before a run"
-        raise UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
+    if name not in graph.inputs:
+        raise _computed_indices(reader)
     return name
+
+
+def _computed_indices(reader: Operation) -> UnsupportedError:
+    help = "give the indices as an input of the model, whose range is checked before a run"
+    return UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
 
 
 def kernel_module(op: Operation) -> ModuleType:

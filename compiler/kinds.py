@@ -15,5 +15,10 @@ GENERIC_KINDS: tuple[str, ...] = (*MOVEMENT_KINDS, "pointwise")
 VIEW_KINDS = ("move", "reshape")
 """Kinds whose result may be a view of their input."""
 
-DENSE_INDEX_INPUTS = {"embedding": (0,), "rope": (1, 4), "cache_append": (1,)}
-"""By kind, which inputs hold whole numbers (ids, positions) that are read as one row without gaps."""
+INDEX_INPUTS: dict[str, dict[int, int | None]] = {
+    "embedding": {0: 1}, "rope": {1: 2, 4: None}, "cache_append": {1: None},
+}  # fmt: skip
+"""By kind, inputs of whole numbers that are read as one row without gaps, each with the input whose rows they choose.
+
+None: they choose positions of the cache that is the output.
+"""

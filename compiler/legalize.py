@@ -23,7 +23,7 @@ from compiler.graph import (
     SliceAttributes,
     Value,
 )  # fmt: skip
-from compiler.kinds import DENSE_INDEX_INPUTS
+from compiler.kinds import INDEX_INPUTS
 from compiler.shape_inference import int_shape
 from isa.affine import Affine
 from isa.errors import UnsupportedError
@@ -59,7 +59,7 @@ def _flatten_indices(graph: Graph) -> Graph:
     values, operations, consumers = dict(graph.values), [], graph.consumers()
     for op in graph.operations:
         inputs = list(op.inputs)
-        for place in DENSE_INDEX_INPUTS.get(op.kind, ()):
+        for place in INDEX_INPUTS.get(op.kind, ()):
             name = inputs[place] if place < len(inputs) else None
             if name is None or len(graph.value(name).shape) < 2 or _lies_in_one_row(graph, consumers[name], name):
                 continue
@@ -72,7 +72,7 @@ def _flatten_indices(graph: Graph) -> Graph:
 
 
 def _lies_in_one_row(graph: Graph, readers: list[Operation], name: str) -> bool:
-    return name in graph.inputs and all(reader.kind in DENSE_INDEX_INPUTS for reader in readers)
+    return name in graph.inputs and all(reader.kind in INDEX_INPUTS for reader in readers)
 
 
 def _join_bags(graph: Graph) -> Graph:

@@ -21,7 +21,7 @@ from compiler.graph import (
 )
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
-from compiler.kinds import DENSE_INDEX_INPUTS, GENERIC_KINDS, VIEW_KINDS
+from compiler.kinds import GENERIC_KINDS, INDEX_INPUTS, VIEW_KINDS
 from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS, CacheRegion, MappedGraph, MappedStorage, Region
 from compiler.packing import (
@@ -142,7 +142,7 @@ class _Mapper:
         shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]
         rows, columns = _rows_and_columns(shape)
         dtype = self._element_type(value)
-        if dtype is INT32 and consumers and all(op.kind in DENSE_INDEX_INPUTS for op in consumers):
+        if dtype is INT32 and consumers and all(op.kind in INDEX_INPUTS for op in consumers):
             rows, columns = 1, rows * columns
         self._store(value.name, value.name, rows, columns, dtype, "input")
         self._extend(value.name, len(self.graph.operations))

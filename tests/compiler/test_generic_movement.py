@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compiler import compile_model
+from isa.errors import UnsupportedError
 from simulator import Simulator
 from tests.compiler.graphs import small_machine
 
@@ -88,3 +89,11 @@ def test_constants_mean_what_they_meant_in_the_opset_of_the_file() -> None:
     outputs = Simulator(compile_model(model, small_machine(), dtype="fp32")).run({"x": x}).outputs
     waves = np.fft.fft(signal[..., 0], axis=1)
     np.testing.assert_allclose(outputs["y"], x + np.stack([waves.real, waves.imag], -1), atol=1e-5)
+
+
+def test_ids_that_the_model_computes_are_refused() -> None:
+    """Nobody could check before a run that they choose rows that the table has."""
+    nodes = [helper.make_node("Add", ["ids", "ids"], ["more"]), helper.make_node("Gather", ["table", "more"], ["y"])]
+    model = _model(nodes, {"table": np.ones((11, 6), np.float32)}, {"ids": np.zeros((3, 4), np.int64)})
+    with pytest.raises(UnsupportedError, match="indices that the model computes.*\n.*as an input of the model"):
+        compile_model(model, small_machine(), dtype="fp32")
