@@ -171,6 +171,11 @@ def slice_arguments(arrays: Arrays, rank: int) -> list[tuple[int, Dim, Dim, int]
     return [(int(a) % rank, s, e, int(p)) for a, s, e, p in zip(axes, *plain, steps, strict=True)]
 
 
+def python_slice(start: int, end: int, step: int, size: int) -> slice:
+    """Return what Slice cuts out of an axis; walking backwards, Python has no number for the end before the first."""
+    return slice(start, None if step < 0 and end < -size else end, step)
+
+
 def _plain(element: Dim) -> Dim:
     return element if isinstance(element, Affine) else int(element)
 
@@ -180,9 +185,7 @@ def _slice(_: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
     for axis, start, end, step in slice_arguments(arrays, arrays[0].ndim):
         if isinstance(start, Affine) or isinstance(end, Affine):
             raise Undecided("a slice at a symbolic place")
-        size = arrays[0].shape[axis]
-        stop = None if step < 0 and end < -size else end
-        index[axis] = slice(start, stop, step)
+        index[axis] = python_slice(start, end, step, arrays[0].shape[axis])
     return arrays[0][tuple(index)]
 
 

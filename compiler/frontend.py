@@ -27,7 +27,7 @@ from compiler.dialects.slicing import fuse_packed, fuse_slices
 from compiler.fold import drop_no_operations, fold_constants, merge_equal, remove_dead
 from compiler.generic.lower import lower_generic
 from compiler.graph import Graph
-from compiler.kinds import SUPPORTED_KINDS
+from compiler.kinds import GENERIC_KINDS, SUPPORTED_KINDS
 from compiler.shape_inference import bind_dims, infer_shapes, unsupported_operations
 from isa.affine import Affine
 from isa.errors import ModelError, UnsupportedError
@@ -91,7 +91,9 @@ def check_supported(graph: Graph) -> Graph:
             names = " ".join(f"--dim {name}=VALUE" for name in sorted(symbolic[0].symbols))
             raise ModelError(what, where=graph.name, help=f"give a number: {names}")
     left = [operation for operation in graph.operations if operation.kind not in SUPPORTED_KINDS]
-    readers = [operation for operation in graph.operations if operation.kind in ("onnx", "pointwise")] if left else []
+    readers = (
+        [operation for operation in graph.operations if operation.kind in ("onnx", *GENERIC_KINDS)] if left else []
+    )
     absent = [name for operation in readers for name in operation.inputs if name and _is_absent(graph, name)]
     if absent:
         what = f"the data of {', '.join(sorted(set(absent)))} is absent, but masks or tables are computed from it"

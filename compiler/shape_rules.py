@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.evaluate import ONNX_DTYPES, axes_of, slice_arguments
+from compiler.evaluate import ONNX_DTYPES, axes_of, python_slice, slice_arguments
 from compiler.graph import OnnxAttributes
 from compiler.symbols import Bounds, Contradiction, Product, Solver, Undecided, is_less, larger, smaller
 from isa.affine import Affine, Dim, substitute
@@ -257,8 +257,7 @@ def _stepped(shape: tuple[Dim, ...], arrays: list[np.ndarray | None]) -> tuple[D
         size = shape[axis]
         if isinstance(size, Affine) or isinstance(start, Affine) or isinstance(end, Affine):
             raise Undecided("a Slice with a step of a symbolic size")
-        stop = None if step < 0 and end < -size else end
-        sizes[axis] = len(range(*slice(start, stop, step).indices(size)))
+        sizes[axis] = len(range(*python_slice(start, end, step, size).indices(size)))
     return tuple(sizes)
 
 

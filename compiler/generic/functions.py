@@ -100,7 +100,6 @@ FORMULAS: Mapping[str, Formula] = {
     "Floor": lambda x, given: x.apply("vfloor"),
     "HardSigmoid": lambda x, given: _limited(x * given("alpha") + given("beta")),
     "HardSwish": lambda x, given: x * _limited(x * (1 / 6) + 0.5),
-    "Identity": lambda x, given: x,
     "LeakyRelu": lambda x, given: _positive(x) + _negative(x) * given("alpha"),
     "Log": lambda x, given: _log(x),
     "Mish": lambda x, given: x * _softplus(x).apply("vtanh"),

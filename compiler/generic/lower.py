@@ -28,20 +28,11 @@ def lower_generic(graph: Graph) -> Graph:
 
 
 def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
-    """Return what takes the place of an operation, ONNX operations in it lowered too; None if it has no rule."""
+    """Return what takes the place of an operation; None if it has no rule, or none for its sizes."""
     attributes = operation.attributes
     if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in _ALL_RULES:
         return None
     try:
-        replacement = _ALL_RULES[attributes.op_type](rewriter, operation)
+        return _ALL_RULES[attributes.op_type](rewriter, operation)
     except SymbolicSizeError:
         return None
-    if replacement is None:
-        return None
-    operations: list[Operation] = []
-    for new in replacement:
-        lowered = [new] if new.kind != "onnx" else _lowered(rewriter, new)
-        if lowered is None:
-            return None
-        operations += lowered
-    return operations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, onnx_attributes
-from compiler.evaluate import FLOAT_DTYPES, slice_arguments
+from compiler.evaluate import FLOAT_DTYPES, python_slice, slice_arguments
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import AxisAttributes, MoveAttributes, Operation, ShapeAttributes
 
@@ -49,14 +49,10 @@ def _slice(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
         return None
     starts, steps = [0] * len(shape), [1] * len(shape)
     for axis, start, end, step in slice_arguments(arrays, len(shape)):
-        starts[axis], _, steps[axis] = slice(int(start), _end(int(end), step, shape[axis]), step).indices(shape[axis])  # type: ignore[arg-type]
+        cut = python_slice(int(start), int(end), step, shape[axis])  # type: ignore[arg-type]
+        starts[axis], _, steps[axis] = cut.indices(shape[axis])
     _move(new, operation.outputs[0], range(len(shape)), starts, steps)
     return new.operations
-
-
-def _end(end: int, step: int, size: int) -> int | None:
-    """Return the end for Python: before the first element, backwards, it has no number."""
-    return None if step < 0 and end < -size else end
 
 
 def _split(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:

@@ -1,8 +1,6 @@
 """Formulas of the long tail, written as Python expressions over terms, and the operations made of them.
 
-    x, y = terms(2)
-    recipe = (x + y).apply("vexp") * 2.0
-    steps_of(recipe, 2)
+    compute(new, lambda x, y: (x + y).apply("vexp") * 2.0, inputs, dtype)
 
 A term is an input, a number or an SE instruction applied to terms; equal terms are computed once.
 """
@@ -91,11 +89,6 @@ def as_term(value: Term | float) -> Term:
     return value if isinstance(value, Term) else Term("number", (), float(value))
 
 
-def terms(count: int) -> tuple[Term, ...]:
-    """Return the terms of the inputs."""
-    return tuple(Term("input", place=index) for index in range(count))
-
-
 def choose(condition: Term, left: Term, right: Term) -> Term:
     """Return left where the condition is not 0, else right; what is not chosen may be infinite or NaN."""
     return left.where(condition, 0.0) + right.where(condition.is_equal(0.0), 0.0)
@@ -143,7 +136,6 @@ def compute(
     inputs: Sequence[str | None],
     dtype: str,
     output: str | None = None,
-    shape: Sequence[int] | None = None,
 ) -> str:
     """Add a pointwise operation of `formula(*terms)` over broadcast inputs; a constant of one element is a number."""
     operands: list[Term | None] = []
@@ -162,8 +154,7 @@ def compute(
         first = next(index for index, name in enumerate(inputs) if name)
         read, operands[first] = [str(inputs[first])], Term("input", place=0)
     term = formula(*operands)
-    if shape is None:
-        shape = np.broadcast_shapes(*(new.shape(name) for name in inputs if name))
+    shape = np.broadcast_shapes(*(new.shape(name) for name in inputs if name))
     used = sorted(_inputs_of(term))
     moved = {place: index for index, place in enumerate(used)}
     attributes = PointwiseAttributes(steps_of(_renumbered(term, moved, {}), len(used)))

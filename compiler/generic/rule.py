@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.graph import Attributes, NoAttributes, OnnxAttributes, Operation, Value
+from compiler.graph import Attributes, NoAttributes, Operation, Value
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 
 Rule = Callable[[Rewriter, Operation], "list[Operation] | None"]
-"""Returns what takes the place of an ONNX operation, None if that has no generic form. What a rule returns may hold
-ONNX operations again (`Replacement.onnx`), which are lowered in turn."""
+"""Returns what takes the place of an ONNX operation, None if that has no generic form."""
 
 
 class SymbolicSizeError(UnsupportedError):
@@ -67,16 +66,3 @@ class Replacement:
         origin = self.operation.name if not self.operations else f"{self.operation.name}.{len(self.operations)}"
         self.operations.append(Operation(kind, origin, tuple(inputs), (name,), attributes or NoAttributes()))
         return name
-
-    def onnx(
-        self,
-        op_type: str,
-        inputs: Sequence[str | None],
-        shape: Sequence[int] = (),
-        dtype: str = "",
-        output: str | None = None,
-        **attributes: object,
-    ) -> str:
-        """As `add`, an ONNX operation that is lowered in turn."""
-        described = OnnxAttributes("", op_type, tuple(sorted(attributes.items())))
-        return self.add("onnx", inputs, shape, dtype, described, output)
