@@ -95,5 +95,5 @@ def test_ids_that_the_model_computes_are_refused() -> None:
     """Nobody could check before a run that they choose rows that the table has."""
     nodes = [helper.make_node("Add", ["ids", "ids"], ["more"]), helper.make_node("Gather", ["table", "more"], ["y"])]
     model = _model(nodes, {"table": np.ones((11, 6), np.float32)}, {"ids": np.zeros((3, 4), np.int64)})
-    with pytest.raises(UnsupportedError, match="indices that the model computes.*\n.*as an input of the model"):
+    with pytest.raises(UnsupportedError, match="indices that the model computes"):
         compile_model(model, small_machine(), dtype="fp32")
