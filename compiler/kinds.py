@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SUPPORTED_KINDS = (
-    "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "mul", "slice",
+    "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "slice",
     "embedding_bag", "interaction", "join", "quantize", "requantize", "move", "reshape", "concat", "pointwise",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
-* A slice becomes a move, which has views and kernels for any place and machine.
+* A slice becomes a move, sums and gates become recipes: those have views and kernels for any place, rank and machine.
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
 * Pooled embeddings of equal size become one operation: their tables are read in one launch.
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
@@ -19,8 +19,10 @@ from compiler.graph import (
     Graph,
     MoveAttributes,
     Operation,
+    PointwiseAttributes,
     ShapeAttributes,
     SliceAttributes,
+    Step,
     Value,
 )  # fmt: skip
 from compiler.kinds import INDEX_INPUTS
@@ -28,18 +30,33 @@ from compiler.shape_inference import int_shape
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 
+RECIPES = {
+    "add": (Step("vadd", (0, 1)),),
+    "swiglu": (Step("vsilu", (0,)), Step("vmul", (2, 1))),
+}
+"""Kinds of two inputs that are computed element by element."""
 PLACES_INPUT = 7
 """Index of the places in a static cache among the inputs of attention."""
 
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    return _flatten_indices(_move_slices(_append_to_caches(_split_double_epilogues(_join_bags(graph)))))
+    graph = _append_to_caches(_split_double_epilogues(_join_bags(graph)))
+    return _write_recipes(_flatten_indices(_move_slices(graph)))
 
 
 def _move_slices(graph: Graph) -> Graph:
     operations = (_moved_slice(graph, op) if op.kind == "slice" else op for op in graph.operations)
     return replace(graph, operations=tuple(operations))
+
+
+def _write_recipes(graph: Graph) -> Graph:
+    return replace(graph, operations=tuple(_with_recipe(op) for op in graph.operations))
+
+
+def _with_recipe(op: Operation) -> Operation:
+    recipe = RECIPES.get(op.kind)
+    return op if recipe is None else replace(op, kind="pointwise", attributes=PointwiseAttributes(recipe))
 
 
 def _moved_slice(graph: Graph, op: Operation) -> Operation:

@@ -247,10 +247,6 @@ def _add(arguments: Arguments) -> list[np.ndarray]:
     return [arguments[0] + arguments[1]]
 
 
-def _mul(arguments: Arguments) -> list[np.ndarray]:
-    return [arguments[0] * arguments[1]]
-
-
 def _slice(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, SliceAttributes)
@@ -304,7 +300,6 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "attention": _attention,
     "swiglu": _swiglu,
     "add": _add,
-    "mul": _mul,
     "slice": _slice,
     "quantize": lambda arguments: list(quantized_rows(arguments[0])),
     "requantize": _requantize,

@@ -27,7 +27,7 @@ from compiler.graph import (
     Value,
     dtype_of,
 )  # fmt: skip
-from compiler.kinds import SUPPORTED_KINDS
+from compiler.kinds import GENERIC_KINDS, SUPPORTED_KINDS
 from compiler.onnx_schema import has_schema, inferred_types, reference_outputs
 from compiler.shape_rules import SHAPE_RULES, Call, Fact, Typed, shape_content, size_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
@@ -353,7 +353,9 @@ def unsupported_operations(
         lines.append(f"  {operation.name} ({kind}) of {inputs or 'no inputs'}")
     count = "1 operation is" if len(lines) == 1 else f"{len(lines)} operations are"
     what = f"{count} not supported:\n" + "\n".join(lines)
-    return UnsupportedError(what, where=graph.name, help="operations must fuse to: " + ", ".join(SUPPORTED_KINDS))
+    composite = ", ".join(kind for kind in SUPPORTED_KINDS if kind not in GENERIC_KINDS)
+    help = f"operations must fuse to: {composite}; or be among those of docs/supported_ops.md"
+    return UnsupportedError(what, where=graph.name, help=help)
 
 
 def _shape_text(shapes: Mapping[str, tuple[Dim, ...]], name: str | None) -> str:

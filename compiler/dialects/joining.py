@@ -8,7 +8,7 @@ from compiler.graph import Graph, Operation
 
 COLUMN_STEP = 32
 """Parts have a multiple of this many columns, so that in every element type they start where rows may start."""
-WRITERS = ("linear", "embedding_bag", "interaction", "add", "mul")
+WRITERS = ("linear", "embedding_bag", "interaction", "add")
 """Kinds whose kernels write rows at any pitch."""
 
 

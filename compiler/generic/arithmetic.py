@@ -5,24 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from compiler.dialects.rewrite import Rewriter, integer, onnx_attributes
+from compiler.dialects.rewrite import Rewriter, integer
 from compiler.generic.recipe import Term, choose, compute, is_float, truncate
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import Operation
-
-
-def _sum_or_product(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
-    """Floats of equal shapes have a kernel of their own."""
-    new = Replacement(rewriter, operation)
-    left, right = (new.value(name) for name in operation.inputs)
-    computed = left.name in rewriter.values and right.name in rewriter.values
-    op_type = onnx_attributes(operation).op_type
-    if computed and left.shape == right.shape and is_float(left.dtype):
-        new.add(op_type.lower(), operation.inputs, output=operation.outputs[0])
-    else:
-        formula = Term.__add__ if op_type == "Add" else Term.__mul__
-        compute(new, lambda a, b: formula(a, b), operation.inputs, left.dtype, operation.outputs[0])
-    return new.operations
 
 
 def _binary(formula: Callable[[Term, Term, Operation, bool], Term]) -> Rule:
@@ -79,13 +65,13 @@ def _variadic(instruction: str, mean: bool = False) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "Add": _sum_or_product,
+    "Add": _binary(lambda a, b, operation, floats: a + b),
     "Div": _binary(_divide),
     "Max": _variadic("vmax"),
     "Mean": _variadic("vadd", mean=True),
     "Min": _variadic("vmin"),
     "Mod": _binary(_modulo),
-    "Mul": _sum_or_product,
+    "Mul": _binary(lambda a, b, operation, floats: a * b),
     "PRelu": _binary(lambda a, b, operation, floats: a.apply("vmax", 0.0) + b * a.apply("vmin", 0.0)),
     "Pow": _binary(_power),
     "Sub": _binary(lambda a, b, operation, floats: a - b),

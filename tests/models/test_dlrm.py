@@ -42,7 +42,7 @@ def test_everything_fuses(name: str) -> None:
     assert kinds.count("embedding_bag") == len(config.table_rows)
     assert kinds.count("linear") == len(config.layers) + 2 * config.cross_layers
     assert set(kinds) == {"linear", "embedding_bag"} | (
-        {"join", "mul", "add"} if config.cross_layers else {"interaction"}
+        {"join", "pointwise"} if config.cross_layers else {"interaction"}
     )
 
 
