@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, Register, Scalar
 from compiler.kernels.dealing import dealt_items
-from compiler.lowering import ArgumentValue
+from compiler.lowering import ArgumentValue, Lowering
+from compiler.strides import Axis, Walk, places
 
 BLOCK_ARGUMENTS = ("items", "blocks", "rows", "pieces", "row_bytes")
 """Items of all PEs, blocks per outer place, rows per outer place, pieces per row, bytes of a written row."""
@@ -77,6 +79,31 @@ def outer_arguments(sizes: Sequence[int], **strides: Sequence[int]) -> dict[str,
     """Return the arguments named by `outer_names`."""
     named = {"n": sizes, **strides}
     return {f"{prefix}{index}": value for prefix, values in named.items() for index, value in enumerate(values)}
+
+
+def launch_walk(
+    context: Lowering,
+    op: Operation,
+    kernel: int,
+    walk: Walk,
+    tiling: Tiling,
+    rows: Axis,
+    outer: Sequence[Axis],
+    **more: ArgumentValue,
+) -> None:
+    """Launch a kernel that takes a walk's blocks of `rows` inside `outer` axes; `more` are arguments of its own."""
+    arguments: dict[str, ArgumentValue] = {
+        **tiling.arguments(places(outer), rows.size, walk.row_bytes),
+        "x": walk.source, "x_pitch": rows.source, "out": walk.target, "out_pitch": rows.target,
+        "data_bytes": walk.columns.size * walk.dtype.bytes,
+        **outer_arguments(
+            [axis.size for axis in outer], x=[axis.source for axis in outer], out=[axis.target for axis in outer]
+        ),
+        **more,
+    }  # fmt: skip
+    items = arguments["items"]
+    assert isinstance(items, int)
+    context.launch(op, kernel, context.rectangle(items), arguments)
 
 
 def start_of(

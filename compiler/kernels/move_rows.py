@@ -3,6 +3,8 @@ but for what the source row starts with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
 from compiler.kernels.blocks import (
@@ -11,7 +13,7 @@ from compiler.kernels.blocks import (
     Tiling,
     align_up,
     dealt_blocks,
-    outer_arguments,
+    launch_walk,
     outer_names,
     start_of,
     store_block,
@@ -38,16 +40,7 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
         lambda: build(context.machine, tiling, len(outer), skip, is_direct),
     )
     source = Argument(walk.source.expression + (walk.skip_bytes - skip), walk.source.storage)
-    arguments = {
-        **tiling.arguments(places(outer), rows.size, walk.row_bytes),
-        "x": source, "x_pitch": rows.source, "out": walk.target, "out_pitch": rows.target, "data_bytes": data_bytes,
-        **outer_arguments(
-            [axis.size for axis in outer], x=[axis.source for axis in outer], out=[axis.target for axis in outer]
-        ),
-    }  # fmt: skip
-    items = arguments["items"]
-    assert isinstance(items, int)
-    context.launch(op, kernel, context.rectangle(items), arguments)
+    launch_walk(context, op, kernel, replace(walk, source=source), tiling, rows, outer)
 
 
 def choose_tiling(

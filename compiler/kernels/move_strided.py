@@ -14,13 +14,13 @@ from compiler.kernels.blocks import (
     align_down,
     align_up,
     dealt_blocks,
-    outer_arguments,
+    launch_walk,
     outer_names,
     start_of,
     store_block,
 )
 from compiler.kernels.move_rows import choose_tiling, data_columns, pad_rows
-from compiler.lowering import ArgumentValue, Lowering
+from compiler.lowering import Lowering
 from compiler.strides import Walk, places, row_axis
 from isa.errors import UnsupportedError
 from isa.kernel import Kernel
@@ -42,26 +42,15 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
         )
     tiling = choose_tiling(rows.size * places(outer), rows.size, walk.row_bytes, machine.pe_count)
     while tiling.block_rows * _window_bytes(tiling.piece_bytes, step) > limit:
-        smaller = max(round_up(tiling.piece_bytes // 2, SMALLEST_PIECE_BYTES), SMALLEST_PIECE_BYTES)
         if tiling.block_rows > 1:
             tiling = Tiling(tiling.block_rows // 2, tiling.piece_bytes)
         else:
-            tiling = Tiling(1, smaller if smaller < tiling.piece_bytes else SMALLEST_PIECE_BYTES)
+            tiling = Tiling(1, round_up(tiling.piece_bytes // 2, SMALLEST_PIECE_BYTES))
     kernel = context.kernel(
         ("move_strided", tiling, len(outer), step, element),
         lambda: build(machine, tiling, len(outer), step, element),
     )
-    arguments: dict[str, ArgumentValue] = {
-        **tiling.arguments(places(outer), rows.size, walk.row_bytes),
-        "x": walk.source, "x_pitch": rows.source, "out": walk.target, "out_pitch": rows.target,
-        "data_bytes": walk.columns.size * element, "skip_bytes": walk.skip_bytes,
-        **outer_arguments(
-            [axis.size for axis in outer], x=[axis.source for axis in outer], out=[axis.target for axis in outer]
-        ),
-    }  # fmt: skip
-    items = arguments["items"]
-    assert isinstance(items, int)
-    context.launch(op, kernel, context.rectangle(items), arguments)
+    launch_walk(context, op, kernel, walk, tiling, rows, outer, skip_bytes=walk.skip_bytes)
 
 
 def _window_bytes(piece_bytes: int, step: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler.graph import Operation
 from compiler.kernel_builder import KernelBuilder, round_up
 from compiler.kernels.blocks import (
@@ -11,13 +13,13 @@ from compiler.kernels.blocks import (
     align_down,
     align_up,
     dealt_blocks,
-    outer_arguments,
+    launch_walk,
     outer_names,
     start_of,
     store_block,
 )
 from compiler.kernels.move_rows import data_columns, pad_rows
-from compiler.lowering import ArgumentValue, Lowering
+from compiler.lowering import Lowering
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from compiler.strides import Walk, places
 from isa.dtypes import Dtype
@@ -40,17 +42,8 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
         ("move_transposed", tiling, len(outer), walk.dtype),
         lambda: build(machine, tiling, len(outer), walk.dtype),
     )
-    arguments: dict[str, ArgumentValue] = {
-        **tiling.arguments(places(outer), across.size, walk.row_bytes),
-        "x": walk.source, "x_pitch": walk.columns.source, "out": walk.target, "out_pitch": across.target,
-        "data_bytes": walk.columns.size * element, "skip_bytes": walk.skip_bytes,
-        **outer_arguments(
-            [axis.size for axis in outer], x=[axis.source for axis in outer], out=[axis.target for axis in outer]
-        ),
-    }  # fmt: skip
-    items = arguments["items"]
-    assert isinstance(items, int)
-    context.launch(op, kernel, context.rectangle(items), arguments)
+    rows = replace(across, source=walk.columns.source)
+    launch_walk(context, op, kernel, walk, tiling, rows, outer, skip_bytes=walk.skip_bytes)
 
 
 def _tiling(source_bytes: int, row_bytes: int, element: int, outer: int, machine: Machine) -> Tiling:
