@@ -43,8 +43,8 @@ def measure(path: Path, dtype: str, program: str) -> None:
     end = time.perf_counter()
     text = f"import {imported - start:5.2f} s, fuse {front - imported:5.2f} s, map {end - front:5.2f} s"
     if program:
-        names = tuple(item for item in BACK if item.name not in ("legalize", "map"))
-        result = run_passes(names, mapped, options).level
+        behind = [item.name for item in BACK].index("map") + 1
+        result = run_passes(BACK[behind:], mapped, options).level
         assert isinstance(result, Program)
         save_program(result, Path(program))
         text += f", place, emit and write {time.perf_counter() - end:5.2f} s"
