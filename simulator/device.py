@@ -69,6 +69,6 @@ class Device:
         outputs, moved = {}, 0
         for port in entry.outputs:
             view = self._view(port, bindings)
-            outputs[port.name] = np.ascontiguousarray(view).astype(host_dtype(port.host_dtype))
+            outputs[port.name] = np.array(view, order="C").astype(host_dtype(port.host_dtype))
             moved += view.nbytes
         return outputs, moved

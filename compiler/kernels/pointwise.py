@@ -184,12 +184,14 @@ def _store(core: CoreBuilder, shape: _Shape, buffers: _Buffers, tile: Tile) -> N
 
 
 def lower(context: Lowering, op: Operation) -> None:
-    """Launch a recipe; tiles are dealt over the PEs."""
+    """Launch a recipe; tiles are dealt over the PEs. Nothing is launched for a result without elements."""
     assert isinstance(op.attributes, PointwiseAttributes)
     graph = context.mapped.graph
     names = [str(name) for name in (*op.inputs, *op.outputs)]
     regions = [context.region(name) for name in names]
     shapes = [int_shape(graph.value(name).shape) for name in names]
+    if 0 in shapes[-1]:
+        return
     columns = max(region.columns for region in regions)
     rank = max(len(shape) for shape in shapes)
     outer = [max(sizes) for sizes in zip(*(_outer(shape, rank) for shape in shapes), strict=True)]

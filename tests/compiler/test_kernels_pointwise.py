@@ -12,6 +12,7 @@ STEPS = (Step("vmul", (0, 1)), Step("vmaxs", (2,), -0.5), Step("vsub", (3, 0)))
 SHAPES = [
     ((), ()), ((1,), (7,)), ((37, 5), (37, 5)), ((37, 5), (5,)), ((37, 1), (1, 70)), ((3, 1, 5, 33), (4, 1, 33)),
     ((2, 1, 3, 1, 2, 1, 19), (1, 3, 1, 2, 1, 2, 1)), ((2, 9001), (2, 1)), ((97, 130), (97, 130)),
+    ((0, 5), (5,)),
 ]  # fmt: skip
 
 
@@ -30,6 +31,7 @@ def test_broadcast_recipes(left: tuple[int, ...], right: tuple[int, ...], dtype:
     found = run_graph(writer.graph("out"), small_machine(name), inputs, dtype)["out"]
     a, b = (array.astype(np.float64) for array in inputs.values())
     exact = np.maximum(a * b, -0.5) - a
+    assert found.shape == exact.shape
     np.testing.assert_allclose(
         found, exact, rtol=2e-3 if dtype == "fp16" else 1e-6, atol=1e-3 if dtype == "fp16" else 1e-6
     )
