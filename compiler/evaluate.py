@@ -275,7 +275,7 @@ def _softmax(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray
 
 def _reduction(function: Callable[..., np.ndarray]) -> Meaning:
     def reduce(attributes: OnnxAttributes, arrays: list[np.ndarray]) -> np.ndarray:
-        axes = axes_of(attributes, arrays)
+        axes = axes_of(attributes, arrays) or None
         if axes is None and attributes.get("noop_with_empty_axes", 0):
             return arrays[0]
         result = function(arrays[0], axis=axes, keepdims=bool(attributes.get("keepdims", 1)))

@@ -323,7 +323,7 @@ def _flatten(call: Call) -> list[Typed]:
 def _reduce(call: Call) -> list[Typed]:
     fact = call.fact(0)
     axes = call.axes(len(fact.shape))
-    if axes is None:
+    if not axes:
         axes = () if call.integer("noop_with_empty_axes", 0) else tuple(range(len(fact.shape)))
     keep = call.integer("keepdims", 1)
     shape = tuple(1 if axis in axes else dim for axis, dim in enumerate(fact.shape) if keep or axis not in axes)

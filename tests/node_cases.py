@@ -23,6 +23,9 @@ from tests.compiler.graphs import Array, small_machine
 CONSTANT_INPUTS = {
     "Expand": (1,), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,),
     "Unsqueeze": (1,),
+    **{f"Reduce{name}": (1,) for name in (
+        "L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"
+    )},
 }  # fmt: skip
 """Inputs that shapes depend on: exporters write them as constants, and so do the cases here."""
 

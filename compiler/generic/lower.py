@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.generic import arithmetic, comparison, functions, movement
+from compiler.generic import arithmetic, comparison, functions, movement, reduction
 from compiler.generic.rule import Rule, SymbolicSizeError
 from compiler.graph import Graph, OnnxAttributes, Operation
 
@@ -12,6 +12,7 @@ RULES: dict[str, Rule] = {
     **comparison.RULES,
     **functions.RULES,
     **movement.RULES,
+    **reduction.RULES,
 }
 """The rule of each operation type of the domain `ai.onnx`; these are the operations listed as supported."""
 _ALL_RULES = {**RULES, **movement.LOOK_UPS}

@@ -136,8 +136,12 @@ def compute(
     inputs: Sequence[str | None],
     dtype: str,
     output: str | None = None,
+    shape: Sequence[int] | None = None,
 ) -> str:
-    """Add a pointwise operation of `formula(*terms)` over broadcast inputs; a constant of one element is a number."""
+    """Add a pointwise operation of `formula(*terms)` over broadcast inputs; a constant of one element is a number.
+
+    The shape is that of the inputs unless the formula reduces rows.
+    """
     operands: list[Term | None] = []
     read: list[str] = []
     for name in inputs:
@@ -154,7 +158,8 @@ def compute(
         first = next(index for index, name in enumerate(inputs) if name)
         read, operands[first] = [str(inputs[first])], Term("input", place=0)
     term = formula(*operands)
-    shape = np.broadcast_shapes(*(new.shape(name) for name in inputs if name))
+    if shape is None:
+        shape = np.broadcast_shapes(*(new.shape(name) for name in inputs if name))
     used = sorted(_inputs_of(term))
     moved = {place: index for index, place in enumerate(used)}
     attributes = PointwiseAttributes(steps_of(_renumbered(term, moved, {}), len(used)))
