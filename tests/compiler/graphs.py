@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from compiler.emit import emit
 from compiler.graph import Attributes, Constant, Graph, NoAttributes, Operation, Value
@@ -20,6 +21,7 @@ from isa.program import Program
 from isa.program_checks import verify_program
 from simulator import Simulator
 from simulator.device import Device
+from tests.simulator.kernels import poison_local_memories
 
 Array = npt.NDArray[np.generic]
 
@@ -116,11 +118,12 @@ class _DirtyDevice(Device):
 
 
 def check_padding(graph: Graph, machine: Machine, inputs: Mapping[str, Array], dtype: str = "fp16") -> None:
-    """Run on dirty memory: the results stay the same, and rows of outputs end with zeros."""
+    """Run with garbage in memory and NaN in local memories: results stay the same, rows of outputs end with zeros."""
     program = compile_graph(graph, machine, dtype)
     expected = Simulator(program).run(inputs).outputs
     simulator = Simulator(program)
-    with patch("simulator.simulator.Device", _DirtyDevice):
+    with patch("simulator.simulator.Device", _DirtyDevice), pytest.MonkeyPatch.context() as monkeypatch:
+        poison_local_memories(monkeypatch)
         results = simulator.run(inputs).outputs
     device = simulator._device
     assert device is not None

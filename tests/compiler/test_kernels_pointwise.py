@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compiler.graph import PointwiseAttributes, Step
-from tests.compiler.graphs import Array, GraphWriter, run_graph, small_machine
+from tests.compiler.graphs import Array, GraphWriter, check_padding, run_graph, small_machine
 
 STEPS = (Step("vmul", (0, 1)), Step("vmaxs", (2,), -0.5), Step("vsub", (3, 0)))
 SHAPES = [
@@ -29,6 +29,7 @@ def test_broadcast_recipes(left: tuple[int, ...], right: tuple[int, ...], dtype:
     operands = tuple(writer.input(key, array.shape) for key, array in inputs.items())
     writer.add("pointwise", operands, "out", np.broadcast_shapes(left, right), PointwiseAttributes(STEPS))
     found = run_graph(writer.graph("out"), small_machine(name), inputs, dtype)["out"]
+    check_padding(writer.graph("out"), small_machine(name), inputs, dtype)
     a, b = (array.astype(np.float64) for array in inputs.values())
     exact = np.maximum(a * b, -0.5) - a
     assert found.shape == exact.shape
