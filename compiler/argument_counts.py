@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.onnx_schema import attribute_names, has_schema
 from compiler.shape_rules import ARITHMETIC, BOOLEAN, UNARY, Call
 from compiler.symbols import Contradiction
 
@@ -19,6 +20,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     "Attention": (3, 7),
     "Clip": (1, 3),
     "Gemm": (2, 3),
+    "GroupNormalization": (3, 3),
     "DequantizeLinear": (2, 3),
     "DynamicQuantizeLinear": (1, 1),
     "DynamicQuantizeMatMul": (3, 5),
@@ -43,10 +45,20 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
 }
 # Most outputs of each operator that can have more than one.
 _OUTPUT_COUNTS = {
-    "Attention": 3, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3,
+    "Attention": 4, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3,
     "MultiHeadAttention": 3, "SkipSimplifiedLayerNormalization": 4,
     "Split": 1 << 20,
 }  # fmt: skip
+
+
+def _check_attributes(call: Call) -> None:
+    """Raise Contradiction for attributes that an operator of ai.onnx has not in its opset, but may have later."""
+    if call.attributes.domain or not has_schema(call.attributes.op_type, call.opset):
+        return
+    known = attribute_names(call.attributes.op_type, call.opset)
+    for name, _ in call.attributes.attributes:
+        if name not in known:
+            raise Contradiction(f"an attribute {name!r} and opset {call.opset}, where it has none of this name")
 
 
 def check_arguments(call: Call) -> None:
@@ -59,5 +71,6 @@ def check_arguments(call: Call) -> None:
         raise Contradiction(f"{len(call.inputs)} inputs and {fewest} to {most} that it takes")
     if op_type == "GroupQueryAttention" and (len(call.inputs) < 7 or None in call.inputs[5:7]):
         raise Contradiction("fewer inputs and the 7 that it takes")
+    _check_attributes(call)
     if not 1 <= call.output_count <= _OUTPUT_COUNTS.get(op_type, 1):
         raise Contradiction(f"{call.output_count} outputs and {_OUTPUT_COUNTS.get(op_type, 1)} that it gives")

@@ -30,6 +30,8 @@ MODULE_BY_KIND = {
     "reshape": "reshape",
     "concat": "concat",
     "pointwise": "pointwise",
+    "matmul": "matmul",
+    "take": "embedding",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
 PLACED_KINDS = ("join",)
@@ -64,7 +66,7 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
     """What the front end relies on, and for inputs that choose rows of a table or cache, that the rows are there."""
     graph = mapped.graph
     for item in graph.requirements:
-        yield Requirement(item.input_name, 1, 1, item.reason)
+        yield Requirement(item.input_name, item.lowest, item.highest, item.reason)
     limits: dict[str, tuple[int, str]] = {}
     for op in graph.operations:
         for indices, rows, what in _indexed(mapped, op):

@@ -27,9 +27,11 @@ BAD_ARGUMENTS = (ValueError, IndexError, KeyError, TypeError, OverflowError, Ari
 ONNX_DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "float8_e4m3fn", 19: "float8_e5m2",
-    21: "uint4", 22: "int4",
+    18: "float8_e4m3fnuz", 20: "float8_e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4_e2m1fn",
 }  # fmt: skip
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+NARROW_FLOAT_DTYPES = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn")
+"""Floats that casts round to; on the chip they are held in the program's element type, which holds all of them."""
 
 
 def evaluate(attributes: OnnxAttributes, arrays: Arrays, bounds: Bounds) -> tuple[np.ndarray, ...]:

@@ -24,6 +24,7 @@ from compiler.dialects.quantized import fuse_quantized
 from compiler.dialects.rms_norm import fuse_norms
 from compiler.dialects.rotary import fuse_rotary
 from compiler.dialects.slicing import fuse_packed, fuse_slices
+from compiler.expand import expand_functions
 from compiler.fold import drop_no_operations, fold_constants, merge_equal, remove_dead
 from compiler.generic.lower import lower_generic
 from compiler.graph import Graph
@@ -63,6 +64,7 @@ FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ),
     ("fuse_slices", fuse_slices, "Slices of activations -> slice."),
     ("fuse_joins", fuse_joins, "Computed rows side by side -> join."),
+    ("expand_functions", expand_functions, "What is left and defined by other operators -> those."),
     ("lower_generic", lower_generic, "What is left of ONNX operations -> kinds that work on any rank."),
     ("remove_dead", remove_dead, "Drop what no output needs any more."),
     ("check_supported", lambda graph: check_supported(graph), "Refuse what has not become a composite operation."),

@@ -389,10 +389,12 @@ class Equality:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAllOnes:
-    """A graph input that must hold only ones when the program runs, and why."""
+class InputRange:
+    """Between which whole numbers all elements of a graph input must be when the program runs, and why."""
 
     input_name: str
+    lowest: int
+    highest: int
     reason: str
 
 
@@ -410,7 +412,7 @@ class Graph:
     operations: tuple[Operation, ...]
     symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     equalities: tuple[Equality, ...] = ()
-    requirements: tuple[KeepAllOnes, ...] = ()
+    requirements: tuple[InputRange, ...] = ()
     opset: int = 24
 
     def value(self, name: str) -> Value:

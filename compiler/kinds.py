@@ -5,11 +5,12 @@ from __future__ import annotations
 SUPPORTED_KINDS = (
     "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "slice",
     "embedding_bag", "interaction", "join", "quantize", "requantize", "move", "reshape", "concat", "pointwise",
+    "matmul", "take",
 )  # fmt: skip
 
 MOVEMENT_KINDS = ("move", "reshape", "concat")
 """Kinds that only move elements."""
-GENERIC_KINDS: tuple[str, ...] = (*MOVEMENT_KINDS, "pointwise")
+GENERIC_KINDS: tuple[str, ...] = (*MOVEMENT_KINDS, "pointwise", "matmul", "take")
 """Those of the long tail. Their constant inputs lie in memory like values, in regions of their own."""
 
 VIEW_KINDS = ("move", "reshape")

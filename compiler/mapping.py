@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.attention_mapping import BIAS_INPUT, key_step
-from compiler.evaluate import FLOAT_DTYPES
+from compiler.evaluate import FLOAT_DTYPES, NARROW_FLOAT_DTYPES
 from compiler.graph import (
     AttentionAttributes,
     Graph,
@@ -149,7 +149,7 @@ class _Mapper:
 
     def _element_type(self, value: Value) -> Dtype:
         """Return the type in memory: whole numbers and truth values as int32, floats as the program computes."""
-        return self.dtype if value.dtype in FLOAT_DTYPES else INT32
+        return self.dtype if value.dtype in (*FLOAT_DTYPES, *NARROW_FLOAT_DTYPES) else INT32
 
     def _store(self, value: str, storage: str, rows: int, columns: int, dtype: Dtype, role: Role) -> None:
         pitch = padded_row_bytes(columns, dtype)

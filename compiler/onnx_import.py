@@ -85,8 +85,13 @@ def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
     return result
 
 
+def body_contents(body: onnx.FunctionProto, name: str) -> tuple[tuple[Operation, ...], dict[str, Constant]]:
+    """Return the operations and constants of a function's body; `name` is where errors say they are."""
+    return _contents(body, None, name)
+
+
 def _contents(
-    graph: onnx.GraphProto, base: Path | None, name: str
+    graph: onnx.GraphProto | onnx.FunctionProto, base: Path | None, name: str
 ) -> tuple[tuple[Operation, ...], dict[str, Constant]]:
     """Return the operations of a graph, and the constants that stand among its nodes."""
     operations, constants = [], {}

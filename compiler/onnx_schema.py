@@ -30,6 +30,12 @@ def has_schema(op_type: str, opset: int) -> bool:
 
 
 @functools.cache
+def attribute_names(op_type: str, opset: int) -> frozenset[str]:
+    """Return the names of the attributes that an operator of `ai.onnx` can have."""
+    return frozenset(_schema(op_type, opset).attributes)
+
+
+@functools.cache
 def _schema(op_type: str, opset: int) -> Any:
     import onnx
 
@@ -100,6 +106,47 @@ def reference_outputs(
     if not all(isinstance(result, np.ndarray) for result in results):
         raise Undecided(f"{attributes.op_type} gives something else than tensors")
     return list(results)
+
+
+def function_body(
+    attributes: OnnxAttributes, opset: int, types: Sequence[tuple[str, tuple[Dim, ...]] | None], is_output: list[bool]
+) -> onnx.FunctionProto:
+    """Return the definition of an operator by other ones, for inputs of these (dtype, shape) without symbols."""
+    import onnx
+
+    schema, protos = _schema(attributes.op_type, opset), []
+    for item in types:
+        proto = onnx.TypeProto()
+        if item is not None:
+            proto = onnx.helper.make_tensor_type_proto(_NUMBERS[item[0]], [int(dim) for dim in item[1]])  # type: ignore[arg-type]
+        protos.append(proto.SerializeToString())
+    names = [f"input_{index}" if item is not None else "" for index, item in enumerate(types)]
+    node = _node(attributes, opset, names, len(is_output))
+    for index, is_there in enumerate(is_output):
+        node.output[index] = node.output[index] if is_there else ""
+    body = onnx.FunctionProto()
+    if schema.has_context_dependent_function:
+        body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), protos))
+    else:
+        body.ParseFromString(schema.get_function_with_opset_version(_newest(schema, opset)))
+    _resolve_attributes(body, node, schema)
+    return body
+
+
+def _newest(schema: Any, opset: int) -> int:
+    """Return the newest version of a definition that an opset may use."""
+    return max(int(version) for version in schema.function_opset_versions if version <= opset)
+
+
+def _resolve_attributes(body: onnx.FunctionProto, node: onnx.NodeProto, schema: Any) -> None:
+    """Put the values of the operator's attributes, or the default ones, where a body refers to them."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    for inner in body.node:
+        for attribute in inner.attribute:
+            if attribute.ref_attr_name:
+                name, source = attribute.name, attribute.ref_attr_name
+                attribute.CopyFrom(given.get(source, schema.attributes[source].default_value))
+                attribute.name = name
 
 
 def _node(attributes: OnnxAttributes, opset: int, names: list[str], output_count: int) -> onnx.NodeProto:

@@ -79,9 +79,10 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int
             what = f"{symbol} = {bindings[symbol]} is outside {low}..{high}"
             raise ModelError(what, where=graph.name, help="compile for a wider range")
     for requirement in graph.requirements:
-        if not np.all(np.asarray(inputs[requirement.input_name]) == 1):
-            what = f"must hold only ones: {requirement.reason}"
-            raise ModelError(what, where=f"input {requirement.input_name!r}", help="run sequences without padding")
+        array = np.asarray(inputs[requirement.input_name])
+        if array.size and not requirement.lowest <= array.min() <= array.max() <= requirement.highest:
+            what = f"must be in {requirement.lowest}..{requirement.highest}: {requirement.reason}"
+            raise ModelError(what, where=f"input {requirement.input_name!r}", help="give elements in this range")
     return bindings
 
 
@@ -307,4 +308,6 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "reshape": _reshape,
     "concat": _concat,
     "pointwise": _pointwise,
+    "take": lambda arguments: [arguments[1][arguments[0].reshape(-1)]],
+    "matmul": lambda arguments: [arguments[0] @ arguments[1].swapaxes(-1, -2)],
 }

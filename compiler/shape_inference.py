@@ -61,10 +61,10 @@ def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
 
 
 def _check_not_empty(graph: Graph, bound: Graph) -> None:
-    """Refuse index inputs (token ids, positions, masks) without elements: only caches may be empty."""
+    """Refuse index inputs (token ids, positions, masks) that a dim leaves empty: only caches may be."""
     for value in _inputs(bound):
-        if value.dtype in ("int64", "int32") and 0 in value.shape:
-            dim = graph.value(value.name).shape[value.shape.index(0)]
+        dim = graph.value(value.name).shape[value.shape.index(0)] if 0 in value.shape else 0
+        if value.dtype in ("int64", "int32") and dim != 0:
             help = "give a size of at least 1; only the length of the past may be 0"
             raise ModelError(f"the input is empty: {dim} is 0", where=value.name, help=help)
 
@@ -305,6 +305,7 @@ def check_known(graph: Graph) -> None:
 
 def _unknown_operations(graph: Graph) -> list[Operation]:
     """Return the operations without a rule; of constants, any operator that the onnx package evaluates is known."""
+    from compiler.expand import EXPANDED
     from compiler.generic.lower import RULES  # rules rewrite graphs, so they stand above this module
 
     fixed = set(graph.constants)
@@ -317,7 +318,7 @@ def _unknown_operations(graph: Graph) -> list[Operation]:
         is_fixed = bool(operation.inputs) and all(name in fixed for name in operation.inputs if name)
         if is_fixed and (has_rule or _is_deterministic(attributes, graph.opset)):
             fixed.update(name for name in operation.outputs if name)
-        elif not has_rule and (attributes.domain or attributes.op_type not in RULES):
+        elif not has_rule and (attributes.domain or attributes.op_type not in (*RULES, *EXPANDED)):
             unknown.append(operation)
     return unknown
 

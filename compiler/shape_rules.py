@@ -352,10 +352,18 @@ def _attention(call: Call) -> list[Typed]:
         outputs = [((*query.shape[:2], query_heads * value_size), query.dtype)]
     if call.has(4):
         length = length + call.fact(4).shape[2]
-    if call.has(3) and len(call.fact(3).shape) >= 2 and call.fact(3).shape[-1] != 1:
+    if call.has(3) and len(call.fact(3).shape) >= 2 and not _is_shorter(call.fact(3).shape[-1], length):
         call.equal(call.fact(3).shape[-1], length)
     present = [((query.shape[0], heads, length, size), query.dtype) for size in (key_size, value_size)]
-    return [*outputs, *present][: call.output_count]
+    scores: Typed = ((*query.shape[:3], length), query.dtype)
+    if len(query.shape) == 3:
+        scores = ((query.shape[0], call.integer("q_num_heads", 0), query.shape[1], length), query.dtype)
+    return [*outputs, *present, scores][: call.output_count]
+
+
+def _is_shorter(mask: Dim, keys: Dim) -> bool:
+    """Tell whether a mask ends before the keys do: those behind its end are hidden. A length of 1 serves all."""
+    return mask == 1 or (isinstance(mask, int) and isinstance(keys, int) and mask < keys)
 
 
 def _multi_head_attention(call: Call) -> list[Typed]:
@@ -439,7 +447,7 @@ ARITHMETIC = (
 UNARY = (
     "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal",
     "Relu", "Round", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Trilu", "Swish", "RotaryEmbedding",
-    "RMSNormalization", "SimplifiedLayerNormalization",
+    "RMSNormalization", "SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization",
 )  # fmt: skip
 
 SHAPE_RULES: dict[str, Rule] = {

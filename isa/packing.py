@@ -17,20 +17,20 @@ from isa.program import Absent, Constant, Program, Reference
 
 HOST_DTYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
-    "bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4",
+    "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn", "int4", "uint4",
 )  # fmt: skip
 """Element types a source or a host array can have."""
 
 _NIBBLES = ("int4", "uint4")
+_HELD_IN_BYTES = {"int4": "int8", "uint4": "uint8"}
 _CAST_ELEMENTS = 1 << 16
 """Floats that are cast at a time: temporaries that stay in the processor's cache."""
 
 
 @cache
 def host_dtype(name: str) -> np.dtype[Any]:
-    """Return the array type of a host type name; 4-bit types are held one element per byte."""
-    if name in _NIBBLES:
-        return np.dtype("int8" if name == "int4" else "uint8")
+    """Return the array type of a host type name; 4-bit integers are held one element per byte."""
+    name = _HELD_IN_BYTES.get(name, name)
     if hasattr(np, name):
         return np.dtype(name)
     import ml_dtypes

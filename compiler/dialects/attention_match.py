@@ -60,6 +60,8 @@ def match_attention(rewriter: Rewriter, subgraph: Subgraph, operation: Operation
     if inputs[3] is not None:
         mode = "keep" if rewriter.graph.value(inputs[3]).dtype == "bool" else "additive"
         masks = (MaskPart(inputs[3], mode),)
+        if _is_short(rewriter, inputs):
+            return None
         if not subgraph.is_evaluable(inputs[3]) and mode == "keep":
             return None
     shape = rewriter.graph.value(inputs[0] or "").shape
@@ -73,6 +75,14 @@ def match_attention(rewriter: Rewriter, subgraph: Subgraph, operation: Operation
         operation.name, query, key, False, value, scale, masks, bool(integer(operation, "is_causal", 0)), operation,
         heads, _own_cache(operation, inputs[4:6]),
     )  # fmt: skip
+
+
+def _is_short(rewriter: Rewriter, inputs: tuple[str | None, ...]) -> bool:
+    """Tell whether a mask ends before the keys do, which hides those behind its end."""
+    mask, key = (rewriter.graph.value(inputs[index] or "").shape for index in (3, 1))
+    past = rewriter.graph.value(inputs[4]).shape[2] if inputs[4] else 0
+    keys = key[2 if len(key) == 4 else 1] + past
+    return bool(mask) and mask[-1] != 1 and isinstance(keys, int) and isinstance(mask[-1], int) and mask[-1] < keys
 
 
 def match_multi_head(rewriter: Rewriter, operation: Operation) -> Match | None:

@@ -18,7 +18,7 @@ from compiler.dialects.subgraph import Subgraph
 from compiler.graph import (
     AttentionAttributes,
     Graph,
-    KeepAllOnes,
+    InputRange,
     Operation,
     RopeAttributes,
     SliceAttributes,
@@ -39,7 +39,7 @@ def fuse_group_query(graph: Graph) -> Graph:
     for operation in graph.operations:
         if is_onnx(operation, "GroupQueryAttention") and _is_plain(graph, operation):
             for flags in _checked_lengths(graph, subgraph, operation):
-                requirement = KeepAllOnes(flags, _REASON)
+                requirement = InputRange(flags, 1, 1, _REASON)
                 if requirement not in requirements:
                     requirements.append(requirement)
             rewriter.replace(operation, _composites(rewriter, operation))

@@ -24,6 +24,7 @@ class Rewriter:
         self.consumers = graph.consumers()
         self.values: dict[str, Value] = dict(graph.values)
         self.constants: dict[str, Constant] = dict(graph.constants)
+        self.requirements = list(graph.requirements)
         self._replacements: dict[int, list[Operation]] = {}
         self._positions = {id(op): index for index, op in enumerate(graph.operations)}
 
@@ -88,7 +89,13 @@ class Rewriter:
         for index, operation in enumerate(self.graph.operations):
             operations.extend(self._replacements.get(index, [operation]))
         return remove_dead(
-            dataclasses.replace(self.graph, operations=tuple(operations), values=self.values, constants=self.constants)
+            dataclasses.replace(
+                self.graph,
+                operations=tuple(operations),
+                values=self.values,
+                constants=self.constants,
+                requirements=tuple(self.requirements),
+            )
         )
 
 

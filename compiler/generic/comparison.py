@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.dialects.rewrite import Rewriter, integer, onnx_attributes
-from compiler.evaluate import ONNX_DTYPES
+from compiler.evaluate import NARROW_FLOAT_DTYPES, ONNX_DTYPES
+from compiler.generic.narrow import rounded_to
 from compiler.generic.recipe import Term, as_term, choose, compute, inverse, is_float, truncate
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import Operation
 
-_WRAPPED_BITS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
+_WRAPPED_BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 _WHOLE = ("int32", "int64", "uint32", "uint64")
 
 
@@ -77,6 +78,10 @@ def _cast(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     return _converted(rewriter, operation, ONNX_DTYPES.get(integer(operation, "to", 1), ""))
 
 
+def _cast_like(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+    return _converted(rewriter, operation, Replacement(rewriter, operation).value(operation.inputs[1]).dtype)
+
+
 def _converted(rewriter: Rewriter, operation: Operation, dtype: str) -> list[Operation] | None:
     new = Replacement(rewriter, operation)
     source = new.value(operation.inputs[0]).dtype
@@ -88,6 +93,8 @@ def _converted(rewriter: Rewriter, operation: Operation, dtype: str) -> list[Ope
     def formula(x: Term) -> Term:
         if dtype == "bool":
             return inverse(x.is_equal(0.0))
+        if dtype in NARROW_FLOAT_DTYPES:
+            return rounded_to(x, dtype, bool(integer(operation, "saturate", 1)))
         x = truncate(x) if is_float(source) and not is_float(dtype) else x
         if dtype in _WRAPPED_BITS and source != "bool":
             span, low = (
@@ -104,6 +111,7 @@ def _converted(rewriter: Rewriter, operation: Operation, dtype: str) -> list[Ope
 RULES: dict[str, Rule] = {
     "And": _truth(lambda a, b: a * b),
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Clip": _clip,
     "Equal": _truth(lambda a, b: a.is_equal(b)),
     "Greater": _truth(lambda a, b: b.is_less(a)),

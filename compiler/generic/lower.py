@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.generic import arithmetic, comparison, functions, movement, reduction
+from compiler.generic import (
+    arithmetic,
+    comparison,
+    einsum,
+    functions,
+    indexing,
+    movement,
+    normalization,
+    padding,
+    products,
+    quantization,
+    reduction,
+    scattering,
+    selection,
+)
 from compiler.generic.rule import Rule, SymbolicSizeError
 from compiler.graph import Graph, OnnxAttributes, Operation
 
@@ -12,10 +26,17 @@ RULES: dict[str, Rule] = {
     **comparison.RULES,
     **functions.RULES,
     **movement.RULES,
+    **einsum.RULES,
+    **indexing.RULES,
+    **normalization.RULES,
+    **padding.RULES,
+    **products.RULES,
+    **quantization.RULES,
     **reduction.RULES,
+    **scattering.RULES,
+    **selection.RULES,
 }
 """The rule of each operation type of the domain `ai.onnx`; these are the operations listed as supported."""
-_ALL_RULES = {**RULES, **movement.LOOK_UPS}
 
 
 def lower_generic(graph: Graph) -> Graph:
@@ -31,9 +52,9 @@ def lower_generic(graph: Graph) -> Graph:
 def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     """Return what takes the place of an operation; None if it has no rule, or none for its sizes."""
     attributes = operation.attributes
-    if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in _ALL_RULES:
+    if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in RULES:
         return None
     try:
-        return _ALL_RULES[attributes.op_type](rewriter, operation)
+        return RULES[attributes.op_type](rewriter, operation)
     except SymbolicSizeError:
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.evaluate import FLOAT_DTYPES
+from compiler.evaluate import FLOAT_DTYPES, NARROW_FLOAT_DTYPES
 from compiler.generic.rule import Replacement
 from compiler.graph import PointwiseAttributes, Step
 from isa.errors import UnsupportedError
@@ -127,7 +127,7 @@ def steps_of(term: Term, input_count: int) -> tuple[Step, ...]:
 
 def is_float(dtype: str) -> bool:
     """Tell whether a dtype is computed in the program's element type."""
-    return dtype in FLOAT_DTYPES
+    return dtype in FLOAT_DTYPES or dtype in NARROW_FLOAT_DTYPES
 
 
 def compute(

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter
-from compiler.graph import Attributes, NoAttributes, Operation, Value
+from compiler.graph import (
+    Attributes,
+    AxisAttributes,
+    InputRange,
+    MoveAttributes,
+    NoAttributes,
+    Operation,
+    ShapeAttributes,
+    Value,
+)
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 
@@ -66,3 +75,61 @@ class Replacement:
         origin = self.operation.name if not self.operations else f"{self.operation.name}.{len(self.operations)}"
         self.operations.append(Operation(kind, origin, tuple(inputs), (name,), attributes or NoAttributes()))
         return name
+
+    def check_range(self, indices: str, size: int) -> None:
+        """Demand of indices that are an input of the model that they choose from `size` places."""
+        if indices in self.rewriter.graph.inputs:
+            reason = f"they choose from the {size} places of '{self.operation.name}'"
+            self.rewriter.requirements.append(InputRange(indices, -size, size - 1, reason))
+
+    def reshape(self, name: str, shape: Sequence[int], output: str | None = None) -> str:
+        """Give a value another shape; without an output of its own, nothing is done if it has that shape."""
+        if output is None and self.shape(name) == tuple(shape):
+            return name
+        return self.add("reshape", (name,), shape, self.value(name).dtype, ShapeAttributes(tuple(shape)), output)
+
+    def move(
+        self,
+        name: str,
+        sizes: Sequence[int],
+        axes: Sequence[int | None],
+        starts: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
+        output: str | None = None,
+    ) -> str:
+        """Add a move (see `MoveAttributes`) from the first elements on, or from `starts` by `steps`."""
+        rank = len(self.shape(name))
+        place = MoveAttributes(tuple(sizes), tuple(axes), tuple(starts or (0,) * rank), tuple(steps or (1,) * rank))
+        return self.add("move", (name,), sizes, self.value(name).dtype, place, output)
+
+    def transpose(self, name: str, axes: Sequence[int], output: str | None = None) -> str:
+        """Reorder axes; without an output of its own, nothing is done if they stand so already."""
+        if output is None and list(axes) == list(range(len(axes))):
+            return name
+        shape = self.shape(name)
+        return self.move(name, [shape[axis] for axis in axes], axes, output=output)
+
+    def slice(self, name: str, axis: int, start: int, count: int, step: int = 1, output: str | None = None) -> str:
+        """Add a move of `count` elements along one axis."""
+        shape = self.shape(name)
+        sizes, starts, steps = list(shape), [0] * len(shape), [1] * len(shape)
+        sizes[axis], starts[axis], steps[axis] = count, start, step
+        return self.move(name, sizes, range(len(shape)), starts, steps, output)
+
+    def broadcast(self, name: str, shape: Sequence[int], output: str | None = None) -> str:
+        """Repeat along axes of size 1, and along those that the value has not."""
+        before = self.shape(name)
+        if output is None and before == tuple(shape):
+            return name
+        missing = len(shape) - len(before)
+        axes = [
+            None if axis < missing or before[axis - missing] != size else axis - missing
+            for axis, size in enumerate(shape)
+        ]
+        return self.move(name, shape, axes, output=output)
+
+    def concat(self, names: Sequence[str], axis: int, output: str | None = None) -> str:
+        """Join values along an axis."""
+        shape = list(self.shape(names[0]))
+        shape[axis] = sum(self.shape(name)[axis] for name in names)
+        return self.add("concat", names, shape, self.value(names[0]).dtype, AxisAttributes(axis), output)

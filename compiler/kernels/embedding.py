@@ -59,8 +59,12 @@ def lower(context: Lowering, op: Operation) -> None:
         ("embedding", ids.row_bytes, pieces.piece_bytes),
         lambda: build(context.machine, ids.row_bytes, pieces.piece_bytes),
     )
+    table, table_pitch = context.packed(op, 1) if op.kind == "embedding" else None, out.row_bytes
+    if table is None:
+        rows = context.region(op.inputs[1])
+        table, table_pitch = context.address(rows), rows.pitch_bytes
     arguments: dict[str, ArgumentValue] = {
-        "ids": context.address(ids), "table": context.packed(op, 1), "table_pitch": out.row_bytes,
+        "ids": context.address(ids), "table": table, "table_pitch": table_pitch,
         "out": context.address(out), "out_pitch": out.pitch_bytes, "items": items, "pieces": pieces.count,
         "row_bytes": out.row_bytes,
     }  # fmt: skip
