@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from compiler.onnx_schema import attribute_names, has_schema
-from compiler.shape_rules import ARITHMETIC, BOOLEAN, UNARY, Call
+from compiler.shape_call import Call
+from compiler.shape_rules import ARITHMETIC, BOOLEAN, UNARY
 from compiler.symbols import Contradiction
 
 # Fewest and most inputs of each operator; all of the fewest must be there.
@@ -19,6 +20,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("Split", "Squeeze", "Trilu"), (1, 2)),
     "Attention": (3, 7),
     "Clip": (1, 3),
+    "Dropout": (1, 3),
     "Gemm": (2, 3),
     "GroupNormalization": (3, 3),
     "DequantizeLinear": (2, 3),
@@ -45,7 +47,7 @@ _INPUT_COUNTS: dict[str, tuple[int, int]] = {
 }
 # Most outputs of each operator that can have more than one.
 _OUTPUT_COUNTS = {
-    "Attention": 4, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3,
+    "Attention": 4, "Dropout": 2, "DynamicQuantizeLinear": 3, "GroupQueryAttention": 3,
     "MultiHeadAttention": 3, "SkipSimplifiedLayerNormalization": 4,
     "Split": 1 << 20,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from compiler.fold import drop_no_operations, fold_constants
 from compiler.graph import Constant, Graph, OnnxAttributes, Operation
+from compiler.inline import inlined
 from compiler.onnx_import import body_contents
 from compiler.onnx_schema import function_body
 from compiler.shape_inference import infer_shapes
@@ -32,7 +33,7 @@ def expand_functions(graph: Graph) -> Graph:
             if body is None:
                 operations.append(operation)
                 continue
-            inner, found = _renamed(body, operation)
+            inner, found = _operations(body, operation)
             operations += inner
             constants |= found
         if len(operations) == len(graph.operations):
@@ -52,26 +53,8 @@ def _body_of(graph: Graph, operation: Operation) -> onnx.FunctionProto | None:
     return function_body(attributes, graph.opset, types, [name is not None for name in operation.outputs])
 
 
-def _renamed(body: onnx.FunctionProto, operation: Operation) -> tuple[list[Operation], dict[str, Constant]]:
-    """Return the operations and constants of a body under names that begin with the operation's."""
+def _operations(body: onnx.FunctionProto, operation: Operation) -> tuple[list[Operation], dict[str, Constant]]:
+    """Return the operations and constants of a body that reads and makes what the operation does."""
     known: dict[str, str | None] = dict(zip(body.input, (*operation.inputs, *[None] * len(body.input)), strict=False))
     known |= {inner: outer for inner, outer in zip(body.output, operation.outputs, strict=False) if outer}
-
-    def outer(name: str | None) -> str | None:
-        return known.get(name, f"{operation.name}.{name}") if name else None
-
-    operations, constants = body_contents(body, operation.name)
-    renamed = [
-        dataclasses.replace(
-            inner,
-            name=f"{operation.name}.{inner.name}",
-            inputs=tuple(outer(name) for name in inner.inputs),
-            outputs=tuple(outer(name) for name in inner.outputs),
-        )
-        for inner in operations
-    ]
-    named = {}
-    for name, constant in constants.items():
-        new = outer(name) or ""
-        named[new] = dataclasses.replace(constant, value=dataclasses.replace(constant.value, name=new))
-    return renamed, named
+    return inlined(*body_contents(body, operation.name), operation.name, known)

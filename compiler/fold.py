@@ -37,7 +37,7 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def drop_no_operations(graph: Graph) -> Graph:
-    """Remove Identity, Casts between float types or to the same type, and Concats of one tensor."""
+    """Remove Identity, Dropout, Casts between float types or to the same type, and Concats of one tensor."""
     no_operations = [operation for operation in graph.operations if _is_no_operation(graph, operation)]
     return drop_values(graph, {operation.outputs[0] or "": operation.inputs[0] or "" for operation in no_operations})
 
@@ -63,6 +63,9 @@ def _is_no_operation(graph: Graph, operation: Operation) -> bool:
     if attributes.op_type == "Cast":
         before, after = (graph.value(name or "").dtype for name in (operation.inputs[0], operation.outputs[0]))
         return before == after or (before in FLOAT_DTYPES and after in FLOAT_DTYPES)
+    if attributes.op_type == "Dropout":
+        is_training = len(operation.inputs) > 2 and operation.inputs[2] is not None
+        return not is_training and len([name for name in operation.outputs if name]) == 1
     return attributes.op_type == "Identity" or (attributes.op_type == "Concat" and len(operation.inputs) == 1)
 
 

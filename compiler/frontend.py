@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from compiler.branches import take_branches
 from compiler.dialects.activation import fuse_activations
 from compiler.dialects.attention import fuse_attention
 from compiler.dialects.bags import unroll_bags
@@ -29,7 +30,8 @@ from compiler.fold import drop_no_operations, fold_constants, merge_equal, remov
 from compiler.generic.lower import lower_generic
 from compiler.graph import Graph
 from compiler.kinds import GENERIC_KINDS, SUPPORTED_KINDS
-from compiler.shape_inference import bind_dims, infer_shapes, unsupported_operations
+from compiler.shape_inference import bind_dims, infer_shapes
+from compiler.unsupported import check_known, unsupported_operations
 from isa.affine import Affine
 from isa.errors import ModelError, UnsupportedError
 
@@ -38,7 +40,9 @@ Step = Callable[[Graph], Graph]
 # Each step with its name and what it does, in order; `bind_dims` comes before them.
 FRONT_END: tuple[tuple[str, Step, str], ...] = (
     ("remove_unused", remove_dead, "Drop what no output needs, so that it cannot be unsupported."),
+    ("take_branches", take_branches, "If with a condition that is known -> the branch that is taken."),
     ("unroll_bags", unroll_bags, "Loops over bags of rows -> one reduction over all rows."),
+    ("check_known", check_known, "Refuse operators that nothing here knows, all at once."),
     ("infer_shapes", infer_shapes, "Find every shape, and the sizes that follow from others."),
     ("fold_constants", fold_constants, "Evaluate what depends on constants and sizes only."),
     ("drop_no_operations", drop_no_operations, "Drop Identity, casts between float types and the like."),

@@ -16,7 +16,7 @@ from compiler.evaluate import ONNX_DTYPES
 from compiler.external_data import external_reference
 from compiler.graph import Body, Constant, Graph, OnnxAttributes, Operation, Value, dtype_of, reads
 from isa.affine import Affine, Dim, parse
-from isa.errors import ModelError, UnsupportedError
+from isa.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -65,6 +65,7 @@ def _not_onnx(path: Path) -> ModelError:
 
 def import_model(model: onnx.ModelProto, base: Path | None, name: str) -> Graph:
     """Turn a model in memory into a graph; external data is looked for in the folder `base`."""
+    model = _without_functions(model, name)
     version = _checked_opset(model, name)
     graph = model.graph
     constants = {tensor.name: _constant(tensor, base, name) for tensor in graph.initializer}
@@ -123,11 +124,21 @@ def _checked_opset(model: onnx.ModelProto, name: str) -> int:
     if model.graph.sparse_initializer:
         tensors = ", ".join(tensor.values.name for tensor in model.graph.sparse_initializer)
         raise ModelError(f"sparse tensors are not supported: {tensors}", where=name, help="store them densely")
-    if model.functions:
-        functions = ", ".join(function.name for function in model.functions)
-        help = "inline them with onnx.inliner.inline_local_functions"
-        raise UnsupportedError(f"model-local functions: {functions}", where=name, help=help)
     return int(version)
+
+
+def _without_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Put the bodies of model-local functions where they are called; older torch exporters write such."""
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        functions = ", ".join(function.name for function in model.functions)
+        what = f"the model-local functions {functions} cannot be inlined: {str(error).splitlines()[0]}"
+        raise ModelError(what, where=name, help="check the file with onnx.checker") from None
 
 
 def _check_names(graph: Graph, name: str) -> None:

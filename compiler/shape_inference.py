@@ -27,9 +27,9 @@ from compiler.graph import (
     Value,
     dtype_of,
 )  # fmt: skip
-from compiler.kinds import GENERIC_KINDS, SUPPORTED_KINDS
 from compiler.onnx_schema import has_schema, inferred_types, reference_outputs
-from compiler.shape_rules import SHAPE_RULES, Call, Fact, Typed, shape_content, size_content, solved_shape
+from compiler.shape_call import Call, Fact, Typed
+from compiler.shape_rules import SHAPE_RULES, shape_content, size_content, solved_shape
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Affine, Dim, substitute, symbols_of
 from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
@@ -37,9 +37,6 @@ from isa.errors import ModelError, ToolError, UnsupportedError, did_you_mean
 # Constants up to this size take part in folding, and nothing larger is made by it.
 FOLDED_INPUT_BYTES = 16 << 20
 FOLDED_OUTPUT_BYTES = 64 << 20
-# Domains whose operators are looked up by their bare name.
-KNOWN_DOMAINS = ("", "com.microsoft")
-
 LARGEST_SIZE = 1 << 24
 """Of a dim that a user gives: tables and masks are made for every position up to the end of a range."""
 
@@ -87,7 +84,6 @@ def _bounds(name: str, size: object) -> tuple[int, int]:
 
 def infer_shapes(graph: Graph) -> Graph:
     """Give every value its shape and dtype; raises ModelError if sizes contradict each other or stay unknown."""
-    check_known(graph)
     equalities = list(graph.equalities)
     while True:
         solver = Solver(graph.symbols)
@@ -124,21 +120,36 @@ def _chain(equalities: list[Equality]) -> dict[str, Dim]:
     return result
 
 
-def analyse(graph: Graph, solver: Solver | None = None) -> dict[str, Fact]:
-    """Return what is known of every value and constant, in one sweep."""
+def facts_so_far(graph: Graph) -> dict[str, Fact]:
+    """Return what is known of the values that do not depend on unknown operators, or on sizes that do not fit."""
+    return analyse(graph, skips_errors=True)
+
+
+def analyse(graph: Graph, solver: Solver | None = None, *, skips_errors: bool = False) -> dict[str, Fact]:
+    """Return what is known of every value and constant, in one sweep; of what cannot be known, nothing if asked for."""
     solver = solver or Solver(graph.symbols)
     facts = {name: _fact_of_constant(constant) for name, constant in graph.constants.items()}
     facts |= {value.name: Fact(value.shape, value.dtype) for value in _inputs(graph)}
     for operation in graph.operations:
-        attributes = operation.attributes
-        if isinstance(attributes, OnnxAttributes):
-            inputs = [facts[name] if name else None for name in operation.inputs]
-            call = Call(attributes, inputs, len(operation.outputs), solver, operation.name, graph.opset)
-            results = _results(call, operation)
-        else:
-            results = [_known_fact(graph, name, attributes) for name in operation.outputs]
+        if skips_errors and any(name and name not in facts for name in operation.inputs):
+            continue
+        try:
+            results = _facts_of(graph, operation, facts, solver)
+        except ToolError:
+            if not skips_errors:
+                raise
+            continue
         facts |= {name: fact for name, fact in zip(operation.outputs, results, strict=False) if name}
     return facts
+
+
+def _facts_of(graph: Graph, operation: Operation, facts: Mapping[str, Fact], solver: Solver) -> list[Fact]:
+    attributes = operation.attributes
+    if not isinstance(attributes, OnnxAttributes):
+        return [_known_fact(graph, name, attributes) for name in operation.outputs]
+    inputs = [facts[name] if name else None for name in operation.inputs]
+    call = Call(attributes, inputs, len(operation.outputs), solver, operation.name, graph.opset)
+    return _results(call, operation)
 
 
 def _known_fact(graph: Graph, name: str | None, attributes: object) -> Fact:
@@ -193,7 +204,7 @@ def _folded_by_reference(call: Call) -> list[np.ndarray] | None:
     arrays = [fact.content if fact else None for fact in call.inputs]
     absent = any(fact is not None and fact.content is None for fact in call.inputs)
     symbolic = any(array is not None and array.dtype == object for array in arrays)
-    if not arrays or absent or symbolic or not _is_deterministic(call.attributes, call.opset):
+    if not arrays or absent or symbolic or not is_deterministic(call.attributes, call.opset):
         return None
     try:
         results = reference_outputs(call.attributes, call.opset, arrays, call.output_count)
@@ -202,7 +213,8 @@ def _folded_by_reference(call: Call) -> list[np.ndarray] | None:
     return results if sum(array.nbytes for array in results) <= FOLDED_OUTPUT_BYTES else None
 
 
-def _is_deterministic(attributes: OnnxAttributes, opset: int) -> bool:
+def is_deterministic(attributes: OnnxAttributes, opset: int) -> bool:
+    """Tell whether the onnx package can compute an operator of constants: a standard one without chance."""
     is_random = attributes.op_type.startswith("Random") or attributes.op_type in ("Bernoulli", "Multinomial", "Dropout")
     return not is_random and not attributes.domain and has_schema(attributes.op_type, opset)
 
@@ -294,75 +306,6 @@ def _with_input_dims(graph: Graph, bindings: Mapping[str, Dim]) -> Graph:
         shape = tuple(substitute(dim, bindings) for dim in value.shape)
         values[value.name] = dataclasses.replace(value, shape=shape)
     return dataclasses.replace(graph, values=values)
-
-
-def check_known(graph: Graph) -> None:
-    """Raise UnsupportedError with all operators that no rule here knows."""
-    unknown = _unknown_operations(graph)
-    if unknown:
-        raise unsupported_operations(graph, unknown, _shapes_so_far(graph))
-
-
-def _unknown_operations(graph: Graph) -> list[Operation]:
-    """Return the operations without a rule; of constants, any operator that the onnx package evaluates is known."""
-    from compiler.expand import EXPANDED
-    from compiler.generic.lower import RULES  # rules rewrite graphs, so they stand above this module
-
-    fixed = set(graph.constants)
-    unknown = []
-    for operation in graph.operations:
-        attributes = operation.attributes
-        if not isinstance(attributes, OnnxAttributes):
-            continue
-        has_rule = attributes.op_type in SHAPE_RULES and attributes.domain in KNOWN_DOMAINS
-        is_fixed = bool(operation.inputs) and all(name in fixed for name in operation.inputs if name)
-        if is_fixed and (has_rule or _is_deterministic(attributes, graph.opset)):
-            fixed.update(name for name in operation.outputs if name)
-        elif not has_rule and (attributes.domain or attributes.op_type not in (*RULES, *EXPANDED)):
-            unknown.append(operation)
-    return unknown
-
-
-def _shapes_so_far(graph: Graph) -> dict[str, tuple[Dim, ...]]:
-    """Return the shapes of what does not depend on unknown operators."""
-    missing: set[str] = set()
-    kept = []
-    unknown = {operation.name for operation in _unknown_operations(graph)}
-    for operation in graph.operations:
-        if operation.name not in unknown and missing.isdisjoint(name for name in operation.inputs if name):
-            kept.append(operation)
-        else:
-            missing.update(name for name in operation.outputs if name)
-    try:
-        facts = analyse(dataclasses.replace(graph, operations=tuple(kept)))
-    except ToolError:
-        return {}
-    return {name: fact.shape for name, fact in facts.items()}
-
-
-def unsupported_operations(
-    graph: Graph, operations: list[Operation], shapes: Mapping[str, tuple[Dim, ...]] | None = None
-) -> UnsupportedError:
-    """Return the error that lists operations: name, type, input shapes, and what is supported instead."""
-    known = {name: value.shape for name, value in graph.values.items()} if shapes is None else dict(shapes)
-    known |= {name: constant.value.shape for name, constant in graph.constants.items()}
-    lines = []
-    for operation in operations:
-        attributes = operation.attributes
-        kind = attributes.op_type if isinstance(attributes, OnnxAttributes) else operation.kind
-        inputs = ", ".join(_shape_text(known, name) for name in operation.inputs)
-        lines.append(f"  {operation.name} ({kind}) of {inputs or 'no inputs'}")
-    count = "1 operation is" if len(lines) == 1 else f"{len(lines)} operations are"
-    what = f"{count} not supported:\n" + "\n".join(lines)
-    composite = ", ".join(kind for kind in SUPPORTED_KINDS if kind not in GENERIC_KINDS)
-    help = f"operations must fuse to: {composite}; or be among those of docs/supported_ops.md"
-    return UnsupportedError(what, where=graph.name, help=help)
-
-
-def _shape_text(shapes: Mapping[str, tuple[Dim, ...]], name: str | None) -> str:
-    if name is None:
-        return "none"
-    return f"[{', '.join(map(str, shapes[name]))}]" if name in shapes else "[unknown]"
 
 
 # What a product depends on (tokens, positions) is no mask of its result, and a shape depends on no flags.

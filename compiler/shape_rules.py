@@ -8,74 +8,15 @@ sizes that must be equal. It returns (shape, dtype) per output. It raises `Undec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
+from compiler.attention_shapes import attention, group_query_attention, multi_head_attention
 from compiler.evaluate import ONNX_DTYPES, axes_of, python_slice, slice_arguments
-from compiler.graph import OnnxAttributes
+from compiler.shape_call import Call, Rule, Shape, Typed
 from compiler.symbols import Bounds, Contradiction, Product, Solver, Undecided, is_less, larger, smaller
 from isa.affine import Affine, Dim, substitute
-
-Shape = tuple[Dim, ...]
-Typed = tuple[Shape, str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fact:
-    """What is known of a value: shape, element type, and its elements if they depend on sizes and constants only."""
-
-    shape: Shape
-    dtype: str
-    content: np.ndarray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One application of an operator."""
-
-    attributes: OnnxAttributes
-    inputs: Sequence[Fact | None]
-    output_count: int
-    solver: Solver
-    origin: str
-    opset: int = 24
-
-    def fact(self, index: int) -> Fact:
-        """Return an input that must be there."""
-        found = self.inputs[index] if index < len(self.inputs) else None
-        if found is None:
-            raise Contradiction(f"input {index}, which is missing, and a tensor")
-        return found
-
-    def content(self, index: int) -> np.ndarray:
-        """Return the elements of an input; raises Undecided if they depend on data."""
-        content = self.fact(index).content
-        if content is None:
-            raise Undecided(f"input {index} is not known when compiling")
-        return content
-
-    def has(self, index: int) -> bool:
-        """Tell whether an optional input is there."""
-        return index < len(self.inputs) and self.inputs[index] is not None
-
-    def integer(self, name: str, default: int) -> int:
-        """Return an integer attribute."""
-        return self.attributes.integer(name, default)
-
-    def equal(self, left: Dim, right: Dim) -> None:
-        """Report that two sizes must be equal."""
-        self.solver.require_equal(left, right, self.origin)
-
-    def axes(self, rank: int) -> tuple[int, ...] | None:
-        """Return the normalized axes argument (input 1 or attribute)."""
-        arrays = [None, self.content(1)] if self.has(1) else [None]
-        axes = axes_of(self.attributes, arrays)
-        return None if axes is None else tuple(axis % rank for axis in axes)
-
-
-Rule = Callable[[Call], "list[Typed]"]
 
 
 def broadcast(call: Call, shapes: Sequence[Shape]) -> Shape:
@@ -339,70 +280,6 @@ def size_content(call: Call) -> np.ndarray:
     return np.array(Product.of(call.fact(0).shape).divided_by(Product.of([])))
 
 
-def _attention(call: Call) -> list[Typed]:
-    query, key, value = (call.fact(index) for index in range(3))
-    if len(query.shape) == 4:
-        outputs: list[Typed] = [((*query.shape[:3], value.shape[3]), query.dtype)]
-        heads, key_size, value_size, length = key.shape[1], key.shape[3], value.shape[3], key.shape[2]
-    else:
-        query_heads, heads = call.integer("q_num_heads", 0), call.integer("kv_num_heads", 0)
-        key_size = Product.of([key.shape[2]]).divided_by(Product.of([heads]))
-        value_size = Product.of([value.shape[2]]).divided_by(Product.of([heads]))
-        length = key.shape[1]
-        outputs = [((*query.shape[:2], query_heads * value_size), query.dtype)]
-    if call.has(4):
-        length = length + call.fact(4).shape[2]
-    if call.has(3) and len(call.fact(3).shape) >= 2 and not _is_shorter(call.fact(3).shape[-1], length):
-        call.equal(call.fact(3).shape[-1], length)
-    present = [((query.shape[0], heads, length, size), query.dtype) for size in (key_size, value_size)]
-    scores: Typed = ((*query.shape[:3], length), query.dtype)
-    if len(query.shape) == 3:
-        scores = ((query.shape[0], call.integer("q_num_heads", 0), query.shape[1], length), query.dtype)
-    return [*outputs, *present, scores][: call.output_count]
-
-
-def _is_shorter(mask: Dim, keys: Dim) -> bool:
-    """Tell whether a mask ends before the keys do: those behind its end are hidden. A length of 1 serves all."""
-    return mask == 1 or (isinstance(mask, int) and isinstance(keys, int) and mask < keys)
-
-
-def _multi_head_attention(call: Call) -> list[Typed]:
-    query, key, value = (call.fact(index) for index in range(3))
-    if any(len(fact.shape) != 3 for fact in (query, key, value)):
-        raise Undecided("MultiHeadAttention of packed or four-dimensional operands")
-    call.equal(key.shape[1], value.shape[1])
-    call.equal(query.shape[2], key.shape[2])
-    length, heads = key.shape[1], call.integer("num_heads", 1)
-    if call.has(6):
-        length = length + call.fact(6).shape[2]
-    if call.has(5):
-        call.equal(call.fact(5).shape[-1], length)
-    columns = [Product.of([fact.shape[2]]).divided_by(Product.of([heads])) for fact in (key, value)]
-    present = [((query.shape[0], heads, length, size), query.dtype) for size in columns]
-    return [((*query.shape[:2], value.shape[2]), query.dtype), *present][: call.output_count]
-
-
-def group_query_sizes(call: Call) -> tuple[Dim, Dim, Dim]:
-    """Return (batch, sequence, head_dim) of a GroupQueryAttention."""
-    query = call.fact(0)
-    heads, kv_heads = call.integer("num_heads", 0), call.integer("kv_num_heads", 0)
-    columns = heads if call.has(1) else heads + 2 * kv_heads
-    return query.shape[0], query.shape[1], Product.of([query.shape[2]]).divided_by(Product.of([columns]))
-
-
-def _group_query_attention(call: Call) -> list[Typed]:
-    batch, sequence, head_dim = group_query_sizes(call)
-    kv_heads, dtype = call.integer("kv_num_heads", 0), call.fact(0).dtype
-    past = call.fact(3).shape[2] if call.has(3) else 0
-    for index in (3, 4):
-        if call.has(index):
-            expected = (batch, kv_heads, past, head_dim)
-            for found, size in zip(call.fact(index).shape, expected, strict=True):
-                call.equal(found, size)
-    present = ((batch, kv_heads, past + sequence, head_dim), dtype)
-    return [((batch, sequence, call.integer("num_heads", 0) * head_dim), dtype), present, present][: call.output_count]
-
-
 def _skip_norm(call: Call) -> list[Typed]:
     fact = call.fact(0)
     for left, right in zip(fact.shape, call.fact(1).shape, strict=True):
@@ -426,6 +303,11 @@ def _quantize(call: Call) -> list[Typed]:
     declared = call.integer("output_dtype", 0)
     dtype = call.fact(2).dtype if call.has(2) else ONNX_DTYPES[declared or 2]
     return [(call.fact(0).shape, dtype)]
+
+
+def _dropout(call: Call) -> list[Typed]:
+    fact = call.fact(0)
+    return [(fact.shape, fact.dtype), (fact.shape, "bool")][: call.output_count]
 
 
 def _dequantize(call: Call) -> list[Typed]:
@@ -455,7 +337,7 @@ SHAPE_RULES: dict[str, Rule] = {
     **{name: _elementwise() for name in ARITHMETIC},
     **dict.fromkeys(UNARY, _same),
     **{f"Reduce{name}": _reduce for name in ("Max", "Mean", "Min", "Prod", "Sum")},
-    "Attention": _attention,
+    "Attention": attention,
     "Cast": _cast,
     "CastLike": lambda call: [(call.fact(0).shape, call.fact(1).dtype)],
     "Concat": _concat,
@@ -463,6 +345,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "DynamicQuantizeLinear": _dynamic_quantize,
     "DynamicQuantizeMatMul": _integer_product("float32"),
     "ConstantOfShape": _constant_of_shape,
+    "Dropout": _dropout,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
@@ -470,12 +353,12 @@ SHAPE_RULES: dict[str, Rule] = {
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Gemm": _gemm,
-    "GroupQueryAttention": _group_query_attention,
+    "GroupQueryAttention": group_query_attention,
     "MatMul": _matmul,
     "MatMulInteger": _integer_product("int32"),
     "MatMulIntegerToFloat": _integer_product("float32"),
     "MatMulNBits": _packed_product,
-    "MultiHeadAttention": _multi_head_attention,
+    "MultiHeadAttention": multi_head_attention,
     "QuantizeLinear": _quantize,
     "Range": _range,
     "ScatterElements": _same,

@@ -34,8 +34,8 @@ opsets that are imported, 14 to 24: declared in the nearest one, compiled in fp3
 within the case's own tolerances. Whole numbers, truth values and floats of 8 bits and less must be equal; shapes, axes
 and the like are constants, as in exporters' files. `tests/test_onnx_nodes.py` runs all of them.
 
-* The vector unit computes in fp32: whole numbers are exact below 2^24, and float64 is computed as fp32. Floats of 8 bits
-  and less are rounded to their type and held in the program's; integers of any width are held in 32 bits.
+* The vector unit computes in fp32: whole numbers are exact below 2^24, and float64 is computed as fp32. Floats of 8
+  bits and less are rounded to their type and held in the program's; integers of any width are held in 32 bits.
 * All sizes must be known when compiling.
 * Indices that are an input of the model are checked before a run. Those that a model computes read the nearest row if
   they are out of range; a scatter leaves them out.

@@ -16,10 +16,9 @@ import numpy as np
 from compiler.dialects.rewrite import Rewriter, integer, is_onnx, onnx_attributes
 from compiler.evaluate import BAD_ARGUMENTS, MEANINGS, evaluate
 from compiler.graph import Body, Graph, OnnxAttributes, Operation
-from compiler.shape_inference import analyse
-from compiler.shape_rules import SHAPE_RULES, Fact
+from compiler.shape_call import Fact
+from compiler.shape_inference import facts_so_far
 from compiler.symbols import Undecided
-from isa.errors import ToolError
 
 MOST_ITERATIONS = 1 << 16
 """Longer loops are not followed."""
@@ -64,7 +63,7 @@ def unroll_bags(graph: Graph) -> Graph:
     """Replace the loops that reduce bags of equal size; others stay, to be refused."""
     if not any(is_onnx(operation, "Loop") for operation in graph.operations):
         return graph
-    facts = _known_facts(graph)
+    facts = facts_so_far(graph)
     rewriter = Rewriter(graph)
     for operation in graph.operations:
         loop = rewriter.producer(operation.inputs[0], "Loop") if is_onnx(operation, "ConcatFromSequence") else operation
@@ -77,23 +76,6 @@ def unroll_bags(graph: Graph) -> Graph:
         except (_NotBags, Undecided, *BAD_ARGUMENTS):
             continue
     return rewriter.build()
-
-
-def _known_facts(graph: Graph) -> dict[str, Fact]:
-    """Return the facts of what does not depend on loops."""
-    missing: set[str] = set()
-    kept = []
-    for operation in graph.operations:
-        attributes = operation.attributes
-        known = isinstance(attributes, OnnxAttributes) and attributes.op_type in SHAPE_RULES
-        if known and missing.isdisjoint(name for name in operation.inputs if name):
-            kept.append(operation)
-        else:
-            missing.update(name for name in operation.outputs if name)
-    try:
-        return analyse(dataclasses.replace(graph, operations=tuple(kept)))
-    except ToolError:
-        return {}
 
 
 class _Interpreter:

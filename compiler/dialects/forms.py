@@ -13,7 +13,8 @@ from compiler.dialects.subgraph import Subgraph
 from compiler.evaluate import FLOAT_DTYPES
 from compiler.fold import drop_values
 from compiler.graph import Graph, Operation
-from compiler.shape_rules import Call, Fact, slice_ranges
+from compiler.shape_call import Call, Fact
+from compiler.shape_rules import slice_ranges
 from compiler.symbols import Contradiction, Solver, Undecided
 
 _RESHAPES = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")

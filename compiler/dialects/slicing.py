@@ -6,7 +6,8 @@ import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, integer, is_onnx, onnx_attributes
 from compiler.graph import Graph, Operation, SliceAttributes
-from compiler.shape_rules import Call, Fact, slice_ranges
+from compiler.shape_call import Call, Fact
+from compiler.shape_rules import slice_ranges
 from compiler.symbols import Solver, Undecided
 from isa.affine import Dim
 

@@ -85,12 +85,13 @@ def test_all_unsupported_operators_are_listed_at_once() -> None:
     model = model_of("hf_dynamo_nocache", "model.onnx")
     sigmoids = [node for node in model.graph.node if node.op_type == "Sigmoid"]
     for node in sigmoids:
-        node.op_type = "Hardmax"
+        node.op_type = "Bernoulli"
     with pytest.raises(UnsupportedError) as caught:
         fuse_model(graph_of("hf_dynamo_nocache", model), {"batch": 1, "seq": 4})
     text = str(caught.value)
     assert "2 operations are not supported" in text
-    assert f"{sigmoids[0].name} (Hardmax) of [1, 4, 172]" in text
+    assert f"{sigmoids[0].name} (Bernoulli) of [1, 4, 172]" in text
+    assert "for Bernoulli, nearest supported: random numbers as an input of the model; export in evaluation" in text
     assert sigmoids[1].name in text
     assert "operations must fuse to: embedding, rms_norm, linear, rope, attention, swiglu, add, slice" in text
 

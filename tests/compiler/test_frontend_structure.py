@@ -318,7 +318,7 @@ def test_another_rotation_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "old", "new"), [("hf_dynamo_nocache", "Softmax", "Hardmax"), ("hf_dynamo_nocache", "Sqrt", "Hardmax")]
+    ("case", "old", "new"), [("hf_dynamo_nocache", "Softmax", "Bernoulli"), ("hf_dynamo_nocache", "Sqrt", "Bernoulli")]
 )
 def test_a_broken_pattern_is_listed(case: str, old: str, new: str) -> None:
     """An operation that no longer belongs to a known pattern is left over and named."""

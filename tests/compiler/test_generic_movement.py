@@ -9,7 +9,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compiler import compile_model
-from isa.errors import UnsupportedError
 from simulator import Simulator
 from tests.compiler.graphs import small_machine
 
@@ -91,9 +90,10 @@ def test_constants_mean_what_they_meant_in_the_opset_of_the_file() -> None:
     np.testing.assert_allclose(outputs["y"], x + np.stack([waves.real, waves.imag], -1), atol=1e-5)
 
 
-def test_ids_that_the_model_computes_are_refused() -> None:
-    """Nobody could check before a run that they choose rows that the table has."""
+def test_ids_that_the_model_computes_read_rows_that_are_there() -> None:
+    """Nobody can check them before a run: what is out of range reads the nearest row."""
     nodes = [helper.make_node("Add", ["ids", "ids"], ["more"]), helper.make_node("Gather", ["table", "more"], ["y"])]
-    model = _model(nodes, {"table": np.ones((11, 6), np.float32)}, {"ids": np.zeros((3, 4), np.int64)})
-    with pytest.raises(UnsupportedError, match="indices that the model computes"):
-        compile_model(model, small_machine(), dtype="fp32")
+    table, ids = np.arange(66, dtype=np.float32).reshape(11, 6), np.array([[0, 5, -1], [6, -5, 99]])
+    model = _model(nodes, {"table": table}, {"ids": ids})
+    outputs = Simulator(compile_model(model, small_machine(), dtype="fp32")).run({"ids": ids}).outputs
+    np.testing.assert_array_equal(outputs["y"], table[[[0, 10, 9], [10, 1, 10]]])
