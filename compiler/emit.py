@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
-from compiler.kinds import INDEX_INPUTS, MOVEMENT_KINDS, VIEW_KINDS
+from compiler.kinds import COUNTED_KINDS, INDEX_INPUTS, MOVEMENT_KINDS, VIEW_KINDS
 from compiler.lowering import Lowering
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from compiler.shape_inference import int_shape
@@ -32,6 +32,7 @@ MODULE_BY_KIND = {
     "pointwise": "pointwise",
     "matmul": "matmul",
     "take": "embedding",
+    "count_keys": "count_keys",
 }
 """The module in `compiler/kernels` that lowers each kind of operation."""
 PLACED_KINDS = ("join",)
@@ -66,11 +67,15 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
     """What the front end relies on, and for inputs that choose rows of a table or cache, that the rows are there."""
     graph = mapped.graph
     for item in graph.requirements:
-        yield Requirement(item.input_name, item.lowest, item.highest, item.reason)
+        yield Requirement(item.input_name, item.lowest, item.highest, item.reason, (), item.falls)
     limits: dict[str, tuple[int, str]] = {}
     for op in graph.operations:
-        for indices, rows, what in _indexed(mapped, op):
-            name = _given(graph, indices, op)
+        for index, table in INDEX_INPUTS.get(op.kind, {}).items():
+            indices = op.inputs[index] if index < len(op.inputs) else None
+            name = _given(graph, indices, op) if indices else None
+            if name is None:
+                continue
+            rows, what = _chosen_from(mapped, op, table)
             limit = (rows, f"they choose {what} of '{op.name}'")
             limits[name] = min(limits.get(name, limit), limit)
     for name, (rows, reason) in limits.items():
@@ -93,24 +98,24 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
         yield Requirement(source.name, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
 
 
-def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str]]:
-    """Yield (indices, how many rows they choose from, what those are) for each index input of an operation."""
-    for index, table in INDEX_INPUTS.get(op.kind, {}).items():
-        name = op.inputs[index] if index < len(op.inputs) else None
-        if name is None:
-            continue
-        if table is None:
-            yield name, mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
-        else:
-            (rows, *_) = int_shape(mapped.graph.value(op.inputs[table] or "").shape)
-            yield name, rows, "rows of the table"
+def _chosen_from(mapped: MappedGraph, op: Operation, table: int | None) -> tuple[int, str]:
+    """Return how many rows the indices of an operation choose from, and what those are."""
+    if table is None:
+        return mapped.caches[op.outputs[0] or ""].static_length, "positions of the cache"
+    (rows, *_) = int_shape(mapped.graph.value(op.inputs[table] or "").shape)
+    return rows, "rows of the table"
 
 
-def _given(graph: Graph, name: str, reader: Operation) -> str:
-    """Return the input of the model whose elements choose rows; they are checked before a run, others are not."""
+def _given(graph: Graph, name: str, reader: Operation) -> str | None:
+    """Return the input of the model whose elements choose rows: they are checked before a run, others are not.
+
+    None for indices that need no check.
+    """
     producers = graph.producers()
     while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
         name = producers[name].inputs[0] or ""
+    if name in producers and producers[name].kind in COUNTED_KINDS:
+        return None
     if name not in graph.inputs:
         raise _computed_indices(reader)
     return name

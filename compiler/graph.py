@@ -193,10 +193,10 @@ class AttentionAttributes:
     `bias` input, [sequence, keys], [batch, sequence, keys] or [batch, heads, sequence, keys] with 1 for any but the
     last, is added to the scores.
 
-    `past` counts keys that are there before this run. With a `places` input ([sequence] or [batch, sequence]) the cache
-    is static: it always has past + sequence positions, all of them are keys, and token i is written to position
-    places[i]. `cache_axes` says how the file arranges caches: its axis k is axis cache_axes[k] of [batch, kv head,
-    position, head_dim].
+    `past` counts keys that are there before this run. With a `places` input ([sequence] or [batch, sequence]) all
+    past + sequence positions of the cache are keys, and token i is written to position places[i]. Such a cache is
+    static (it has all the positions before the run already), or its sequences are of different lengths. `cache_axes`
+    says how the file arranges caches: its axis k is axis cache_axes[k] of [batch, kv head, position, head_dim].
     """
 
     head_count: int
@@ -390,12 +390,15 @@ class Equality:
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """Between which whole numbers all elements of a graph input must be when the program runs, and why."""
+    """Between which whole numbers all elements of a graph input must be when the program runs, and why.
+
+    `falls`: along the last axis none may be larger than the one before it."""
 
     input_name: str
     lowest: int
     highest: int
     reason: str
+    falls: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 SUPPORTED_KINDS = (
     "embedding", "rms_norm", "linear", "rope", "attention", "swiglu", "add", "slice",
     "embedding_bag", "interaction", "join", "quantize", "requantize", "move", "reshape", "concat", "pointwise",
-    "matmul", "take",
+    "matmul", "take", "count_keys",
 )  # fmt: skip
 
 MOVEMENT_KINDS = ("move", "reshape", "concat")
@@ -23,3 +23,6 @@ INDEX_INPUTS: dict[str, dict[int, int | None]] = {
 
 None: they choose positions of the cache that is the output.
 """
+
+COUNTED_KINDS = ("count_keys",)
+"""Kinds whose whole numbers are in range by what is demanded of their inputs."""

@@ -73,17 +73,20 @@ def _moved_slice(graph: Graph, op: Operation) -> Operation:
 
 def _flatten_indices(graph: Graph) -> Graph:
     """Reshape index operands to one row unless they are inputs that only such operations read, which lie so anyway."""
-    values, operations, consumers = dict(graph.values), [], graph.consumers()
+    values, operations, consumers, rows = dict(graph.values), list[Operation](), graph.consumers(), dict[str, str]()
     for op in graph.operations:
         inputs = list(op.inputs)
         for place in INDEX_INPUTS.get(op.kind, ()):
             name = inputs[place] if place < len(inputs) else None
             if name is None or len(graph.value(name).shape) < 2 or _lies_in_one_row(graph, consumers[name], name):
                 continue
-            shape = (1, math.prod(int_shape(graph.value(name).shape)))
-            inputs[place] = row = f"{name}.{op.name}.row"
-            values[row] = Value(row, shape, graph.value(name).dtype)
-            operations.append(Operation("reshape", f"{op.name}.row{place}", (name,), (row,), ShapeAttributes(shape)))
+            if name not in rows:
+                shape = (1, math.prod(int_shape(graph.value(name).shape)))
+                rows[name] = row = f"{name}.{op.name}.row"
+                values[row] = Value(row, shape, graph.value(name).dtype)
+                reshape = Operation("reshape", f"{op.name}.row{place}", (name,), (row,), ShapeAttributes(shape))
+                operations.append(reshape)
+            inputs[place] = rows[name]
         operations.append(replace(op, inputs=tuple(inputs)))
     return replace(graph, values=values, operations=tuple(operations))
 

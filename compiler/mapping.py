@@ -136,7 +136,8 @@ class _Mapper:
     def _map_input(self, value: Value) -> None:
         consumers = self.graph.consumers().get(value.name, [])
         is_mask = all(
-            op.kind == "attention" and value.name in [_at(op.inputs, index) for index in MASK_INPUTS]
+            op.kind == "count_keys"
+            or (op.kind == "attention" and value.name in [_at(op.inputs, index) for index in MASK_INPUTS])
             for op in consumers
         )
         shape = [interval(dim, self.graph.symbols)[1] if is_mask else self._size(dim, value) for dim in value.shape]

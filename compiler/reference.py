@@ -222,7 +222,8 @@ def _appended(arguments: Arguments, attributes: AttentionAttributes, index: int,
     places = arguments.arrays[7] if len(arguments.arrays) > 7 else None
     if places is None:
         return np.concatenate((past, new), axis=2)
-    result = past.copy()
+    missing = evaluate(attributes.past, arguments.bindings) + new.shape[2] - past.shape[2]
+    result = np.pad(past, ((0, 0), (0, 0), (0, missing), (0, 0)))
     for batch, row in enumerate(_by_token(places, new.shape[0], new.shape[2])):
         result[batch][:, row] = new[batch]
     return result
@@ -309,5 +310,6 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "concat": _concat,
     "pointwise": _pointwise,
     "take": lambda arguments: [arguments[1][arguments[0].reshape(-1)]],
+    "count_keys": lambda arguments: [arguments[0].sum(-1)[None] - 1],
     "matmul": lambda arguments: [arguments[0] @ arguments[1].swapaxes(-1, -2)],
 }

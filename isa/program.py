@@ -161,7 +161,8 @@ class Requirement(NamedTuple):
     """An integer input whose elements must all lie in `low..high`, and why: the compiler relies on it.
 
     `part` = (first, step, count, width) limits it to the `width` elements from `first + i * step` on, i < count, of the
-    input in C order; an empty one means all.
+    input in C order; an empty one means all. If it `falls`, no element is larger than the one before it along the last
+    axis: flags of keys in front of padding.
     """
 
     input: str
@@ -169,6 +170,7 @@ class Requirement(NamedTuple):
     high: int
     reason: str
     part: tuple[int, ...] = ()
+    falls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,5 +232,7 @@ _ENTRY = record(
     outputs=many(_PORT),
     launches=many(_LAUNCH),
     equalities=many(record(Equality, left=DIM, right=DIM, origin=TEXT)),
-    requirements=many(record(Requirement, input=TEXT, low=INTEGER, high=INTEGER, reason=TEXT, part=many(INTEGER))),
+    requirements=many(
+        record(Requirement, input=TEXT, low=INTEGER, high=INTEGER, reason=TEXT, part=many(INTEGER), falls=BOOLEAN)
+    ),
 )

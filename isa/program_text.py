@@ -44,7 +44,7 @@ def _entry(program: Program, entry: Entry) -> Iterator[str]:
     yield from (f"  input {_port(port)}" for port in entry.inputs)
     yield from (f"  output {_port(port)}" for port in entry.outputs)
     yield from (f"  equal {left} == {right} ({origin})" for left, right, origin in entry.equalities)
-    yield from (f"  required {name} in {low}..{high}: {reason}" for name, low, high, reason, _ in entry.requirements)
+    yield from (f"  required {name} in {low}..{high}: {reason}" for name, low, high, reason, *_ in entry.requirements)
     for number, launch in enumerate(entry.launches):
         yield f"  launch {number}: {_launch(program, launch)}"
 

@@ -189,7 +189,7 @@ def _run_all(launcher: Launcher, entry: Entry, bindings: Mapping[str, int], prog
 
 
 def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
-    for name, low, high, reason, part in entry.requirements:
+    for name, low, high, reason, part, falls in entry.requirements:
         elements: npt.NDArray[Any] = inputs[name]
         if part:
             first, step, count, width = part
@@ -200,6 +200,8 @@ def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
         outside = elements[(elements < low) | (elements > high)]
         if outside.size:
             raise SimulationError(f"input '{name}' holds {outside[0]}, which is not in {low}..{high}: {reason}")
+        if falls and np.any(elements[..., 1:] > elements[..., :-1]):
+            raise SimulationError(f"input '{name}' rises along its last axis: {reason}")
 
 
 def _port_bytes(shape: tuple[object, ...], dtype: str, bindings: Mapping[str, int]) -> int:

@@ -2,13 +2,16 @@
 
 Positions and lengths of this operator come from `seqlens_k` (keys - 1, per sequence) and `total_sequence_length`.
 Both are evaluated: with an attention mask of ones they must be what the shapes say, so that token `i` is at position
-`past + i`; a mask with zeros would mean something else here (padding on the right), so the graph then requires a mask
-of ones.
+`past + i`. The operator counts ones, so padding is on the right, whatever the mask looks like; if `seqlens_k` is that
+count, these masks are ones first, then zeros:
+
+* without a past, padding changes nothing: no token sees what is behind it;
+* a single token of each of several sequences goes to the position that the count says, and the mask hides the rest.
+
+In all other cases the graph requires a mask of ones.
 """
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 
@@ -30,20 +33,45 @@ from isa.affine import Dim, evaluate
 from isa.errors import ModelError, UnsupportedError
 
 _REASON = "GroupQueryAttention counts its keys with it; padded sequences are not supported"
+_FALLING = "GroupQueryAttention counts its keys with it; padding is on the right, behind the ones"
 
 
 def fuse_group_query(graph: Graph) -> Graph:
     """Turn each GroupQueryAttention into slices of a packed projection, two `rope`s and an `attention`."""
     rewriter, subgraph = Rewriter(graph), Subgraph(graph)
-    requirements = list(graph.requirements)
+    positions: dict[str, str] = {}
     for operation in graph.operations:
-        if is_onnx(operation, "GroupQueryAttention") and _is_plain(graph, operation):
-            for flags in _checked_lengths(graph, subgraph, operation):
-                requirement = InputRange(flags, 1, 1, _REASON)
-                if requirement not in requirements:
-                    requirements.append(requirement)
-            rewriter.replace(operation, _composites(rewriter, operation))
-    return dataclasses.replace(rewriter.build(), requirements=tuple(requirements))
+        if not is_onnx(operation, "GroupQueryAttention") or not _is_plain(graph, operation):
+            continue
+        flags = _checked_lengths(graph, subgraph, operation)
+        mask = flags[0] if len(flags) == 1 and _counts_ones(graph, subgraph, operation, flags[0]) else None
+        batch, sequence = graph.value(operation.inputs[0] or "").shape[:2]
+        past, before = _past(graph, operation), list[Operation]()
+        is_ragged = mask is not None and past != 0 and batch != 1 and sequence == 1
+        if mask and is_ragged and mask not in positions:
+            positions[mask] = rewriter.fresh(f"{mask}/positions", (1, batch), "int64")
+            before = [Operation("count_keys", f"{operation.name}/positions", (mask,), (positions[mask],))]
+        for name in flags:
+            is_padded = name == mask and (past == 0 or is_ragged)
+            requirement = InputRange(name, 0, 1, _FALLING, True) if is_padded else InputRange(name, 1, 1, _REASON)
+            if requirement not in rewriter.requirements:
+                rewriter.requirements.append(requirement)
+        ragged = (mask, positions[mask]) if mask and is_ragged else (None, None)
+        rewriter.replace(operation, [*before, *_composites(rewriter, operation, *ragged)])
+    return rewriter.build()
+
+
+def _counts_ones(graph: Graph, subgraph: Subgraph, operation: Operation, mask: str) -> bool:
+    """Tell whether the lengths are the ones in each row of a mask less one, for any lengths of the sequences."""
+    random = np.random.default_rng(0)
+    for bindings in _bindings(graph):
+        batch, keys = _shape_at(graph, mask, bindings)
+        counts = random.integers(1, keys + 1, (batch, 1))
+        flags = (np.arange(keys) < counts).astype(np.int64)
+        found = subgraph.run(operation.inputs[5] or "", bindings, {mask: flags})
+        if found.reshape(-1).tolist() != (counts - 1).reshape(-1).tolist():
+            return False
+    return True
 
 
 def _is_plain(graph: Graph, operation: Operation) -> bool:
@@ -100,7 +128,8 @@ def _past(graph: Graph, operation: Operation) -> Dim:
     return graph.value(operation.inputs[3]).shape[2] if operation.inputs[3] else 0
 
 
-def _composites(rewriter: Rewriter, operation: Operation) -> list[Operation]:
+def _composites(rewriter: Rewriter, operation: Operation, keep: str | None, positions: str | None) -> list[Operation]:
+    """Return slices, ropes and attention; of sequences of different lengths, with their mask and positions."""
     graph = rewriter.graph
     heads, kv_heads = integer(operation, "num_heads", 0), integer(operation, "kv_num_heads", 0)
     query_shape = graph.value(operation.inputs[0] or "").shape
@@ -110,12 +139,12 @@ def _composites(rewriter: Rewriter, operation: Operation) -> list[Operation]:
     past = _past(graph, operation)
     if integer(operation, "do_rotary", 0):
         for index, count in ((0, heads), (1, kv_heads)):
-            rope = _rope(rewriter, operation, parts[index], count, head_dim, past)
+            rope = _rope(rewriter, operation, parts[index], count, head_dim, past, positions)
             operations.append(rope)
             parts[index] = rope.outputs[0] or ""
     scale = number(operation, "scale", 0.0) or head_dim**-0.5
     attributes = AttentionAttributes(heads, kv_heads, head_dim, scale, True, past)
-    inputs = (*parts, operation.inputs[3], operation.inputs[4], None)
+    inputs = (*parts, operation.inputs[3], operation.inputs[4], keep, *((None, positions) if positions else ()))
     outputs = (*operation.outputs, None, None)[:3]
     return [*operations, Operation("attention", operation.name, inputs, outputs, attributes)]
 
@@ -137,15 +166,24 @@ def _projections(
     return names, slices
 
 
-def _rope(rewriter: Rewriter, operation: Operation, source: str, heads: int, head_dim: int, past: Dim) -> Operation:
+def _rope(
+    rewriter: Rewriter,
+    operation: Operation,
+    source: str,
+    heads: int,
+    head_dim: int,
+    past: Dim,
+    positions: str | None,
+) -> Operation:
     value = rewriter.values[source]
     tables = (float_table(rewriter, operation.inputs[7] or ""), float_table(rewriter, operation.inputs[8] or ""))
     sequence = value.shape[1]
     for table in tables:
         _check_rows(rewriter.constants[table].value, interval(past + sequence, rewriter.graph.symbols)[1], head_dim)
-    attributes = RopeAttributes(heads, head_dim, bool(integer(operation, "rotary_interleaved", 0)), past)
+    start, is_interleaved = None if positions else past, bool(integer(operation, "rotary_interleaved", 0))
+    attributes = RopeAttributes(heads, head_dim, is_interleaved, start)
     rotated = rewriter.fresh(f"{source}/rope", value.shape, value.dtype)
-    return Operation("rope", f"{source}/rope", (source, None, *tables), (rotated,), attributes)
+    return Operation("rope", f"{source}/rope", (source, positions, *tables), (rotated,), attributes)
 
 
 def _check_rows(table: Value, longest: int, head_dim: int) -> None:

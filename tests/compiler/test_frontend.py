@@ -67,8 +67,8 @@ def test_models_with_rounded_activations_stay_near_onnx_runtime(case: str, run: 
     assert np.mean(differences) < 0.04
 
 
-def test_group_query_attention_refuses_padding() -> None:
-    """GroupQueryAttention derives lengths from the mask, so a mask with zeros is refused with the reason."""
+def test_group_query_attention_of_one_sequence_refuses_padding() -> None:
+    """Several new tokens behind a past have no lengths of their own: a mask with zeros is refused."""
     step = exported_models.first_step("genai_fp16_gqa", "model.onnx")
     graph = fused_for("genai_fp16_gqa", "model.onnx", step.inputs)
     (requirement,) = graph.requirements
