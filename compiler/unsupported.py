@@ -14,6 +14,8 @@ from compiler.shape_rules import SHAPE_RULES
 from isa.affine import Dim
 from isa.errors import UnsupportedError
 
+MOST_LISTED = 12
+"""One attention that does not fuse leaves dozens of operations behind."""
 KNOWN_DOMAINS = ("", "com.microsoft")
 """Domains whose operators are looked up by their bare name."""
 
@@ -51,11 +53,13 @@ def unsupported_operations(
     known = {name: value.shape for name, value in graph.values.items()} if shapes is None else dict(shapes)
     known |= {name: constant.value.shape for name, constant in graph.constants.items()}
     lines = []
-    for operation in operations:
+    for operation in operations[:MOST_LISTED]:
         attributes = operation.attributes
         kind = attributes.op_type if isinstance(attributes, OnnxAttributes) else operation.kind
         inputs = ", ".join(_shape_text(known, name) for name in operation.inputs)
         lines.append(f"  {operation.name} ({kind}) of {inputs or 'no inputs'}")
+    if len(operations) > MOST_LISTED:
+        lines.append(f"  and {len(operations) - MOST_LISTED} more")
     found = [op.attributes for op in operations if isinstance(op.attributes, OnnxAttributes)]
     advice = {attributes.op_type: advice_for(attributes) for attributes in found}
     lines += [f"  for {kind}, {item}" for kind, item in advice.items() if item]

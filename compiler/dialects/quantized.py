@@ -2,7 +2,8 @@
 
 Weights stay as they are in the file: MatMulNBits, GatherBlockQuantized, and DequantizeLinear before MatMul or around
 Gather. Activations that a graph rounds statically (QuantizeLinear, DequantizeLinear) are rounded the same way, by
-`requantize`; what it quantizes dynamically is in `quantized_dynamic`.
+`requantize`, but for operands of products of two of them: attention keeps queries, keys, values and probabilities in
+floating point, which is finer. What a graph quantizes dynamically is in `quantized_dynamic`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from compiler.dialects.linear import replace_with_bias
 from compiler.dialects.quantized_dynamic import fuse_dynamic
 from compiler.dialects.quantized_weight import BITS, QuantizedWeight, dequantized, from_blocks, from_parts
 from compiler.dialects.rewrite import Rewriter, integer, is_onnx, onnx_attributes
+from compiler.fold import drop_values
 from compiler.graph import Constant, Graph, LinearAttributes, Operation, RequantizeAttributes, Value
 from isa.errors import ModelError, UnsupportedError
 
@@ -27,7 +29,8 @@ RANGES = {
 
 def fuse_quantized(graph: Graph) -> Graph:
     """Give every quantized form its meaning here; raises UnsupportedError or ModelError for those that have none."""
-    rewriter = Rewriter(_fold_vectors(graph))
+    graph = _fold_vectors(graph)
+    rewriter = Rewriter(drop_values(graph, _unrounded(Rewriter(graph))))
     fuse_dynamic(rewriter)
     for operation in rewriter.graph.operations:
         if is_onnx(operation, "MatMulNBits"):
@@ -41,6 +44,35 @@ def fuse_quantized(graph: Graph) -> Graph:
         elif is_onnx(operation, "Gather"):
             _fuse_gather(rewriter, operation)
     return rewriter.build()
+
+
+def _unrounded(rewriter: Rewriter) -> dict[str, str]:
+    """Return by rounded activation the one before, for operands and results of products of two activations."""
+    before: dict[str, str] = {}
+    for operation in rewriter.graph.operations:
+        is_dequantize = is_onnx(operation, "DequantizeLinear")
+        quantize = rewriter.producer(operation.inputs[0], "QuantizeLinear") if is_dequantize else None
+        if quantize is None or quantize.inputs[0] in rewriter.constants:
+            continue
+        name, source = operation.outputs[0] or "", quantize.inputs[0] or ""
+        readers = rewriter.consumers.get(name, [])
+        is_operand = bool(readers) and all(_is_of_activations(rewriter, reader) for reader in readers)
+        if is_operand or _is_of_activations(rewriter, rewriter.producers.get(source)):
+            before[name] = source
+    return before
+
+
+def _is_of_activations(rewriter: Rewriter, operation: Operation | None) -> bool:
+    """Tell whether an operation is a product of two activations."""
+    is_product = operation is not None and is_onnx(operation, "MatMul")
+    return operation is not None and is_product and all(_is_activation(rewriter, name) for name in operation.inputs)
+
+
+def _is_activation(rewriter: Rewriter, name: str | None) -> bool:
+    """Tell whether an operand of a product is computed, and not from a constant alone."""
+    while name in rewriter.producers and is_onnx(rewriter.producers[name], "DequantizeLinear", "Transpose"):
+        name = rewriter.producers[name].inputs[0]
+    return name not in rewriter.constants
 
 
 def _fold_vectors(graph: Graph) -> Graph:
