@@ -60,6 +60,7 @@ class Launcher:
             matrix.block_k_bytes, accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes
         )
         self._memory = _memory(machine, device)
+        self._used_bytes = 0
         self._functional = device is not None
         self._run = sequencer.compiled_for(self._functional)
         if device is not None:
@@ -76,6 +77,13 @@ class Launcher:
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}
         self._reuse = reuse and device is None
+
+    def forget(self) -> None:
+        """Zero what launches may have left in local memories, banks and links, so that no run depends on another."""
+        self._memory.local[:, : self._used_bytes].fill(0)
+        self._memory.banks.fill(0)
+        self._memory.links.fill(0)
+        self._used_bytes = 0
 
     def run(self, launch: Launch, bindings: Mapping[str, int]) -> Timed:
         """Run a launch; SimulationError says what went wrong, with PE, core and instruction."""
@@ -123,6 +131,7 @@ class Launcher:
 
     def _code(self, launch: Launch, bindings: Mapping[str, int]) -> st.Code:
         instructions, lengths, buffers = self._decoded(launch.kernel)
+        self._used_bytes = max(self._used_bytes, int((buffers[:, 0] + buffers[:, 1] * buffers[:, 2]).max(initial=0)))
         values = [self._value(argument, bindings) for argument in launch.arguments]
         rectangle = (launch.rows, launch.columns, launch.row)
         header = np.array([*rectangle, *lengths, *values], dtype=np.int64)

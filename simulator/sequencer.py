@@ -126,11 +126,15 @@ def compiled_for(functional: bool) -> Callable[..., int]:
     meaning: Any = execute if functional else do_nothing
     helper = warm_up.start() if functional else None
 
+    launcher: Any = None
+
     def run(*arguments: Any) -> int:
-        launcher = _compiled((*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean))
-        if helper is not None:
-            helper.wait()
-        compile_meaning(meaning)
+        nonlocal launcher
+        if launcher is None:  # one compilation serves all launches: their arrays have the same types
+            launcher = _compiled((*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean))
+            if helper is not None:
+                helper.wait()
+            compile_meaning(meaning)
         return int(launcher(*arguments, meaning, functional))
 
     return run

@@ -43,8 +43,29 @@ def load_block(
 ) -> None:
     """out[0 : rows * columns] = rows of elements, `pitch` bytes apart, as fp32; `memory` is uint8[n], n % 4 == 0.
 
-    spread SPREAD_ROW repeats the first row, SPREAD_COLUMN the first element of each row. Indices are unsigned, since
-    numba lets a signed one count from the end, which keeps loops from becoming vector code.
+    spread SPREAD_ROW repeats the first row, SPREAD_COLUMN the first element of each row.
+    """
+    stored_rows = min(rows, 1) if spread == SPREAD_ROW else rows
+    stored_columns = min(columns, 1) if spread == SPREAD_COLUMN else columns
+    for row in range(stored_rows):
+        _load_row(memory, address + row * pitch, stored_columns, dtype, bytes_as_float, out, row * columns)
+    for row in range(stored_rows, rows):
+        for index in range(columns):
+            out[np.uint64(row * columns + index)] = out[np.uint64(index)]
+    if stored_columns < columns:
+        for row in range(rows):
+            for index in range(1, columns):
+                out[np.uint64(row * columns + index)] = out[np.uint64(row * columns)]
+
+
+@inner_kernel
+def _load_row(
+    memory: Bytes, start: Scalar, columns: Scalar, dtype: Scalar, bytes_as_float: Floats, out: Floats, to: Scalar
+) -> None:
+    """out[to : to + columns] = the elements from byte `start` on.
+
+    Only steps of one become vector code, so this knows nothing of spreading; and only unsigned indices do, because
+    numba lets a signed one count from the end.
     """
     halves, integers, singles, bits = (
         memory.view(np.uint16),
@@ -52,29 +73,29 @@ def load_block(
         memory.view(np.float32),
         out.view(np.uint32),
     )
-    step = 0 if spread == SPREAD_COLUMN else 1
-    for row in range(rows):
-        start = address if spread == SPREAD_ROW else address + row * pitch
-        to, first = row * columns, start >> 1
-        if dtype == _FP16:
-            for index in range(columns):
-                bits[np.uint64(to + index)] = _widen_half(np.uint32(halves[np.uint64(first + step * index)]))
-        elif dtype == _BF16:
-            for index in range(columns):
-                bits[np.uint64(to + index)] = np.uint32(halves[np.uint64(first + step * index)]) << np.uint32(16)
-        elif dtype in (_FP32, WORDS):
-            for index in range(columns):
-                out[np.uint64(to + index)] = singles[np.uint64((start >> 2) + step * index)]
-        elif dtype == _INT32:
-            for index in range(columns):
-                out[np.uint64(to + index)] = np.float32(integers[np.uint64((start >> 2) + step * index)])
-        elif dtype == _INT4:
-            for index in range(columns):
-                pair = np.int32(memory[np.uint64(start + (step * index >> 1))])
-                out[np.uint64(to + index)] = np.float32(((pair >> (step * index & 1) * 4 & 15) ^ 8) - 8)
-        else:
-            for index in range(columns):
-                out[np.uint64(to + index)] = bytes_as_float[dtype, memory[np.uint64(start + step * index)]]
+    half, word = start >> 1, start >> 2
+    if dtype == _FP16:
+        for index in range(columns):
+            bits[np.uint64(to + index)] = _widen_half(np.uint32(halves[np.uint64(half + index)]))
+    elif dtype == _BF16:
+        for index in range(columns):
+            bits[np.uint64(to + index)] = np.uint32(halves[np.uint64(half + index)]) << np.uint32(16)
+    elif dtype in (_FP32, WORDS):
+        for index in range(columns):
+            out[np.uint64(to + index)] = singles[np.uint64(word + index)]
+    elif dtype == _INT8:
+        for index in range(columns):
+            out[np.uint64(to + index)] = np.float32(np.int8(memory[np.uint64(start + index)]))
+    elif dtype == _INT32:
+        for index in range(columns):
+            out[np.uint64(to + index)] = np.float32(integers[np.uint64(word + index)])
+    elif dtype == _INT4:
+        for index in range(columns):
+            pair = np.int32(memory[np.uint64(start + (index >> 1))])
+            out[np.uint64(to + index)] = np.float32(((pair >> (index & 1) * 4 & 15) ^ 8) - 8)
+    else:
+        for index in range(columns):
+            out[np.uint64(to + index)] = bytes_as_float[dtype, memory[np.uint64(start + index)]]
 
 
 @inner_kernel

@@ -65,10 +65,11 @@ def execute(
         return _run_transfer(fields, values, out_address, a_address, b_address, local, sram, dram)
     if timing == _LAYOUT and opcode != _FILL:
         return _run_layout(fields, values, out_address, a_address, local, tables.element_bytes)
-    for operand in range(_A, _B + 1):
+    last = _A if timing in (_MATRIX, _VECTOR_MATRIX) else _B  # products read b themselves
+    for operand in range(_A, last + 1):
         if addresses[operand] >= 0:
             _load(fields, values, addresses[operand], operand, local, tables, tables.a if operand == _A else tables.b)
-    problem = _compute(timing, fields, values, banks, link, b_address < 0, tables)
+    problem = _compute(timing, fields, values, banks, link, local, b_address, tables)
     if problem == codes.OK and out_address >= 0:
         rows, columns = _shape(fields, values, _OUT, tables)
         store_block(tables.out, rows, columns, _dtype(fields, _OUT, tables), local, out_address, values[1])
@@ -82,13 +83,18 @@ def _compute(
     values: Integers,
     banks: Floats,
     link: Floats,
-    has_constant: Scalar,
+    local: Bytes,
+    b_address: Scalar,
     tables: Tables,
 ) -> Scalar:
-    """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message."""
+    """Compute tables.out, a bank or a message from tables.a, tables.b, the constant, a bank or a message.
+
+    A product's b is still in `local`.
+    """
     opcode, count = fields[col.OPCODE], values[6] * values[7]
     if timing in (_MATRIX, _VECTOR_MATRIX):
-        return _run_matrix(fields, values, _shape(fields, values, _A, tables)[1], banks, tables)
+        depth = _shape(fields, values, _A, tables)[1]
+        return _run_matrix(fields, values, depth, banks, local, b_address, tables)
     if timing in (_ACCUMULATOR, _LINK):
         return _run_accumulator(fields, values, tables.a, tables.out, banks, link)
     if timing == _LUT:
@@ -99,7 +105,7 @@ def _compute(
     if opcode == _LIMIT:
         _run_limit(values, tables.a, value, tables.out)
         return codes.OK
-    if has_constant:
+    if b_address < 0:
         target = tables.out if opcode == _FILL else tables.b
         for index in range(count):
             target[index] = value

@@ -14,41 +14,82 @@ from isa import columns as col
 from isa import dtypes
 from isa.table import BY_NAME
 from simulator.jit import inner_kernel
-from simulator.meaning import codes
+from simulator.meaning import codes, tiles
+from simulator.meaning.convert import load_block
 from simulator.meaning.plain import Command, MeaningError
-from simulator.meaning.tables import K_CHUNK, Array, Floats, Integers, Scalar, Tables
+from simulator.meaning.tables import K_CHUNK, Array, Bytes, Floats, Integers, Scalar, Tables
 
 _MML, _VMML = BY_NAME["mml"].opcode, BY_NAME["vmml"].opcode
 _SET = 0
-_FEW_ROWS = 2
-"""Up to so many rows of a, transposing b takes longer than multiplying it."""
-_INT8, _INT32 = dtypes.INT8.code, dtypes.INT32.code
+_TILED_ROWS, _FEW_ROWS = 12, 2
+"""Up to so many rows of a, transposing b once costs more than doing so for each row in registers, or scalar code."""
+_INT8, _INT32, _BF16, _FP32 = (dtype.code for dtype in (dtypes.INT8, dtypes.INT32, dtypes.BF16, dtypes.FP32))
+_TILED, _EDGE = tiles.DTYPES, tiles.EDGE
+_add_fp32, _add_bf16, _add_fp16 = tiles.add_fp32, tiles.add_bf16, tiles.add_fp16
 
 
 @inner_kernel
-def run(fields: Integers, values: Integers, depth: Scalar, banks: Floats, tables: Tables) -> Scalar:
-    """Execute a product of tables.a (rows x depth) and tables.b (columns x depth), K_CHUNK elements of K at a time."""
-    opcode = fields[col.OPCODE]
+def run(
+    fields: Integers, values: Integers, depth: Scalar, banks: Floats, local: Bytes, b_address: Scalar, tables: Tables
+) -> Scalar:
+    """Execute a product of tables.a (rows x depth) and of b (columns x depth), which is still in local memory."""
+    opcode, dtype = fields[col.OPCODE], fields[col.D1]
     if opcode not in (_MML, _VMML):
         return codes.NO_MEANING
-    if opcode == _MML and fields[col.D1] == _INT32:
+    if opcode == _MML and dtype == _INT32:
         return codes.UNSUPPORTED_DTYPE
-    rows, columns, bank = values[6], values[7], banks[fields[col.BANK]]
+    rows, columns, pitch, bank = values[6], values[7], values[5], banks[fields[col.BANK]]
     if fields[col.MODE] == _SET:
         _clear(bank, rows, columns)
-    is_integer = opcode == _MML and fields[col.D1] == _INT8
-    if rows <= _FEW_ROWS and not is_integer:
-        _multiply_few(tables.a, tables.b, bank, rows, columns, depth)
+    if rows <= _TILED_ROWS and dtype in _TILED and columns % _EDGE == 0 and depth % _EDGE == 0:
+        _multiply_tiles(tables.a, local, b_address, pitch, dtype, bank, rows, columns, depth)
         return codes.OK
+    load_block(local, b_address, pitch, columns, depth, 0, dtype, tables.bytes_as_float, tables.b)
+    if opcode == _MML and dtype == _INT8:
+        _multiply_integers(tables.a, tables.b, bank.view(np.int32), rows, columns, depth)
+    elif rows <= _FEW_ROWS:
+        _multiply_few(tables.a, tables.b, bank, rows, columns, depth)
+    else:
+        _multiply_many(bank, rows, columns, depth, tables)
+    return codes.OK
+
+
+@inner_kernel
+def _multiply_many(bank: Array, rows: Scalar, columns: Scalar, depth: Scalar, tables: Tables) -> None:
+    """Multiply tables.a and tables.b, K_CHUNK elements of K at a time with K outermost."""
     for start in range(0, depth, K_CHUNK):
         count = min(K_CHUNK, depth - start)
         _transpose(tables.a, start, depth, rows, count, tables.block_a)
         _transpose(tables.b, start, depth, columns, count, tables.block_b)
-        if is_integer:
-            _multiply_integers(tables.block_a, tables.block_b, bank.view(np.int32), rows, columns, count)
-        else:
-            _multiply(tables.block_a, tables.block_b, bank, rows, columns, count)
-    return codes.OK
+        _multiply(tables.block_a, tables.block_b, bank, rows, columns, count)
+
+
+@inner_kernel
+def _multiply_tiles(
+    a: Floats,
+    local: Bytes,
+    address: Scalar,
+    pitch: Scalar,
+    dtype: Scalar,
+    bank: Array,
+    rows: Scalar,
+    columns: Scalar,
+    depth: Scalar,
+) -> None:
+    """As `_multiply_few`, of b as it lies in local memory: to widen it elsewhere costs as much as to multiply it."""
+    size = 4 if dtype == _FP32 else 2
+    for row in range(rows):
+        sums = bank[row]
+        for k in range(0, depth, _EDGE):
+            x = np.uint64(row * depth + k)
+            for column in range(0, columns, _EDGE):
+                first = np.uint64(address + column * pitch + k * size)
+                if dtype == _FP32:
+                    _add_fp32(sums, np.uint64(column), a, x, local, first, np.uint64(pitch))
+                elif dtype == _BF16:
+                    _add_bf16(sums, np.uint64(column), a, x, local, first, np.uint64(pitch))
+                else:
+                    _add_fp16(sums, np.uint64(column), a, x, local, first, np.uint64(pitch))
 
 
 @inner_kernel
@@ -96,22 +137,25 @@ def _multiply_few(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scal
 
 
 @inner_kernel
+def _multiply_integers(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, depth: Scalar) -> None:
+    """As `_multiply_few`, of whole numbers: sums that wrap are the same in any order, so vector code may run over k."""
+    length = np.uint64(depth)
+    for row in range(rows):
+        x = np.uint64(row * depth)
+        for column in range(columns):
+            y, total = np.uint64(column * depth), bank[row, column]
+            for k in range(length):
+                total = np.int32(total + np.int32(np.int32(a[x + k]) * np.int32(b[y + k])))
+            bank[row, column] = total
+
+
+@inner_kernel
 def _multiply(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, depth: Scalar) -> None:
     for k in range(depth):
         for row in range(rows):
             factor = a[k * rows + row]
             for column in range(columns):
                 bank[row, column] += factor * b[np.uint64(k * columns + column)]
-
-
-@inner_kernel
-def _multiply_integers(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, depth: Scalar) -> None:
-    """As `_multiply`; `a` and `b` hold whole numbers as fp32, `bank` int32."""
-    for k in range(depth):
-        for row in range(rows):
-            factor = np.int32(a[k * rows + row])
-            for column in range(columns):
-                bank[row, column] += np.int32(factor * np.int32(b[np.uint64(k * columns + column)]))
 
 
 def _mml(command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -335,6 +336,18 @@ def test_matrix_products_are_what_a_person_expects() -> None:
     np.testing.assert_allclose(after.banks[0, :5, :7], a.astype(np.float32) @ b.astype(np.float32).T, atol=1e-5)
     after.banks[0, :5, :7] = before.banks[0, :5, :7]
     np.testing.assert_array_equal(after.banks.view(np.uint32), before.banks.view(np.uint32))
+
+
+@pytest.mark.parametrize("name", ["mml", "vmml"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in ADDRESSABLE if dtype is not INT32], ids=str)
+def test_products_of_full_blocks(name: str, dtype: Dtype) -> None:
+    """Shapes that are multiples of a vector, and shapes beside them, at any place and with any numbers."""
+    random = np.random.default_rng(dtype.code)
+    for rows, columns, blocks in itertools.product((1, 2, 3, 12, 13, 32), (8, 16, 17, 32), (1, 2, 3)):
+        fields, values, _ = command_of(name, rows, columns, dtype, r0=blocks, mode=int(random.integers(2)))
+        values[[3, 5]] = BLOCK_K_BYTES * blocks + dtype.bytes * random.integers(0, 5, 2)
+        a, b = REGION_BYTES * np.arange(1, 3) + dtype.bytes * random.integers(0, 16, 2)
+        run_both(fields, values, (-1, int(a), int(b)), random_memories(random))
 
 
 def test_integer_products_wrap_and_leave_unchanged() -> None:
