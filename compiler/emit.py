@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
@@ -68,7 +68,7 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
     limits: dict[str, tuple[int, str]] = {}
     for op in graph.operations:
         for indices, rows, what in _indexed(mapped, op):
-            name = _given(graph, indices, op)
+            name = _given(graph, indices, op, MOVEMENT_KINDS)
             limit = (rows, f"they choose {what} of '{op.name}'")
             limits[name] = min(limits.get(name, limit), limit)
     for name, (rows, reason) in limits.items():
@@ -82,13 +82,13 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
     """The indices of each table choose rows that it has; tables may share an input."""
     for table, place in enumerate(attributes.tables):
         source, rows = (graph.value(name or "") for name in op.inputs[2 * table : 2 * table + 2])
-        if source.name not in graph.inputs:
-            raise _computed_indices(op)
+        # Reshapes keep the order of elements, so that places in the result are places in the input.
+        given = _given(graph, source.name, op, ("reshape",))
         (columns, last) = (source.shape[-1], rows.shape[0])
         assert isinstance(columns, int) and isinstance(last, int)
         first = place.first_row * columns + place.first_column
         part = (first, place.row_step * columns + place.column_step, attributes.count, place.hot)
-        yield Requirement(source.name, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
+        yield Requirement(given, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
 
 
 def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str]]:
@@ -104,19 +104,15 @@ def _indexed(mapped: MappedGraph, op: Operation) -> Iterable[tuple[str, int, str
             yield name, rows, "rows of the table"
 
 
-def _given(graph: Graph, name: str, reader: Operation) -> str:
-    """Return the input of the model whose elements choose rows; they are checked before a run, others are not."""
+def _given(graph: Graph, name: str, reader: Operation, kinds: Collection[str]) -> str:
+    """Return the input of the model that operations of these kinds bring here; others are not checked before a run."""
     producers = graph.producers()
-    while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
+    while name in producers and producers[name].kind in kinds and len(producers[name].inputs) == 1:
         name = producers[name].inputs[0] or ""
     if name not in graph.inputs:
-        raise _computed_indices(reader)
+        help = "give the indices as an input of the model, whose range is checked before a run"
+        raise UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
     return name
-
-
-def _computed_indices(reader: Operation) -> UnsupportedError:
-    help = "give the indices as an input of the model, whose range is checked before a run"
-    return UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
 
 
 def kernel_module(op: Operation) -> ModuleType:
