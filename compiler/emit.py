@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 from compiler.graph import EmbeddingBagAttributes, Graph, Operation, Value
@@ -72,7 +72,7 @@ def _requirements(mapped: MappedGraph) -> Iterable[Requirement]:
     for op in graph.operations:
         for index, table in INDEX_INPUTS.get(op.kind, {}).items():
             indices = op.inputs[index] if index < len(op.inputs) else None
-            name = _given(graph, indices, op) if indices else None
+            name = _given(graph, indices, op, MOVEMENT_KINDS) if indices else None
             if name is None:
                 continue
             rows, what = _chosen_from(mapped, op, table)
@@ -89,13 +89,14 @@ def _bag_requirements(graph: Graph, op: Operation, attributes: EmbeddingBagAttri
     """The indices of each table choose rows that it has; tables may share an input."""
     for table, place in enumerate(attributes.tables):
         source, rows = (graph.value(name or "") for name in op.inputs[2 * table : 2 * table + 2])
-        if source.name not in graph.inputs:
-            raise _computed_indices(op)
+        # Reshapes keep the order of elements, so that places in the result are places in the input.
+        given = _given(graph, source.name, op, ("reshape",))
         (columns, last) = (source.shape[-1], rows.shape[0])
         assert isinstance(columns, int) and isinstance(last, int)
         first = place.first_row * columns + place.first_column
         part = (first, place.row_step * columns + place.column_step, attributes.count, place.hot)
-        yield Requirement(source.name, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
+        if given is not None:
+            yield Requirement(given, 0, last - 1, f"they choose rows of the table '{rows.name}'", part)
 
 
 def _chosen_from(mapped: MappedGraph, op: Operation, table: int | None) -> tuple[int, str]:
@@ -106,24 +107,20 @@ def _chosen_from(mapped: MappedGraph, op: Operation, table: int | None) -> tuple
     return rows, "rows of the table"
 
 
-def _given(graph: Graph, name: str, reader: Operation) -> str | None:
-    """Return the input of the model whose elements choose rows: they are checked before a run, others are not.
+def _given(graph: Graph, name: str, reader: Operation, kinds: Collection[str]) -> str | None:
+    """Return the input of the model that operations of these kinds bring here; others are not checked before a run.
 
     None for indices that need no check.
     """
     producers = graph.producers()
-    while name in producers and producers[name].kind in MOVEMENT_KINDS and len(producers[name].inputs) == 1:
+    while name in producers and producers[name].kind in kinds and len(producers[name].inputs) == 1:
         name = producers[name].inputs[0] or ""
     if name in producers and producers[name].kind in COUNTED_KINDS:
         return None
     if name not in graph.inputs:
-        raise _computed_indices(reader)
+        help = "give the indices as an input of the model, whose range is checked before a run"
+        raise UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
     return name
-
-
-def _computed_indices(reader: Operation) -> UnsupportedError:
-    help = "give the indices as an input of the model, whose range is checked before a run"
-    return UnsupportedError("rows chosen by indices that the model computes", where=reader.name, help=help)
 
 
 def kernel_module(op: Operation) -> ModuleType:

@@ -26,8 +26,8 @@ COLUMN_STEP = 16
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk."""
 PREFERRED_SLOTS = 4
-LOADED_LATENCIES = 4
-"""Latency of a transfer under load, in idle latencies (an estimate, to keep enough bytes in flight)."""
+EXPANDED_SLOTS = 2
+"""Chunks of a packed weight that are expanded at the same time."""
 TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
@@ -178,7 +178,7 @@ class LinearMapping:
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
-            self.weight_slots * self.zero_point_chunk_bytes, 2 * self.expanded_chunk_bytes + shifted,
+            self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
             scaled if self.shape.is_scaled else 0,
         )  # fmt: skip
         return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
@@ -218,15 +218,18 @@ def padded_outputs(shape: LinearShape) -> int:
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return an estimate of the launch's cycles: the busiest of memory, links, ports and matrix engine, and edges."""
+    """Return an estimate of the launch's cycles: the busiest of memory, links, ports, engines and slots, and edges.
+
+    The edges are what the first and the last chunk spend where the busiest is not yet or no more at work.
+    """
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
-    matrix = _matrix_cycles(mapping, machine)
+    products = _matrix_cycles(mapping, machine)
+    expansion = chunk_trips * _expansion_cycles(mapping, machine)
+    late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
+    matrix = products + (expansion if mapping.instruction == "vmml" else late)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
-    expansion = chunk_trips * _expansion_cycles(mapping, machine)
-    if mapping.instruction == "vmml":
-        matrix += expansion
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.grid_rows
     memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
@@ -234,10 +237,30 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     link = (x_bytes * streams + weight_port_bytes * mapping.grid_columns) / machine.noc.row_link_bytes_per_cycle
     sram = x_bytes * mapping.grid_rows * streams / machine.sram_bytes_per_cycle
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
+    transfer = max(port, memory, link, sram)
+    loading = transfer + chunk_trips * _latency_cycles(machine)
+    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
+    stages = (loading, expansion, products)
+    edges = (sum(stages) - max(stages)) / chunk_trips + chunk_trips * TRIP_CYCLES
+    return max(matrix, transfer, issue, turnaround, expansion) + edges
+
+
+def _latency_cycles(machine: Machine) -> float:
+    """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
     latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
-    waiting = chunk_trips * LOADED_LATENCIES * latency_ns / machine.cycle_ns / (mapping.weight_slots - 1)
-    edges = matrix / chunk_trips + chunk_trips * TRIP_CYCLES
-    return max(matrix, port, memory, link, sram, issue, waiting, expansion) + edges
+    return latency_ns / machine.cycle_ns + machine.noc.mean_hops * machine.noc.hop_latency_cycles
+
+
+def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float, products: float) -> float:
+    """Return how long the slots of a launch take to go round: a slot is loaded anew only when its chunk is used up.
+
+    A slot of x, and of a weight that is multiplied as it lies there, is held until the chunk is multiplied; that of a
+    packed weight until it is expanded, and what it is expanded to until it is multiplied. Core A loads x and weight in
+    turn, so that a slot of one waits for a slot of the other.
+    """
+    is_expanded_alone = mapping.shape.packed is not None and mapping.resident
+    held = expansion if is_expanded_alone else expansion + products
+    return max((loading + held) / mapping.weight_slots, (expansion + products) / EXPANDED_SLOTS)
 
 
 def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -247,6 +270,21 @@ def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
         return 0.0
     vectors = mapping.tile_outputs * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
     return vectors * (2 if packed.has_zero_points else 1)
+
+
+def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix_cycles: float) -> float:
+    """Return how long the matrix engine waits, between two tiles, for the first block of a packed weight.
+
+    Expansion is ahead by one block, so that this one is hidden behind the last chunk of K, which may be short. But core
+    B issues it behind the drains and loads of all accumulators: those that have no place in the queue hold it up until
+    as many drains have started, each behind the last product of its accumulator.
+    """
+    last_chunk_bytes = mapping.k_bytes - (mapping.chunks - 1) * mapping.chunk_bytes
+    banks = _banks(mapping.tile_rows, mapping.tile_outputs, machine)
+    commands = 2 * banks + 1 + (mapping.shape.has_bias or mapping.shape.has_residual)
+    drained = min(max(commands - machine.pe.command_queue_depth, 0), banks)
+    hidden = tile_matrix_cycles * last_chunk_bytes / mapping.k_bytes * (banks - drained) / banks
+    return max(0.0, _expansion_cycles(mapping, machine) - hidden)
 
 
 def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import BY_NAME, Timing, Unit
-from simulator import codes, commands, operands, queues
+from simulator import codes, commands, operands, queues, words
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
@@ -154,7 +154,14 @@ def _check_unit_limits(
 
 @inlined_kernel
 def _enqueue(
-    code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, stream: Scalar, fields: Integers
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    core: Scalar,
+    pc: Scalar,
+    stream: Scalar,
+    fields: Integers,
 ) -> None:
     """Put a command with its register values into a queue that has room."""
     position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % queues.queue_depth(state)
@@ -164,6 +171,8 @@ def _enqueue(
     entry[st.Q_ARRIVAL] = arrival
     for slot in range(8):
         entry[st.Q_VALUES + slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
+    if state.core[core, st.FOLLOWS_WORDS]:
+        words.draw_addresses(code, hardware, state, stats, core, stream, fields, entry[st.Q_VALUES :])
     pe, bank = core // st.CORES, fields[col.BANK]
     if code.traits[fields[col.OPCODE], tr.USES_BANK]:
         entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.BANK_ISSUED]
@@ -204,7 +213,7 @@ def _issue(
             error = _check_unit_limits(code, hardware, state, pe, fields, values)
         if error:
             return error, STOP
-    _enqueue(code, hardware, state, core, pc, stream, fields)
+    _enqueue(code, hardware, state, stats, core, pc, stream, fields)
     return codes.OK, NEXT
 
 
@@ -240,7 +249,7 @@ def _move_pointer(
 def _load_word(
     code: Code, state: State, stats: Stats, memories: Memory, core: Scalar, fields: Integers, functional: Scalar
 ) -> tuple[Scalar, Scalar]:
-    """Load an int32 from a buffer, waiting for it; without data (a profile) it is 0, and counted."""
+    """Load an int32 from a buffer, waiting for it; without data (a profile) it is 0, and `words` follows it."""
     pe, buffer = core // st.CORES, fields[col.C1]
     state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
@@ -263,7 +272,7 @@ def _load_word(
         for byte in range(4):
             word |= int(memories.local[pe, address + byte]) << (8 * byte)
     else:
-        stats.counts[st.WORDS_ASSUMED] += 1
+        words.note_load(state, stats, core, fields)
     if fields[col.R0] != 0:
         state.core[core, st.REGISTER + fields[col.R0]] = word - (1 << 32) if word >= 1 << 31 else word
     return codes.OK, NEXT
@@ -419,6 +428,8 @@ def step_core(
         elif _SIGNAL <= opcode <= _FENCE:
             error, action, finished = _synchronize(code, hardware, state, core, opcode, fields)
         else:
+            if state.core[core, st.FOLLOWS_WORDS]:
+                words.follow(state, stats, core, opcode, fields)
             error, action = _scalar(code, hardware, state, core, pc, opcode, fields)
         if error:
             return error

@@ -3,6 +3,7 @@
 A run serves the rows that its indices choose. A profile has no indices: rows are drawn from a stated distribution over
 the rows that the table has, which is the part of a storage from the command's address on. A draw depends on the seed,
 the stream, the number of the command in it and the row, never on time, so that equal launches touch equal rows.
+`words` draws for machines whose cores read the indices.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from simulator import hardware as hw
 from simulator import memory_system as memory
 from simulator import state as st
 from simulator import traits as tr
+from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
 from simulator.meaning.transfer import index_at
 from simulator.state import Chip, Code, Integers, Scalar
@@ -62,7 +64,7 @@ def zipf_rank(power: Scalar, rows: Scalar, draw: Scalar) -> Scalar:
 
 
 @inner_kernel
-def _rows_behind(code: Code, address: Scalar, pitch: Scalar, size: Scalar) -> tuple[Scalar, Scalar]:
+def rows_behind(code: Code, address: Scalar, pitch: Scalar, size: Scalar) -> tuple[Scalar, Scalar]:
     """Return (number of the table, its rows): what of a storage lies behind an address; 0 rows outside of all."""
     for number in range(code.tables.shape[0]):
         first, end = code.tables[number, 0], code.tables[number, 1]
@@ -72,11 +74,10 @@ def _rows_behind(code: Code, address: Scalar, pitch: Scalar, size: Scalar) -> tu
 
 
 @inner_kernel
-def drawn_row(chip: Chip, stream: Scalar, row: Scalar, table: Scalar, rows: Scalar) -> Scalar:
-    """Return the row of a table that row `row` of a stream's next command touches in a profile."""
-    numbers = chip.hardware.numbers
-    started = chip.state.stream[stream, st.STARTED]
-    draw = mixed(mixed(numbers[hw.INDEX_SEED] * 65536 + stream) + started)
+def drawn_row(hardware: Hardware, stream: Scalar, number: Scalar, row: Scalar, table: Scalar, rows: Scalar) -> Scalar:
+    """Return the row of a table that row `row` of command `number` of a stream touches in a profile."""
+    numbers = hardware.numbers
+    draw = mixed(mixed(numbers[hw.INDEX_SEED] * 65536 + stream) + number)
     draw = mixed(draw + row)
     if numbers[hw.INDEX_MILLI] == 0:
         return (draw * (1 << 20) + (mixed(draw + 1) >> 12)) % rows
@@ -114,14 +115,14 @@ def serve_indexed(
         operand = operands.B if is_write else operands.A
         _, indices, _ = operands.place(chip.code, state, pe, fields, values, state.extents, operand)
     else:
-        table, behind = _rows_behind(chip.code, address, pitch, size)
+        table, behind = rows_behind(chip.code, address, pitch, size)
         stats.counts[st.ROWS_DRAWN] += rows
     for row in range(rows):
         index = row
         if functional:
             index = index_at(chip.memories.local[pe], indices, row)
         elif behind > 0:
-            index = drawn_row(chip, stream, row, table, behind)
+            index = drawn_row(hardware, stream, state.stream[stream, st.STARTED], row, table, behind)
         place = address + index * pitch
         if memory.check_range(hardware, state, place, 1, size, 0) == codes.OK:
             served = memory.serve_memory(hardware, state, stats, place, 1, size, 0, start, is_write)

@@ -22,6 +22,7 @@ from isa.kernel import Kernel, buffer_bases
 from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
 from isa.program import Argument, Launch, Program
+from isa.table import BY_NAME
 from simulator import codes, deadlock, sequencer, traits
 from simulator import hardware as hw
 from simulator import state as st
@@ -32,6 +33,7 @@ from simulator.meaning.tables import make_tables
 from simulator.traits import traits_table
 
 _LINKS = 4
+_LOAD_WORD = BY_NAME["lw"].opcode
 UNIFORM = IndexDistribution()
 
 
@@ -120,9 +122,10 @@ class Launcher:
         return launch.kernel, launch.row, launch.column, launch.rows, launch.columns, tuple(arguments)
 
     def _is_indexed(self, kernel: int) -> bool:
-        """Tell whether a kernel gathers or scatters: its time then depends on how many rows its tables have."""
+        """Tell whether data choose rows in a kernel: its time then depends on how many rows its tables have."""
         instructions, *_ = self._decoded(kernel)
-        return bool(self._traits[instructions[..., columns.OPCODE], traits.INDEXED].any())
+        opcodes = instructions[..., columns.OPCODE]
+        return bool(self._traits[opcodes, traits.INDEXED].any() or (opcodes == _LOAD_WORD).any())
 
     def _decoded(self, kernel: int) -> tuple[npt.NDArray[np.int64], ...]:
         if kernel not in self._codes:

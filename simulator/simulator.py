@@ -245,7 +245,7 @@ def _index_notes(rows: int, indices: IndexDistribution | None) -> tuple[str, ...
 def _notes(program: Program, machine: Machine, words_assumed: int) -> tuple[str, ...]:
     notes = []
     if words_assumed:
-        notes.append(f"{words_assumed} words that cores read from data were taken as 0, a profile has no data")
+        notes.append(f"{words_assumed} uses of words that cores read were taken as 0: a profile has no data")
     if program.capacity_ignored:
         notes.append("capacity was ignored: this program does not fit the memories of the machine")
     if machine.projected:

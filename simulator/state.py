@@ -27,11 +27,13 @@ Meaning = Callable[..., int]
 CORES, UNITS, SEMAPHORES, PENDING_SIGNALS, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 8, 32
 MAX_BUFFERS, MAX_OUTSTANDING = 64, 64
 
-# Columns of `State.core`: then the registers, then (first, end, trips) of each hardware loop.
-PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED = range(6)
-REGISTER = 6
+# Columns of `State.core`: then the registers, (first, end, trips) of each hardware loop, and the factors by
+# which a profile's registers hold loaded words.
+PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED, FOLLOWS_WORDS = range(7)
+REGISTER = 7
 LOOP = REGISTER + REGISTERS
-CORE_COLUMNS = LOOP + 3 * LOOP_DEPTH
+FACTOR = LOOP + 3 * LOOP_DEPTH
+CORE_COLUMNS = FACTOR + REGISTERS
 # Status of a core.
 RUNNING, ON_QUEUE, ON_FENCE, ON_BARRIER, ON_SEMAPHORE, ON_DATA, HALTED = range(7)
 # Columns of `State.stream`: then the ends of transfers in flight, then the entries of the queue.

@@ -34,16 +34,16 @@ def fuse_dynamic(rewriter: Rewriter) -> None:
 
 def _fuse_integer_product(rewriter: Rewriter, product: Operation, rounded: dict[str, tuple[str, str]]) -> None:
     """MatMulInteger -> Cast -> Mul by (scale of x) * (scales of W), the two multiplied first or one by one."""
-    quantize = rewriter.producer(product.inputs[0], "DynamicQuantizeLinear")
+    inputs = (*product.inputs, None, None)[:4]
+    quantize = rewriter.producer(inputs[0], "DynamicQuantizeLinear")
     cast = rewriter.sole_consumer(product.outputs[0] or "")
-    if quantize is None or cast is None or not is_onnx(cast, "Cast"):
+    if quantize is None or inputs[2] != quantize.outputs[2] or cast is None or not is_onnx(cast, "Cast"):
         return
     scaled = _scaling(rewriter, cast.outputs[0] or "", quantize.outputs[1] or "")
     if scaled is None:
         return
     last, scales = scaled
-    zero_points = product.inputs[3] if len(product.inputs) > 3 else None
-    weight = from_parts(rewriter, product, (product.inputs[1] or "", scales, zero_points), 0)
+    weight = from_parts(rewriter, product, (inputs[1] or "", scales, inputs[3]), 0)
     before: list[Operation] = []
     linear = _linear(rewriter, product, quantize.inputs[0] or "", weight, rounded, before)
     if before:
@@ -71,7 +71,7 @@ def _fuse_scaled_product(rewriter: Rewriter, product: Operation, rounded: dict[s
     """MatMulIntegerToFloat(a, W, scale of a, scales of W, zero point of a, zero points of W, bias)."""
     inputs = (*product.inputs, None, None, None)[:7]
     quantize = rewriter.producer(inputs[0], "DynamicQuantizeLinear")
-    if quantize is None or inputs[2] != quantize.outputs[1]:
+    if quantize is None or (inputs[2], inputs[4]) != quantize.outputs[1:]:
         return
     weight = from_parts(rewriter, product, (inputs[1] or "", inputs[3] or "", inputs[5]), 0)
     before: list[Operation] = []

@@ -19,7 +19,7 @@ from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
 from compiler.kernels.linear_walk import Buffers, arguments_of
-from compiler.linear_mapping import LinearMapping
+from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
 from isa.kernel import Kernel
@@ -62,7 +62,7 @@ def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buf
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
-        factor=builder.buffer("expanded", mapping.expanded_chunk_bytes, 2),
+        factor=builder.buffer("expanded", mapping.expanded_chunk_bytes, EXPANDED_SLOTS),
         scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots),
         zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots) if has_zero_points else None,
         shifted=builder.buffer("shifted", mapping.expanded_chunk_bytes, 1) if has_zero_points else None,

@@ -57,12 +57,6 @@ def steps_of(case: str, run: str) -> Iterator[Step]:
             yield Step(case, run, index, step["graph"], inputs, outputs)
 
 
-def greedy_tokens(case: str, run: str) -> np.ndarray:
-    """Return the tokens that ONNX Runtime chose, [batch, steps]."""
-    (description,) = [found for found in _meta(case)["runs"] if found["name"] == run]
-    return np.array(description["greedy_tokens"])
-
-
 def _meta(case: str) -> dict:
     return json.loads((FOLDER / case / "meta.json").read_text())
 

@@ -38,9 +38,9 @@ def test_every_step_matches_onnx_runtime(case: str, run: str) -> None:
 
 @pytest.mark.parametrize(("case", "run"), [(case, run) for case, run in RUNS if "past" in case or "genai" in case])
 def test_greedy_decoding_feeds_its_own_cache_back(case: str, run: str) -> None:
-    """Prefill and four decode steps on our own caches and tokens choose the tokens that ONNX Runtime chose."""
+    """Prefill and decode steps on our own caches and tokens choose the tokens that ONNX Runtime chose."""
     outputs: dict[str, np.ndarray] = {}
-    chosen = []
+    chosen, expected = [], []
     for step in steps_of(case, run):
         inputs = dict(step.inputs)
         if outputs:
@@ -51,9 +51,9 @@ def test_greedy_decoding_feeds_its_own_cache_back(case: str, run: str) -> None:
         outputs = run_reference(fused_for(case, step.graph, step.inputs), inputs)
         assert_close(step, outputs)
         chosen.append(outputs["logits"][:, -1].argmax(-1))
-    assert len(chosen) == 5
-    expected = exported_models.greedy_tokens(case, run)
-    np.testing.assert_array_equal(np.stack(chosen, axis=1), expected)
+        expected.append(step.outputs["logits"][:, -1].argmax(-1))
+    assert len(chosen) > 1
+    np.testing.assert_array_equal(np.stack(chosen), np.stack(expected))
 
 
 @pytest.mark.parametrize(("case", "run"), ROUNDED_RUNS)

@@ -13,12 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compiler.emit import emit
 from compiler.frontend import fuse_model
-from compiler.graph import Graph
+from compiler.graph import EmbeddingBagAttributes, Graph
 from compiler.legalize import legalize
 from compiler.mapping import map_graph
 from compiler.onnx_import import import_model
 from compiler.placement import place
-from isa.errors import ToolError
+from isa.errors import SimulationError, ToolError
+from isa.program import Program
 from simulator import Simulator
 from tests.compiler.graphs import Array, small_machine
 
@@ -29,11 +30,14 @@ def _fused(model: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Gra
     return fuse_model(import_model(model, None, "test"), dims or {})
 
 
+def _compiled(graph: Graph) -> Program:
+    return emit(place(map_graph(legalize(graph), small_machine(), "fp32")))
+
+
 def _check(model: onnx.ModelProto, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None) -> Graph:
     """Fuse, run in fp32, and compare with ONNX Runtime."""
     graph = _fused(model, dims)
-    program = emit(place(map_graph(legalize(graph), small_machine(), "fp32")))
-    results = Simulator(program).run(inputs).outputs
+    results = Simulator(_compiled(graph)).run(inputs).outputs
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, dict(inputs))
     for output, array in zip(model.graph.output, expected, strict=True):
         np.testing.assert_allclose(results[output.name], array, rtol=1e-6, atol=1e-6)
@@ -102,6 +106,63 @@ def test_spellings(spelling: str) -> None:
     )  # fmt: skip
     indices = np.random.default_rng(1).integers(0, 40, shape)
     assert _kinds(_check(model, {"ids": indices})) == ["embedding_bag"]
+
+
+def _with_input(model: onnx.ModelProto, name: str, shape: tuple[int, ...]) -> None:
+    model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+
+def _weighted_by_exporter(exporter: str) -> onnx.ModelProto:
+    """Return nn.EmbeddingBag with per_sample_weights [18, 1] as an exporter writes it: a factor of each row."""
+    model = onnx.load(DATA / f"embedding_bag_sum_{exporter}.onnx")
+    if exporter == "dynamo":
+        (factor,) = [node.input[1] for node in model.graph.node if node.op_type == "Mul"]
+        (ones,) = [tensor for tensor in model.graph.initializer if tensor.name == factor]
+        model.graph.initializer.remove(ones)
+        _with_input(model, factor, (18, 1))
+        return model
+    (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
+    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    (rows,) = [node for node in body.node if node.op_type == "ReduceSum"]
+    (indices,) = [node for node in body.node if node.op_type == "Slice"]
+    place = list(body.node).index(rows)
+    body.node.insert(place, NODE("Slice", ["factors", *indices.input[1:]], ["bag_factors"]))
+    body.node.insert(place + 1, NODE("Mul", [rows.input[0], "bag_factors"], ["weighted_rows"]))
+    body.node[place + 2].input[0] = "weighted_rows"
+    _with_input(model, "factors", (18, 1))
+    return model
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_loops_of_exporters_with_weights_per_sample(exporter: str) -> None:
+    """Rows are looked up one by one, multiplied, and then added up; the indices of all bags are one row of them."""
+    model = _weighted_by_exporter(exporter)
+    rng = np.random.default_rng(1)
+    inputs = {"indices": rng.integers(0, 20, (6, 3)), model.graph.input[1].name: rng.random((18, 1), np.float32)}
+    graph = _check(model, inputs)
+    (bags,) = (operation for operation in graph.operations if operation.kind == "embedding_bag")
+    assert isinstance(bags.attributes, EmbeddingBagAttributes) and bags.attributes.tables[0].hot == 1
+    inputs["indices"][4, 1] = 20
+    with pytest.raises(SimulationError, match=r"indices.*20.*they choose rows of the table"):
+        Simulator(_compiled(graph)).run(inputs)
+
+
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_weights_per_sample(is_constant: bool) -> None:
+    """As nodes without a loop, with weights from an input and from the file."""
+    rng = np.random.default_rng(2)
+    weights, indices = rng.random((7, 5), np.float32), rng.integers(0, 40, (7, 5))
+    nodes = [
+        NODE("Gather", ["t", "ids"], ["r"]), NODE("Unsqueeze", ["weights", "two"], ["u"]),
+        NODE("Mul", ["r", "u"], ["w"]), NODE("ReduceSum", ["w", "one"], ["y"], keepdims=0),
+    ]  # fmt: skip
+    constants = {"weights": weights} if is_constant else {}
+    model = _model(nodes, (7, 5), {"y": 2}, one=ONE, two=np.array([2]), **constants)
+    inputs = {"ids": indices}
+    if not is_constant:
+        _with_input(model, "weights", (7, 5))
+        inputs["weights"] = weights
+    assert _kinds(_check(model, inputs)).count("embedding") == 1
 
 
 def test_indices_that_are_computed_are_not_taken_for_moved_ones() -> None:

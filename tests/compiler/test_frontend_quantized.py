@@ -168,6 +168,94 @@ def test_dynamic_quantization(per_channel: bool, weights: QuantType, tmp_path: P
     assert np.abs(ours - exact).mean() < 1.25 * np.abs(theirs - exact).mean()
 
 
+def _contrib_product(op_type: str, with_zero_points: bool, with_bias: bool) -> list[onnx.NodeProto]:
+    """Return y = x @ w with the scales s, zero points z and bias b, as ONNX Runtime's optimizers write it."""
+    points, bias = "z" if with_zero_points else "", "b" if with_bias else ""
+    if op_type == "DynamicQuantizeMatMul":
+        return [helper.make_node(op_type, ["x", "w", "s", points, bias], ["y"], domain="com.microsoft", name="product")]
+    names = ["q", "w", "xs", "s", "xz", points, bias]
+    return [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        helper.make_node(op_type, names, ["y"], domain="com.microsoft", name="product"),
+    ]
+
+
+@pytest.mark.parametrize("op_type", ["MatMulIntegerToFloat", "DynamicQuantizeMatMul"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("shape", ["tensor", "column"])
+@pytest.mark.parametrize("zero_points", ["none", "middle", "anywhere"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_products_of_the_runtime(
+    op_type: str, dtype: type[np.generic], shape: str, zero_points: str, has_bias: bool
+) -> None:
+    """Rows of their own scale are as fine as one tensor's; weights off the middle leave activations as they are."""
+    limits, size = np.iinfo(dtype), () if shape == "tensor" else (40,)
+    middle = 128 if dtype is np.uint8 else 0
+    points = np.full(size, middle) if zero_points == "middle" else RNG.integers(middle - 9, middle + 10, size)
+    constants: dict[str, Array | onnx.TensorProto] = {
+        "w": RNG.integers(limits.min, limits.max + 1, (172, 40)).astype(dtype),
+        "s": RNG.uniform(0.0005, 0.001, size).astype(np.float32), "z": points.astype(dtype),
+        "b": RNG.standard_normal(40).astype(np.float32),
+    }  # fmt: skip
+    onnx_model = model(_contrib_product(op_type, zero_points != "none", has_bias), constants, 40)
+    theirs = as_written(onnx_model.SerializeToString(), X)
+    centred = np.asarray(constants["w"], np.float64) - (0 if zero_points == "none" else points)
+    exact = X @ (centred * constants["s"]) + (constants["b"] if has_bias else 0)
+    fused = fuse_model(import_model(onnx_model, None, "test"), {})
+    is_off_middle = zero_points == "anywhere" or (zero_points == "none" and dtype is np.uint8)
+    assert kinds(fused) == ({"linear": 1} if is_off_middle else {"quantize": 1, "linear": 1})
+    ours = Simulator(compile_model(onnx_model, machine=small_machine(), dtype="fp32")).run({"x": X}).outputs["y"]
+    np.testing.assert_allclose(ours, run_reference(fused, {"x": X})["y"], rtol=0, atol=1e-4)
+    if is_off_middle:
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-4)
+    assert np.abs(ours - exact).mean() < 1.25 * np.abs(theirs - exact).mean()
+
+
+def test_products_that_the_runtime_has_fused(tmp_path: Path) -> None:
+    """What ONNX Runtime's own optimizer leaves of two products of one tensor, and of one after them."""
+    constants: dict[str, Array | onnx.TensorProto] = {
+        name: (RNG.standard_normal(shape) / shape[0] ** 0.5).astype(np.float32)
+        for name, shape in {"a": (172, 96), "b": (172, 96), "c": (96, 40)}.items()
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["f"], name="first"),
+        helper.make_node("MatMul", ["x", "b"], ["g"], name="second"),
+        helper.make_node("Add", ["f", "g"], ["h"]), helper.make_node("MatMul", ["h", "c"], ["y"], name="third"),
+    ]  # fmt: skip
+    plain, quantized, optimized = (tmp_path / f"{name}.onnx" for name in ("plain", "quantized", "optimized"))
+    onnx.save(model(nodes, constants, 40), plain)
+    quantize_dynamic(plain, quantized, weight_type=QuantType.QInt8)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(optimized)
+    (theirs,) = onnxruntime.InferenceSession(quantized, options).run(None, {"x": X})
+    onnx_model = onnx.load(optimized)
+    products = Counter(node.op_type for node in onnx_model.graph.node if node.domain == "com.microsoft")
+    assert products == {"MatMulIntegerToFloat": 2, "DynamicQuantizeMatMul": 1}
+    fused = fuse_model(import_model(onnx_model, None, "test"), {})
+    assert (kinds(fused)["quantize"], kinds(fused)["linear"]) == (2, 3)
+    ours = Simulator(compile_model(optimized, machine=small_machine(), dtype="fp32")).run({"x": X}).outputs["y"]
+    exact = as_written(plain, X)
+    assert np.abs(ours - exact).mean() < 1.25 * np.abs(theirs - exact).mean()
+
+
+@pytest.mark.parametrize("op_type", ["MatMulInteger", "MatMulIntegerToFloat"])
+def test_another_zero_point_of_the_activations_is_refused(op_type: str) -> None:
+    """Integers that stand for other numbers than those that were rounded cannot become a product of the latter."""
+    scaled = [
+        helper.make_node("MatMulInteger", ["q", "w"], ["i"], name="product"),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT), helper.make_node("Mul", ["xs", "s"], ["k"]),
+        helper.make_node("Mul", ["f", "k"], ["y"]),
+    ]  # fmt: skip
+    fused = [helper.make_node(op_type, ["q", "w", "xs", "s"], ["y"], domain="com.microsoft", name="product")]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        *(scaled if op_type == "MatMulInteger" else fused),
+    ]
+    weight = RNG.integers(-9, 9, (172, 40)).astype(np.int8)
+    assert f"product ({op_type})" in str(_refused(nodes, {"w": weight, "s": np.array(0.01, np.float32)}))
+
+
 class _Calibration(CalibrationDataReader):
     def __init__(self) -> None:
         self.rows = iter([{"x": X}])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 import models
 from compiler import compile_model
+from compiler.graph import Bags, EmbeddingBagAttributes
 from isa.assembly import parse_assembly
 from isa.errors import SimulationError
 from isa.kernel import Kernel
@@ -18,7 +21,7 @@ from simulator.gathering import zipf_rank
 from simulator.index_distribution import parse_distribution
 from simulator.jit import kernel
 from simulator.launcher import Launcher
-from tests.compiler.graphs import Array
+from tests.compiler.graphs import Array, GraphWriter, compile_graph
 
 ROW_BYTES, COUNT = 256, 64
 
@@ -86,6 +89,36 @@ def test_a_profile_draws_and_says_so() -> None:
         assert f"the {512 * 26} rows that gathers and scatters touch were drawn: {text}, seed 0" in first.notes
     uniform, zipf = (reports[text][0] for text in reports)
     assert uniform.dram_bytes == zipf.dram_bytes and uniform.cycles < zipf.cycles
+
+
+TABLE_ROWS, BAGS, HOT, DIM = 20_000, 512, 8, 64
+
+
+@functools.cache
+def _bags(machine: str) -> Simulator:
+    """Return a look-up of 512 bags of 8 rows of 128 bytes."""
+    writer = GraphWriter()
+    writer.input("indices", (BAGS, HOT), "int64")
+    table = writer.constant("table", np.zeros((TABLE_ROWS, DIM), np.float16))
+    bags = EmbeddingBagAttributes(BAGS, (Bags(0, 1, 0, 0, HOT, mean=False),))
+    writer.add_many("embedding_bag", ("indices", table), ("y",), (BAGS, DIM), bags, "float16")
+    return Simulator(compile_graph(writer.graph("y"), preset(machine)))
+
+
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+@pytest.mark.parametrize(("distribution", "power"), [("uniform", 0.0), ("zipf:1.05", 1.05), ("zipf:2.5", 2.5)])
+def test_a_profile_takes_as_long_as_runs_with_such_indices(machine: str, distribution: str, power: float) -> None:
+    """Whether transfers are indexed or cores read the indices; popular rows lie anywhere in the table."""
+    rng = np.random.default_rng(3)
+    chances = np.arange(1.0, TABLE_ROWS + 1) ** -power
+    cycles = []
+    for _ in range(6):
+        rows = rng.permutation(TABLE_ROWS)[rng.choice(TABLE_ROWS, (BAGS, HOT), p=chances / chances.sum())]
+        cycles.append(_bags(machine).run({"indices": rows}).report.operations[-1].cycles)
+    report = _bags(machine).profile(indices=distribution)
+    assert report.operations[-1].cycles == pytest.approx(np.mean(cycles), rel=0.1)
+    drawn = f"the {BAGS * HOT} rows that gathers and scatters touch were drawn: {distribution}, seed 0"
+    assert report.notes == (drawn,)
 
 
 def test_a_run_says_nothing_of_draws() -> None:

@@ -23,7 +23,7 @@ from tests.simulator.kernels import Traffic, poison_local_memories, run_program_
 from tests.simulator.llamas import inputs_for, llama
 
 SEQUENCE, PAST, LONGEST_PAST = 3, 290, 300
-KERNELS = range(12)
+KERNELS = range(10)
 CORES = ("core_a", "core_b")
 OTHER = {"vadd": "vsub", "vsub": "vadd", "vmul": "vdiv", "vdiv": "vmul", "vmax": "vmin", "vmin": "vmax",
          "vadds": "vmuls", "vmuls": "vadds", "vexp": "vabs", "vsilu": "vabs", "vrecip": "vabs", "vrsqrt": "vabs",

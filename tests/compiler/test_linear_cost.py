@@ -1,0 +1,63 @@
+"""The cost by which mappings of linears are chosen, against the simulator."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from compiler.graph import Graph
+from compiler.linear_mapping import cycles
+from compiler.mapped import MappedGraph
+from compiler.onnx_import import import_model
+from compiler.pipeline import BACK, FRONT, Options, run_passes
+from compiler.quantize import quantization
+from isa.machine import preset
+from isa.program import Program
+from models import build
+from simulator import Simulator
+from simulator.report import Report
+
+PHASES: dict[str, tuple[int, int]] = {"prefill": (512, 0), "decode": (1, 2048)}
+
+
+@cache
+def _model() -> Graph:
+    return import_model(build("llama-3-8b", weights="absent", dtype="float16"), None, "llama-3-8b")
+
+
+@cache
+def _timed(phase: str, scheme: str | None, group_size: int | None) -> tuple[MappedGraph, Report]:
+    """Return Llama-3-8B mapped for 2i, and its profile."""
+    sequence, past = PHASES[phase]
+    dims = {"batch": 1, "sequence": sequence, "past": past}
+    options = Options(preset("mtia-2i"), "fp16", dims, False, quantization(scheme, group_size))
+    levels: list[MappedGraph] = []
+
+    def observe(name: str, level: object) -> None:
+        if isinstance(level, MappedGraph):
+            levels.append(level)
+
+    program = run_passes((*FRONT, *BACK), _model(), options, observe=observe).level
+    assert isinstance(program, Program)
+    return levels[-1], Simulator(program).profile()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("scheme", [(None, None), ("int8", None), ("int4", 32), ("int4", 64), ("int4", 128)], ids=str)
+def test_the_estimate_is_that_of_the_simulator(phase: str, scheme: tuple[str | None, int | None]) -> None:
+    """For every linear of a full-size model, and within less than what candidates differ by."""
+    mapped, report = _timed(phase, *scheme)
+    took = {operation.operation: operation.cycles for operation in report.operations}
+    ratios = {str(mapping): cycles(mapping, mapped.machine) / took[name] for name, mapping in mapped.linears.items()}
+    assert len(ratios) >= 4
+    for mapping, ratio in ratios.items():
+        assert ratio == pytest.approx(1, abs=0.05), mapping
+
+
+@pytest.mark.parametrize("group_size", [16, 64, 128, 256])
+def test_larger_groups_do_not_slow_a_prefill(group_size: int) -> None:
+    """The matrix engine binds: what a block of scales allows for chunks must not cost more than a fraction of it."""
+    _, report = _timed("prefill", "int4", group_size)
+    _, usual = _timed("prefill", "int4", 32)
+    assert report.latency_seconds < 1.003 * usual.latency_seconds
