@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 EXPANDED = (
-    "Attention", "CenterCropPad", "DynamicQuantizeLinear", "GroupNormalization", "MeanVarianceNormalization",
-    "RotaryEmbedding",
+    "Attention", "CenterCropPad", "DynamicQuantizeLinear", "GroupNormalization", "RotaryEmbedding",
 )  # fmt: skip
 """Operators without a rule of their own. Those that fuse are expanded only where they did not."""
 

@@ -329,7 +329,7 @@ ARITHMETIC = (
 UNARY = (
     "Abs", "Ceil", "Clip", "Cos", "CumSum", "Exp", "Floor", "Identity", "Log", "Neg", "QuickGelu", "Reciprocal",
     "Relu", "Round", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Trilu", "Swish", "RotaryEmbedding",
-    "RMSNormalization", "SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization",
+    "RMSNormalization", "SimplifiedLayerNormalization", "GroupNormalization",
 )  # fmt: skip
 
 SHAPE_RULES: dict[str, Rule] = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, integer
-from compiler.generic.recipe import EXACT_INTEGER, Term, compute
+from compiler.generic.recipe import EXACT_INTEGER, Term, compute, is_float
 from compiler.generic.rule import Replacement, Rule
 from compiler.generic.selection import counting
 from compiler.graph import Operation
@@ -58,7 +58,7 @@ def _row_numbers(new: Replacement, parts: Sequence[str], sizes: Sequence[int], b
 
 
 def _gather(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
-    """Slices along an axis: at evenly spaced constant places a move, else rows of a matrix."""
+    """Slices along an axis: at evenly spaced constant places a move, else rows of a table or matrix."""
     new, output = Replacement(rewriter, operation), operation.outputs[0]
     name, indices = str(operation.inputs[0]), str(operation.inputs[1])
     shape, index_shape = new.shape(name), new.shape(indices)
@@ -71,6 +71,9 @@ def _gather(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
         start, step = even
         new.reshape(new.slice(name, axis, start, math.prod(index_shape), step), new.shape(output), output)
         return new.operations
+    if _is_table(new, name, indices) and axis == 0:
+        new.add("embedding", (indices, name), output=output)
+        return new.operations
     order = [axis, *(other for other in range(len(shape)) if other != axis)]
     rows = new.reshape(new.transpose(name, order), [size, math.prod(others)])
     new.check_range(indices, size)
@@ -79,6 +82,13 @@ def _gather(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     order = [*range(rank, rank + axis), *range(rank), *range(rank + axis, rank + len(others))]
     new.reshape(new.transpose(taken, order), new.shape(output), output)
     return new.operations
+
+
+def _is_table(new: Replacement, name: str, indices: str) -> bool:
+    """Tell rows of a weight that an input of the model chooses: these are checked, so they need no arithmetic."""
+    table = new.rewriter.constants.get(name)
+    is_matrix = table is not None and len(table.value.shape) == 2 and is_float(table.value.dtype)
+    return is_matrix and indices in new.rewriter.graph.inputs
 
 
 def _evenly_spaced(array: np.ndarray | None, size: int) -> tuple[int, int] | None:

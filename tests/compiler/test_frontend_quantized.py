@@ -239,21 +239,25 @@ def test_products_that_the_runtime_has_fused(tmp_path: Path) -> None:
     assert np.abs(ours - exact).mean() < 1.25 * np.abs(theirs - exact).mean()
 
 
-@pytest.mark.parametrize("op_type", ["MatMulInteger", "MatMulIntegerToFloat"])
-def test_another_zero_point_of_the_activations_is_refused(op_type: str) -> None:
-    """Integers that stand for other numbers than those that were rounded cannot become a product of the latter."""
-    scaled = [
-        helper.make_node("MatMulInteger", ["q", "w"], ["i"], name="product"),
+def test_another_zero_point_of_the_activations_is_no_dynamic_quantization() -> None:
+    """Integers that stand for other numbers than those that were rounded do not become a product of the latter."""
+    quantize = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"])
+    constants: dict[str, Array | onnx.TensorProto] = {
+        "w": RNG.integers(-9, 9, (172, 40)).astype(np.int8), "s": np.array(0.01, np.float32)
+    }  # fmt: skip
+    product = helper.make_node(
+        "MatMulIntegerToFloat", ["q", "w", "xs", "s"], ["y"], domain="com.microsoft", name="product"
+    )
+    assert "product (MatMulIntegerToFloat)" in str(_refused([quantize, product], constants))
+    nodes = [
+        quantize, helper.make_node("MatMulInteger", ["q", "w"], ["i"]),
         helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT), helper.make_node("Mul", ["xs", "s"], ["k"]),
         helper.make_node("Mul", ["f", "k"], ["y"]),
     ]  # fmt: skip
-    fused = [helper.make_node(op_type, ["q", "w", "xs", "s"], ["y"], domain="com.microsoft", name="product")]
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
-        *(scaled if op_type == "MatMulInteger" else fused),
-    ]
-    weight = RNG.integers(-9, 9, (172, 40)).astype(np.int8)
-    assert f"product ({op_type})" in str(_refused(nodes, {"w": weight, "s": np.array(0.01, np.float32)}))
+    onnx_model = model(nodes, constants, 40)
+    assert "linear" not in kinds(fuse_model(import_model(onnx_model, None, "test"), {}))
+    ours = Simulator(compile_model(onnx_model, machine=small_machine(), dtype="fp32")).run({"x": X}).outputs["y"]
+    np.testing.assert_allclose(ours, as_written(onnx_model.SerializeToString(), X), rtol=1e-5)
 
 
 class _Calibration(CalibrationDataReader):
