@@ -41,7 +41,7 @@ def _figures(mapped: MappedGraph, needed: int, capacity: int) -> str:
         "constants": sum(storage.bytes for storage in in_dram if storage.role == "constant"),
         "caches": sum(storage.bytes for storage in in_dram if storage.role == "state"),
     }
-    parts["activations"] = needed - sum(parts.values())
+    parts["activations and gaps"] = needed - sum(parts.values())
     gigabytes = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
     return f"{needed / 1e9:.2f} GB of DRAM ({gigabytes}), {mapped.machine.name} has {capacity / 1e9:.2f} GB"
 
@@ -53,7 +53,7 @@ class _Placer:
         self.sram_bytes = machine.sram.bytes
         self.alignment: dict[Space, int] = {
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
-            "dram": interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes),
+            "dram": machine.dram_alignment_bytes,
         }
         self.lasting_end, self.dram_end = 0, 0
         self.placed: list[MappedStorage] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from isa.machine_sections import (
     Control,
     Dma,
     Dram,
+    DramTiming,
     Energy,
     Grid,
     Layout,
@@ -37,9 +39,12 @@ from isa.machine_sections import (
     described,
     dtype_family,
 )
+from isa.memory_map import BANK_FOLDS, interleave_period_bytes
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
+MOST_GAPS = 4096
+"""A gap between tensors in DRAM is at most this part of it."""
 _BYTES_PER_ELEMENT = {"int8": 1, "fp8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
 
 
@@ -74,6 +79,7 @@ class Machine(Section):
     noc: Noc
     sram: Sram
     dram: Dram
+    dram_timing: DramTiming
     control: Control
     energy: Energy
 
@@ -210,8 +216,27 @@ class Machine(Section):
 
     @property
     def dram_deliverable_bytes_per_second(self) -> float:
-        """DRAM bandwidth that a stream can reach: dram.bytes_per_second x refresh_efficiency x ecc_efficiency."""
-        return self.dram.bytes_per_second * self.dram.refresh_efficiency * self.dram.ecc_efficiency
+        """DRAM bandwidth that a stream can reach: peak x dram_timing.refresh_efficiency x dram.ecc_efficiency."""
+        return self.dram.bytes_per_second * self.dram_timing.refresh_efficiency * self.dram.ecc_efficiency
+
+    @property
+    def dram_period_bytes(self) -> int:
+        """Distance after which addresses meet the same channels and banks again, and all rows are others."""
+        dram, banks = self.dram, self.dram_timing.banks
+        units_per_row = max(1, dram.row_bytes // dram.interleave_bytes)
+        units = math.lcm(banks**BANK_FOLDS, banks * units_per_row)
+        channels = interleave_period_bytes(dram.channels, dram.interleave_bytes)
+        return math.lcm(channels, units * dram.channels * dram.interleave_bytes, dram.row_bytes)
+
+    @property
+    def dram_alignment_bytes(self) -> int:
+        """Where tensors start: at multiples of `dram_period_bytes`, so that equal layers take equal time.
+
+        Where gaps of that size would cost memory, equal layers only meet the same channels.
+        """
+        is_small = self.dram_period_bytes <= self.dram.bytes // MOST_GAPS
+        channels = interleave_period_bytes(self.dram.channels, self.dram.interleave_bytes)
+        return self.dram_period_bytes if is_small else channels
 
     @property
     def dram_bytes_per_cycle(self) -> float:

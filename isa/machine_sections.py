@@ -218,9 +218,6 @@ class Dram(Section):
         "addresses change channel after this many bytes", unit="bytes", shapes="time", gt=0
     )
     bytes_per_second: float = described("peak bandwidth of all channels", unit="bytes/s", shapes="time", gt=0)
-    refresh_efficiency: float = described(
-        "share of the peak that streaming reads reach beside refresh", shapes="time", gt=0, le=1
-    )
     ecc_efficiency: float = described("share left by error correction in the controller", shapes="time", gt=0, le=1)
     access_bytes: int = described("smallest transfer that uses whole bursts", unit="bytes", shapes="time", gt=0)
     row_bytes: int = described("row that one activation opens", unit="bytes", shapes="time", gt=0)
@@ -235,6 +232,69 @@ class Dram(Section):
                 "interleave_bytes",
                 f"{self.interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}",
             )
+
+
+class DramTiming(Section):
+    """What banks, row activations, refresh and the direction of the bus cost in one DRAM channel."""
+
+    burst_bytes: int = described("bytes of one burst", unit="bytes", shapes="time", gt=0)
+    bank_groups: int = described("groups that banks fall into", shapes="time", gt=0, le=16)
+    banks: int = described("banks of all groups", shapes="time", gt=0, le=64)
+    activate_to_read_ns: float = described("tRCD: activation to the first access", unit="ns", shapes="time", ge=0)
+    precharge_ns: float = described("tRP: closing a row", unit="ns", shapes="time", ge=0)
+    precharge_all_ns: float = described("tRPab: closing all rows before a refresh", unit="ns", shapes="time", ge=0)
+    row_cycle_ns: float = described("tRC: activation to activation of a bank", unit="ns", shapes="time", ge=0)
+    activate_spacing_ns: float = described("tRRD: activation to activation", unit="ns", shapes="time", ge=0)
+    four_activates_ns: float = described("tFAW: window of four activations", unit="ns", shapes="time", ge=0)
+    same_group_burst_ns: float = described("tCCD_L: bursts of one bank group", unit="ns", shapes="time", ge=0)
+    read_to_precharge_ns: float = described("tRTP", unit="ns", shapes="time", ge=0)
+    write_to_precharge_ns: float = described("tCWL + burst + tWR", unit="ns", shapes="time", ge=0)
+    read_latency_ns: float = described(
+        "tCL: a queue entry is free when its data are there", unit="ns", shapes="time", ge=0
+    )
+    read_to_write_ns: float = described("first beat of a read to that of a write", unit="ns", shapes="time", ge=0)
+    write_to_read_ns: float = described("first beat of a write to that of a read", unit="ns", shapes="time", ge=0)
+    command_ns: float = described(
+        "command on a bus that rows and columns share; 0: own buses", unit="ns", shapes="time", ge=0
+    )
+    row_commands: int = described("commands that closing and opening a row take on it", shapes="time", ge=0)
+    refresh: Literal["all_bank", "per_bank", "none"] = described("how rows are refreshed", shapes="time")
+    refresh_interval_ns: float = described("tREFI: between refreshes of all banks", unit="ns", shapes="time", gt=0)
+    refresh_ns: float = described("tRFCab", unit="ns", shapes="time", ge=0)
+    bank_refresh_interval_ns: float = described(
+        "tREFIpb: between refreshes of one bank each", unit="ns", shapes="time", gt=0
+    )
+    bank_refresh_ns: float = described("tRFCpb", unit="ns", shapes="time", ge=0)
+    queue_entries: int = described("bursts that the controller reorders", shapes="time", gt=0, le=128)
+    write_batch: int = described("writes that are kept back and sent together", shapes="time", gt=0)
+
+    @property
+    def refresh_block_ns(self) -> float:
+        """Time that one refresh takes from the channel: an open row ends, all close, refresh, and one opens.
+
+        Of a single bank only its closing holds up the others: tRP.
+        """
+        if self.refresh == "per_bank":
+            return self.precharge_ns
+        opened = self.read_to_precharge_ns + self.precharge_all_ns + self.activate_to_read_ns
+        return 0.0 if self.refresh == "none" else opened + self.refresh_ns
+
+    @property
+    def refresh_period_ns(self) -> float:
+        """Time between two refreshes that the channel sees."""
+        return self.bank_refresh_interval_ns if self.refresh == "per_bank" else self.refresh_interval_ns
+
+    @property
+    def refresh_efficiency(self) -> float:
+        """Share of time that refresh leaves."""
+        return 1 - self.refresh_block_ns / self.refresh_period_ns
+
+    def consistency_problems(self) -> Iterator[tuple[str, str]]:
+        if self.banks % self.bank_groups:
+            yield "banks", f"{self.banks} is not a multiple of bank_groups = {self.bank_groups}"
+        if self.refresh_block_ns >= self.refresh_period_ns:
+            what = f"a refresh takes {self.refresh_block_ns:g} of {self.refresh_period_ns:g} ns: nothing is left"
+            yield "refresh_interval_ns" if self.refresh == "all_bank" else "bank_refresh_interval_ns", what
 
 
 class Control(Section):

@@ -33,6 +33,10 @@ MINIMUM_PERIOD_BYTES = 65536
 """Interleaving folds address bits until its pattern is at least this long, so that power-of-two pitches spread."""
 
 
+BANK_FOLDS = 2
+"""Units of a channel choose its bank by the sum of two digits in base `banks`: such pitches spread there too."""
+
+
 def fold_count(units: int, interleave_bytes: int) -> int:
     """Return how many digits (base `units`) of the interleave index are added up to choose a slice or channel."""
     folds = 1

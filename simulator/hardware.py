@@ -1,11 +1,12 @@
 """A machine as arrays for the kernels: the only bridge between `isa.Machine` and compiled code.
 
 Time is counted in ticks of 1/1024 cycle, so that rates which are no whole number of cycles stay exact enough
-(a 256-byte DRAM burst on `mtia-2i` is 33.7 cycles) while all sums are integers.
+(a 32-byte DRAM burst on `mtia-2i` is 3.9 cycles) while all sums are integers.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,9 +26,12 @@ Integers = npt.NDArray[np.int64]
     BLOCK_ROWS, BLOCK_K_BYTES, FILL_BYTES_PER_CYCLE, OUTSTANDING, PORT_BYTES_PER_CYCLE, LINK_BYTES_PER_CYCLE,
     REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
     DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
-    SRAM_UNIT_TICKS, DRAM_UNIT_TICKS, DRAM_ROW_BYTES, INDEX_SEED, INDEX_MILLI,
-) = range(35)  # fmt: skip
-MATRIX_TICKS = 35
+    SRAM_UNIT_TICKS, DRAM_ROW_BYTES, INDEX_SEED, INDEX_MILLI, DRAM_GROUPS, DRAM_BANKS, DRAM_QUEUE, WRITE_BATCH,
+    BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS, PRECHARGE_TICKS,
+    ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
+    REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW,
+) = range(55)  # fmt: skip
+MATRIX_TICKS = 55
 ELEMENT_BYTES = MATRIX_TICKS + 16
 NUMBER_COUNT = ELEMENT_BYTES + 16
 
@@ -99,17 +103,44 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) 
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)
-    numbers[SRAM_UNIT_TICKS], numbers[DRAM_UNIT_TICKS] = _memory_ticks(machine)
+    numbers[SRAM_UNIT_TICKS] = _slice_ticks(machine)
+    for index, value in _dram_numbers(machine).items():
+        numbers[index] = value
     for dtype in DTYPES:
         numbers[ELEMENT_BYTES + dtype.code] = dtype.bits // 8
     return Hardware(numbers, _cost_table(machine))
 
 
-def _memory_ticks(machine: Machine) -> tuple[int, int]:
-    """Ticks that one interleave unit keeps a slice or channel busy, at deliverable bandwidth, rounded up."""
-    per_second = TICKS_PER_CYCLE * machine.cycles_per_second
-    slice_rate = machine.sram.bytes_per_second / machine.sram.slices
-    channel_rate = machine.dram_deliverable_bytes_per_second / machine.dram.channels
-    sram = -(-machine.sram.interleave_bytes * per_second // slice_rate)
-    dram = -(-machine.dram.interleave_bytes * per_second // channel_rate)
-    return int(sram), int(dram)
+def _slice_ticks(machine: Machine) -> int:
+    """Ticks that one interleave unit keeps a slice busy, rounded up."""
+    rate = machine.sram.bytes_per_second / machine.sram.slices
+    return int(-(-machine.sram.interleave_bytes * TICKS_PER_CYCLE * machine.cycles_per_second // rate))
+
+
+def _dram_numbers(machine: Machine) -> dict[int, int]:
+    """Times of a DRAM channel in ticks; check bits lengthen what is spent per burst, rounded up."""
+    dram, timing = machine.dram, machine.dram_timing
+    share = dram.ecc_efficiency
+    burst_ns = timing.burst_bytes * dram.channels / dram.bytes_per_second * 1e9
+
+    def up(nanoseconds: float) -> int:
+        return math.ceil(nanoseconds / machine.cycle_ns * TICKS_PER_CYCLE - 1e-6)
+
+    is_per_bank = timing.refresh == "per_bank"
+    return {
+        DRAM_GROUPS: timing.bank_groups, DRAM_BANKS: timing.banks, DRAM_QUEUE: timing.queue_entries,
+        WRITE_BATCH: timing.write_batch, BURST_BYTES: timing.burst_bytes, BURST_TICKS: up(burst_ns / share),
+        GROUP_BURST_TICKS: up(max(timing.same_group_burst_ns, burst_ns) / share),
+        COMMAND_TICKS: up(timing.command_ns / share), ROW_COMMANDS: timing.row_commands,
+        ACTIVATE_TICKS: up(timing.activate_to_read_ns), PRECHARGE_TICKS: up(timing.precharge_ns),
+        ROW_CYCLE_TICKS: up(timing.row_cycle_ns),
+        ACTIVATE_SPACING_TICKS: up(max(timing.activate_spacing_ns, timing.four_activates_ns / 4)),
+        READ_CLOSE_TICKS: up(timing.read_to_precharge_ns - burst_ns + timing.precharge_ns),
+        WRITE_CLOSE_TICKS: up(timing.write_to_precharge_ns - burst_ns + timing.precharge_ns),
+        READ_LATENCY_TICKS: up(timing.read_latency_ns),
+        TURN_TICKS: up(max(timing.read_to_write_ns + timing.write_to_read_ns - 2 * burst_ns, 0.0)),
+        REFRESH_PERIOD_TICKS: 0 if timing.refresh == "none" else up(timing.refresh_period_ns),
+        REFRESH_BLOCK_TICKS: up(timing.refresh_block_ns),
+        BANK_REFRESH_TICKS: up(timing.bank_refresh_ns) if is_per_bank else 0,
+        UNITS_PER_ROW: max(1, dram.row_bytes // dram.interleave_bytes),
+    }  # fmt: skip

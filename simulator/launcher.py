@@ -7,7 +7,6 @@ nothing is executed, launches that agree in all of these are simulated once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
 from isa.program import Argument, Launch, Program
 from isa.table import BY_NAME
-from simulator import codes, deadlock, sequencer, traits
+from simulator import codes, deadlock, dram, sequencer, traits
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.device import Device
@@ -72,9 +71,7 @@ class Launcher:
             self._hardware.numbers[hw.DRAM_BYTES] = max(machine.dram.bytes, program.bytes_of("dram"))
         self._periods: dict[Space, int] = {
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
-            "dram": math.lcm(
-                interleave_period_bytes(machine.dram.channels, machine.dram.interleave_bytes), machine.dram.row_bytes
-            ),
+            "dram": machine.dram_period_bytes,
         }
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}
@@ -94,11 +91,12 @@ class Launcher:
             known = self._known[key]
             return Timed(known.ticks, known.stats, reused=True)
         stats = st.new_stats(self._hardware)
-        st.reset(self._state, int(self._hardware.numbers[hw.JITTER_SEED]))
+        st.reset(self._hardware, self._state)
         code = self._code(launch, bindings)
         ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables)
         if ticks < 0:
             raise self._error(launch, code)
+        stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
         timed = Timed(ticks, stats, reused=False)
         self._known[key] = timed
         return timed

@@ -1,18 +1,18 @@
 """Bandwidth of the shared memories and the network: each slice, channel and link is a server that serves in order.
 
 A transfer asks all servers on its way at its start; it is complete when the slowest has passed its last byte, plus the
-latencies of the way. DRAM and SRAM serve whole interleave units at deliverable bandwidth; see `docs/timing.md`.
+latencies of the way. SRAM serves whole interleave units; what a DRAM channel does is in `dram`. See `docs/timing.md`.
 """
 
 from __future__ import annotations
 
-from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
-from simulator import codes
+from isa.memory_map import BANK_FOLDS, DRAM_BASE, SRAM_BASE, fold_count
+from simulator import codes, dram
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.hardware import Hardware
 from simulator.jit import inlined_kernel, inner_kernel
-from simulator.state import Scalar, State, Stats
+from simulator.state import Integers, Scalar, State, Stats
 
 _fold_count = inner_kernel(fold_count)
 
@@ -49,18 +49,17 @@ def _unit_of(index: Scalar, units: Scalar, folds: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def _occupy(state: State, stats: Stats, server: Scalar, unit: Scalar, start: Scalar, duration: Scalar) -> Scalar:
-    """Keep a slice or channel busy; return when it is free again."""
-    state.servers[server, unit] = max(state.servers[server, unit], start) + duration
-    stats.server_busy[server, unit] += duration
-    return state.servers[server, unit]
+def _occupy(state: State, stats: Stats, unit: Scalar, start: Scalar, duration: Scalar) -> Scalar:
+    """Keep a slice busy; return when it is free again."""
+    state.servers[st.SLICES, unit] = max(state.servers[st.SLICES, unit], start) + duration
+    stats.server_busy[st.SLICES, unit] += duration
+    return state.servers[st.SLICES, unit]
 
 
 @inner_kernel
 def _serve_row(
     state: State,
     stats: Stats,
-    server: Scalar,
     units: Scalar,
     first: Scalar,
     size: Scalar,
@@ -70,9 +69,9 @@ def _serve_row(
     ticks: Scalar,
     start: Scalar,
 ) -> Scalar:
-    """Serve one contiguous run; return when its last byte passes.
+    """Serve one contiguous run of SRAM; return when its last byte passes.
 
-    Consecutive interleave units visit the servers in turn, and `units` of them from a multiple of `units` visit each
+    Consecutive interleave units visit the slices in turn, and `units` of them from a multiple of `units` visit each
     once, so such groups are served in bulk: the order within one run changes nothing.
     """
     done = start
@@ -85,7 +84,7 @@ def _serve_row(
         groups = (end - position) // (units * interleave) if place == 0 and position == index * interleave else 0
         if groups > 0:
             for each in range(units):
-                done = max(done, _occupy(state, stats, server, each, start, groups * ticks))
+                done = max(done, _occupy(state, stats, each, start, groups * ticks))
             position += groups * units * interleave
             index += groups * units
             unit = _unit_of(index, units, folds)
@@ -94,12 +93,43 @@ def _serve_row(
         duration = (
             ticks if stop - position == interleave else ((stop - position) * ticks + interleave - 1) // interleave
         )
-        done = max(done, _occupy(state, stats, server, unit, start, duration))
+        done = max(done, _occupy(state, stats, unit, start, duration))
         position, index, place, unit = stop, index + 1, place + 1, unit + 1
         if place == units:
             place, unit = 0, _unit_of(index, units, folds)
         elif unit == units:
             unit = 0
+    return done
+
+
+@inner_kernel
+def _serve_dram(
+    numbers: Integers, state: State, first: Scalar, size: Scalar, folds: Scalar, is_write: Scalar, start: Scalar
+) -> Scalar:
+    """Serve one contiguous run of DRAM; return when its last byte passes.
+
+    Groups of units that visit every channel once are a stream; single units and parts of them are bursts of one row.
+    """
+    units, interleave, access = numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE], numbers[hw.DRAM_ACCESS_BYTES]
+    burst_bytes, banks = numbers[hw.BURST_BYTES], numbers[hw.DRAM_BANKS]
+    done = start
+    position = first // access * access
+    end = (first + size + access - 1) // access * access
+    while position < end:
+        index = position // interleave
+        groups = (end - position) // (units * interleave) if position == index // units * units * interleave else 0
+        if groups > 0:
+            bursts = groups * ((interleave + burst_bytes - 1) // burst_bytes)
+            for each in range(units):
+                done = max(done, dram.serve_stream(numbers, state.dram[each], bursts, is_write, start))
+            position += groups * units * interleave
+            continue
+        stop = min(end, (index + 1) * interleave)
+        channel, place = _unit_of(index, units, folds), index // units
+        bank, row = _unit_of(place, banks, BANK_FOLDS), place // banks // numbers[hw.UNITS_PER_ROW]
+        for _ in range((stop - position + burst_bytes - 1) // burst_bytes):
+            done = max(done, dram.serve_burst(numbers, state.dram[channel], bank, row, is_write, start))
+        position = stop
     return done
 
 
@@ -126,17 +156,13 @@ def serve_memory(
         for row in range(rows):
             first = address - DRAM_BASE + row * pitch
             stats.counts[st.DRAM_ROWS] += (first + row_bytes - 1) // opened - first // opened + 1
-            served = _serve_row(
-                state, stats, st.CHANNELS, numbers[hw.DRAM_CHANNELS], first, row_bytes, numbers[hw.DRAM_INTERLEAVE],
-                numbers[hw.DRAM_ACCESS_BYTES], folds, numbers[hw.DRAM_UNIT_TICKS], start,
-            )  # fmt: skip
-            done = max(done, served)
+            done = max(done, _serve_dram(numbers, state, first, row_bytes, folds, is_write, start))
         return done + numbers[hw.DRAM_TICKS]
     stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
     folds = _fold_count(numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE])
     for row in range(rows):
         served = _serve_row(
-            state, stats, st.SLICES, numbers[hw.SRAM_SLICES], address - SRAM_BASE + row * pitch, row_bytes,
+            state, stats, numbers[hw.SRAM_SLICES], address - SRAM_BASE + row * pitch, row_bytes,
             numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES], folds, numbers[hw.SRAM_UNIT_TICKS], start,
         )  # fmt: skip
         done = max(done, served)

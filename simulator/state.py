@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.kernel import MAX_SLOTS
+from simulator import dram
 from simulator import hardware as hw
 from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
@@ -98,6 +99,7 @@ class State(NamedTuple):
     bank: Integers
     pe: Integers
     servers: Integers
+    dram: Integers
     group: Integers
     semaphore: Integers
     heap: Integers
@@ -155,6 +157,7 @@ def new_state(hardware: Hardware) -> State:
         buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
+        dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
     )  # fmt: skip
@@ -166,9 +169,10 @@ def new_stats(hardware: Hardware) -> Stats:
     return Stats(_zeros(ROWS_DRAWN + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
-def reset(state: State, seed: int) -> None:
+def reset(hardware: Hardware, state: State) -> None:
     """Bring a state to the start of a launch."""
     for array in state:
         array.fill(0)
     state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
-    state.scratch[RANDOM] = seed
+    state.scratch[RANDOM] = hardware.numbers[hw.JITTER_SEED]
+    dram.start(hardware.numbers, state.dram)

@@ -62,7 +62,7 @@ def _write_models(folder: Path) -> None:
 
 def _write_machines(folder: Path) -> None:
     text = preset("mtia-2i").to_toml()
-    (folder / "misspelt.toml").write_text(text.replace("refresh_efficiency", "refresh_eficiency"))
+    (folder / "misspelt.toml").write_text(text.replace("ecc_efficiency", "ecc_eficiency"))
     (folder / "broken.toml").write_text(text.replace("[grid]", "[grid"))
     changed = preset("mtia-2i").with_changes({"pe.local_memory_bytes": 524288})
     (folder / "other.toml").write_text(changed.to_toml())

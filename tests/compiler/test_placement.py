@@ -84,7 +84,7 @@ def test_too_large_a_model_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         place(_mapped([weights]))
     assert str(caught.value) == (
-        "test needs 137.44 GB of DRAM (constants 137.44 GB, caches 0.00 GB, activations 0.00 GB), "
+        "test needs 137.44 GB of DRAM (constants 137.44 GB, caches 0.00 GB, activations and gaps 0.00 GB), "
         "mtia-2i has 137.44 GB\n"
         "  help: choose a machine with more memory or a smaller model, or pass --ignore-capacity to time it anyway"
     )

@@ -65,8 +65,8 @@ def test_derived_figures_of_the_2i() -> None:
     """Bandwidths, clock and sizes follow from the fields."""
     machine = preset("mtia-2i")
     assert machine.pe_count == 64
-    assert machine.dram_deliverable_bytes_per_second == pytest.approx(204.8e9 * 0.92 * 0.87)
-    assert machine.dram_bytes_per_cycle == pytest.approx(121.4, rel=1e-3)
+    assert machine.dram_deliverable_bytes_per_second == pytest.approx(204.8e9 * (1 - 330 / 3906) * 0.87)
+    assert machine.dram_bytes_per_cycle == pytest.approx(120.8, rel=1e-3)
     assert machine.sram_bytes_per_cycle == pytest.approx(2000)
     assert machine.local_memory_bytes_per_second == pytest.approx(1.0e12, rel=1e-3)
     assert machine.peak_simd_elements_per_second * 2 == pytest.approx(5.5e12, rel=0.01)
@@ -103,13 +103,13 @@ def _another_value(value: object, path: str) -> object:
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        return "mesh" if path == "noc.topology" else f"{value} changed"
+        others = {"noc.topology": "mesh", "dram_timing.refresh": "per_bank"}
+        return others.get(path, f"{value} changed")
     if path in (
         "pe.registers",
         "matrix.block_rows",
         "simd.lut_elements_per_cycle",
         "simd.multiply_adds_per_cycle",
-        "dram.refresh_efficiency",
     ):
         return value // 2 if isinstance(value, int) else value / 2
     if path in ("dram.ecc_efficiency", "typical_watts"):
@@ -186,9 +186,9 @@ def test_a_renamed_key_is_both_unknown_and_missing(tmp_path: Path) -> None:
         ("projected = false", "projected = 0", "projected: must be a valid boolean, not 0"),
         ('topology = "crossbar"', 'topology = "ring"', "noc.topology: must be 'crossbar' or 'mesh', not 'ring'"),
         (
-            "refresh_efficiency = 0.92",
-            "refresh_efficiency = 1.2",
-            "dram.refresh_efficiency: must be less than or equal to 1",
+            "ecc_efficiency = 0.87",
+            "ecc_efficiency = 1.2",
+            "dram.ecc_efficiency: must be less than or equal to 1",
         ),
         ("bytes_per_second = 2.7e12", "bytes_per_second = inf", "sram.bytes_per_second: must be a finite number"),
         ("slices = 8", "slices = 7", "sram.bytes: 268435456 is not a multiple of slices x interleave_bytes = 1792"),

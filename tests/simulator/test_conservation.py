@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Any
@@ -116,12 +117,15 @@ def test_energy(name: str, sequence: int, past: int) -> None:
 
 @pytest.mark.parametrize("name", ["llama-tiny", "llama-tiny-wide"])
 def test_a_longer_cache_costs_more(name: str) -> None:
-    """MACs, bytes, time and energy of a decode step grow with the cache."""
+    """MACs and bytes of a decode step grow with the cache; so do time and energy, up to where refreshes fall: 1 %."""
     results = [report(name, 1, past) for past in (0, 64, 128, 256, 512)]
-    for key in ("useful_macs", "dram_bytes", "energy_joules"):
+    for key in ("useful_macs", "dram_bytes"):
         values = [getattr(result, key) for result in results]
         assert values == sorted(set(values)), key
-    assert [result.cycles for result in results] == sorted(result.cycles for result in results)
+    for key in ("cycles", "energy_joules"):
+        values = [getattr(result, key) for result in results]
+        assert all(longer > 0.99 * shorter for shorter, longer in itertools.pairwise(values)), key
+        assert values[-1] > values[0]
 
 
 @pytest.mark.parametrize(("name", "sequence", "past"), [("llama-tiny", 7, 200), ("llama-tiny-wide", 40, 33)])

@@ -67,12 +67,13 @@ def _cycles(indices: Array) -> int:
 
 
 def test_a_run_costs_what_its_own_rows_cost() -> None:
-    """64 times one row is the work of one channel; 64 different ones are spread over all of them."""
+    """64 times one row is the work of one bank, at its group's rate; 64 different ones are spread over channels."""
     machine = preset("mtia-2i")
     one, spread = _cycles(np.full(COUNT, 17)), _cycles(np.arange(COUNT))
-    channel_cycles = ROW_BYTES / (machine.dram_bytes_per_cycle / machine.dram.channels)
-    rows_per_channel = COUNT / machine.dram.channels
-    assert one - spread == pytest.approx((COUNT - rows_per_channel) * channel_cycles, rel=0.1)
+    timing, rows_per_channel = machine.dram_timing, COUNT / machine.dram.channels
+    burst_cycles = timing.same_group_burst_ns / machine.dram.ecc_efficiency / machine.cycle_ns
+    bursts = (COUNT - rows_per_channel) * ROW_BYTES / timing.burst_bytes
+    assert one - spread == pytest.approx(bursts * burst_cycles, rel=0.1)
     assert _cycles(np.random.default_rng(0).permutation(4096)[:COUNT]) < one
 
 

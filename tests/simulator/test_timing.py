@@ -16,7 +16,8 @@ from simulator import Report
 from tests.simulator.kernels import Job
 
 ROUND: dict[str, object] = {
-    "frequency_mhz": 1000.0, "dram.bytes_per_second": 128e9, "dram.refresh_efficiency": 1.0,
+    "frequency_mhz": 1000.0, "dram.bytes_per_second": 128e9, "dram_timing.refresh": "none",
+    "dram_timing.same_group_burst_ns": 0.0,
     "dram.ecc_efficiency": 1.0, "sram.bytes_per_second": 2048e9, "pe.local_memory_bytes_per_cycle": 1024,
 }  # fmt: skip
 """256 bytes: 32 cycles of one of 16 DRAM channels, 1 cycle of one of 8 SRAM slices, row link or port: 1 and 4."""

@@ -1,0 +1,193 @@
+"""Simulated figures beside published ones: `python benchmarks/validate.py` prints them, `--markdown` for the docs.
+
+Every figure about a chip comes from a program that the compiler emitted. Nothing here is fitted: what misses is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import onnx
+from onnx import TensorProto, helper
+
+import models
+from benchmarks.dram_points import POINTS
+from compiler import compile_model
+from isa.machine import Machine, preset
+from simulator import Report, Simulator
+
+TWO_I = preset("mtia-2i")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row: what is compared, where it is published, under which conditions, and both figures.
+
+    `published` is a number with an error, or a bound such as `> 92` that holds or not.
+    """
+
+    name: str
+    source: str
+    conditions: str
+    published: str
+    simulated: float
+    unit: str = "%"
+
+    @property
+    def verdict(self) -> str:
+        """The relative error, or whether the bound holds."""
+        sign, _, number = self.published.rpartition(" ")
+        value = float(number)
+        if not sign:
+            return f"{(self.simulated / value - 1) * 100:+.1f} %"
+        holds = self.simulated > value if sign == ">" else self.simulated < value
+        return "holds" if holds else f"MISSED by {abs(self.simulated - value):.3g} {self.unit}"
+
+
+def dram() -> Iterator[Item]:
+    """One channel against Ramulator."""
+    for point in POINTS:
+        published = f"{point.measured * 100:.1f}"
+        yield Item(point.memory, "Ramulator 2.1", point.conditions, published, point.simulated() * 100)
+
+
+def peaks() -> Iterator[Item]:
+    """What follows from the geometry."""
+    for name, dtype, published in (
+        ("mtia-2i", "fp16", "177"), ("mtia-2i", "int8", "354"),
+        ("mtia-v1", "fp16", "51.2"), ("mtia-v1", "int8", "102.4"),
+    ):  # fmt: skip
+        peak = 2 * preset(name).peak_macs_per_second(dtype) / 1e12
+        yield Item(f"{name} peak {dtype}", "ISCA'25 Table 2", "dense", published, peak, "T/s")
+    yield Item("mtia-2i peak local memory", "ISCA'25 Table 2", "per PE", "1.0",
+               TWO_I.local_memory_bytes_per_second / 1e12, "TB/s")  # fmt: skip
+
+
+def product(rows: int, outputs: int, inputs: int, *, weights: bool) -> onnx.ModelProto:
+    """Return `a @ b` in fp16; b is a weight in DRAM, whose bytes are absent, or an input in SRAM."""
+    a, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)
+        for name, shape in (("a", [rows, inputs]), ("y", [rows, outputs]))
+    )
+    tensor = onnx.TensorProto(name="b", data_type=TensorProto.FLOAT16, dims=[inputs, outputs])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="absent.data")
+    b = helper.make_tensor_value_info("b", TensorProto.FLOAT16, [inputs, outputs])
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    graph = helper.make_graph([node], "product", [a] if weights else [a, b], [y], [tensor] if weights else [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def timed(model: onnx.ModelProto, machine: Machine, **dims: int) -> Report:
+    """Return the profile of a model in fp16."""
+    return Simulator(compile_model(model, machine, dims=dims)).profile()
+
+
+def _seconds(report: Report, machine: Machine) -> float:
+    """Time of the operations, without job launches."""
+    return sum(operation.cycles for operation in report.operations) / machine.cycles_per_second
+
+
+def _utilization(size: int, machine: Machine, *, weights: bool) -> float:
+    """Percent of the matrix engine's peak."""
+    seconds = _seconds(timed(product(size, size, size, weights=weights), machine), machine)
+    return size**3 / machine.peak_macs_per_second("fp16") / seconds * 100
+
+
+def products() -> Iterator[Item]:
+    """Matrix products."""
+    source = "ISCA'25 3.3"
+    yield Item("GEMM 2048^3 fp16", source, "activations in SRAM, 8 MB of weights from DRAM", "> 92",
+               _utilization(2048, TWO_I, weights=True), "% of peak")  # fmt: skip
+    yield Item("GEMM 2048^3 fp16", source, "both operands computed, in SRAM", "> 92",
+               _utilization(2048, TWO_I, weights=False), "% of peak")  # fmt: skip
+    naive = TWO_I.with_changes({"matrix.max_repeat_blocks": 1, "pe.command_issue_cycles": 16})
+    for size in (512, 1024, 2048):
+        tuned = _utilization(size, TWO_I, weights=True)
+        slower = _utilization(size, naive, weights=True)
+        yield Item("naive command issue", source, f"GEMM {size}^3: a command per block, 16 cycles to issue; tuned: 100",
+                   "< 100", slower / tuned * 100, "% of tuned")  # fmt: skip
+    for ecc, conditions in ((0.87, "ECC on"), (1.0, "ECC off")):
+        machine = TWO_I.with_changes({"dram.ecc_efficiency": ecc})
+        seconds = _seconds(timed(product(512, 26592, 2048, weights=True), machine), machine)
+        rate = 26592 * 2048 * 2 / seconds
+        yield Item("FC 512 x 26592 x 2048", "ISCA'25 4.2", f"{conditions}; of deliverable DRAM bandwidth", "> 95",
+                   rate / machine.dram_deliverable_bytes_per_second * 100)  # fmt: skip
+        yield Item("FC 512 x 26592 x 2048", "ISCA'25 4.2", f"{conditions}; of raw DRAM peak", "> 95",
+                   rate / machine.dram.bytes_per_second * 100)  # fmt: skip
+
+
+def language_models() -> Iterator[Item]:
+    """Llama in 16 bits, batch 1."""
+    source = "ISCA'25, LLM remarks"
+    for name, dims, published in (
+        ("llama-2-7b", {"sequence": 2048, "past": 0}, "< 600"), ("llama-2-7b", {"sequence": 1, "past": 2048}, "> 60"),
+        ("llama-3-8b", {"sequence": 1, "past": 2048}, "> 60"),
+    ):  # fmt: skip
+        report = timed(models.build(name, "absent"), TWO_I, batch=1, **dims)
+        what = f"{dims['sequence']} tokens behind {dims['past']}, batch 1 (published: not said)"
+        yield Item(f"{name} latency", source, what, published, report.latency_seconds * 1e3, "ms")
+    times = [
+        timed(models.build("llama-3-8b", "absent"), TWO_I.with_changes({"dram.ecc_efficiency": ecc}), batch=1,
+              sequence=1, past=2048).latency_seconds
+        for ecc in (0.87, 1.0)
+    ]  # fmt: skip
+    loss = (times[0] / times[1] - 1) * 100
+    for bound in ("> 10", "< 15"):
+        yield Item("ECC on against off", "ISCA'25 5.1", "llama-3-8b decode, longer by", bound, loss)
+
+
+def control() -> Iterator[Item]:
+    """Launches: the published bounds are the machine's numbers, so these two say only which were taken."""
+    yield Item(
+        "job launch", "ISCA'25 3.3", "machine number, published as a bound", "1000", TWO_I.control.launch_ns, "ns"
+    )
+    yield Item("job replace", "ISCA'25 3.3", "machine number, published as a bound", "500",
+               TWO_I.control.launch_replace_ns, "ns")  # fmt: skip
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Item]]] = {
+    "DRAM": dram, "Peaks": peaks, "Matrix products": products, "Language models": language_models, "Control": control,
+}  # fmt: skip
+
+
+def table(items: Sequence[Item]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| item | source | conditions | published | simulated | error |", "|---|---|---|---|---|---|"]
+    for item in items:
+        simulated = f"{item.simulated:.4g} {item.unit}"
+        lines.append(
+            f"| {item.name} | {item.source} | {item.conditions} | {item.published} | {simulated} | {item.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+_INTRODUCTION = """# Validation
+
+Generated by `python benchmarks/validate.py --markdown > docs/validation.md`. Figures that are bounds hold or are
+missed; nothing is fitted to them. Not compared yet: power, SRAM and the network, v1 against 2i, newer chips, DLRM."""
+
+
+def main() -> None:
+    """Print all sections."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/validation.md")
+    arguments = parser.parse_args()
+    if arguments.markdown:
+        print(_INTRODUCTION)
+    for name, section in SECTIONS.items():
+        items = list(section())
+        print(f"\n## {name}\n\n{table(items)}")
+        if name == "DRAM":
+            errors = [abs(item.simulated / float(item.published) - 1) * 100 for item in items]
+            print(f"\nMean absolute error {sum(errors) / len(errors):.1f} %, worst {max(errors):.1f} %.")
+
+
+if __name__ == "__main__":
+    main()

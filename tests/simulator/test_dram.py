@@ -1,0 +1,84 @@
+"""The model of a DRAM channel: against its plain twin, tick by tick, and against Ramulator's figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.dram_points import POINTS
+from isa.machine import preset
+from simulator import dram
+from simulator.hardware import Integers, hardware_of
+from simulator.jit import kernel
+from tests.naive_dram import NaiveChannel
+
+
+@kernel
+def _serve(numbers: Integers, channel: Integers, requests: Integers, ends: Integers) -> None:
+    for index in range(len(requests)):
+        bursts, bank, row, is_write, start = requests[index]
+        if bursts == 0:
+            ends[index] = dram.serve_burst(numbers, channel, bank, row, is_write, start)
+        else:
+            ends[index] = dram.serve_stream(numbers, channel, bursts, is_write, start)
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.sampled_from((0, 0, 0, 0, 1, 8, 64, 3000)), st.integers(0, 15), st.integers(0, 3), st.booleans(),
+        st.sampled_from((0, 0, 0, 700, 90_000, 9_000_000)),
+    ),
+    min_size=1, max_size=120,
+)  # fmt: skip
+"""(bursts of a stream, 0 for a single burst; bank; row; whether it is written; ticks since the request before)."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=REQUESTS,
+    refresh=st.sampled_from(("all_bank", "per_bank", "none")),
+    name=st.sampled_from(("mtia-2i", "hbm-concept")),
+)
+def test_the_twin_agrees(requests: list[tuple[int, int, int, bool, int]], refresh: str, name: str) -> None:
+    """Every burst and stream ends at the same tick, and the channel is never busy for longer than time passes."""
+    machine = preset(name).with_changes({"dram_timing.refresh": refresh})
+    numbers = hardware_of(machine).numbers
+    channels = np.zeros((1, dram.columns(numbers)), np.int64)
+    dram.start(numbers, channels)
+    table = np.array(requests, np.int64)
+    table[:, 4] = np.cumsum(table[:, 4])
+    ends = np.zeros(len(table), np.int64)
+    _serve(numbers, channels[0], table, ends)
+    naive = NaiveChannel(numbers)
+    for (bursts, bank, row, is_write, start), end in zip(table.tolist(), ends, strict=True):
+        expected = naive.stream(bursts, is_write, start) if bursts else naive.burst(bank, row, is_write, start)
+        assert end == expected
+    assert channels[0, dram.BUSY] <= max(naive.bus, int(ends.max()))
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point.memory}: {point.conditions}")
+def test_each_point_of_ramulator(point: object) -> None:
+    """No pattern is further off than 8 %."""
+    assert abs(point.simulated() / point.measured - 1) < 0.08  # type: ignore[attr-defined]
+
+
+def test_the_mean_error_is_small() -> None:
+    assert np.mean([abs(point.simulated() / point.measured - 1) for point in POINTS]) < 0.03
+
+
+@pytest.mark.parametrize("bursts", [64, 500, 40_000])
+def test_a_stream_is_what_its_bursts_are(bursts: int) -> None:
+    """Costed in bulk or burst by burst over the banks in turn, a stream takes the same time but for one refresh."""
+    numbers = hardware_of(preset("mtia-2i")).numbers
+    ends = []
+    for whole in (True, False):
+        channels = np.zeros((1, dram.columns(numbers)), np.int64)
+        dram.start(numbers, channels)
+        index = np.arange(1 if whole else bursts)
+        columns = (np.full(len(index), bursts if whole else 0), index // 8 % 16, index // 1024, 0 * index, 0 * index)
+        found = np.zeros(len(index), np.int64)
+        _serve(numbers, channels[0], np.stack(columns, axis=1).astype(np.int64), found)
+        ends.append(int(found.max()))
+    assert ends[0] == pytest.approx(ends[1], rel=0.005, abs=20 * 1024)
