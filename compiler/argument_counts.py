@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.evaluate import checked_axis
 from compiler.onnx_schema import attribute_names, has_schema
 from compiler.shape_call import Call
 from compiler.shape_rules import ARITHMETIC, BOOLEAN, UNARY
@@ -63,9 +64,21 @@ def _check_attributes(call: Call) -> None:
             raise Contradiction(f"an attribute {name!r} and opset {call.opset}, where it has none of this name")
 
 
+def _check_axis(call: Call) -> None:
+    """Raise ValueError for an axis that the first operand has not; for one scale, quantization does not read it."""
+    op_type, axis = call.attributes.op_type, call.attributes.get("axis")
+    is_read = not call.attributes.domain and op_type not in ("DequantizeLinear", "QuantizeLinear")
+    if not is_read or not isinstance(axis, int) or not call.has(0):
+        return
+    rank = len(call.fact(0).shape) + (op_type == "OneHot")
+    if op_type != "Flatten" or axis != rank:  # behind the last axis, Flatten may split too
+        checked_axis(axis, rank)
+
+
 def check_arguments(call: Call) -> None:
-    """Raise Contradiction if an operator has the wrong number of inputs or outputs, or misses one."""
+    """Raise Contradiction or ValueError if an operator has the wrong number of inputs or outputs, or a wrong axis."""
     op_type = call.attributes.op_type
+    _check_axis(call)
     if op_type not in _INPUT_COUNTS:
         return  # the onnx package checks it
     fewest, most = _INPUT_COUNTS[op_type]

@@ -66,6 +66,11 @@ class AttentionTile:
         return self.group if self.is_stacked else self.tokens
 
     @property
+    def query_rows(self) -> int:
+        """Rows of all blocks of an item, whether there are as many tokens left or not."""
+        return self.blocks * self.block_row_count
+
+    @property
     def bias_rows(self) -> int:
         """Rows of the bias that an item holds at once: per token, per head, both, or one for all rows."""
         heads = self.group if self.bias == "per head" else 1
@@ -106,13 +111,14 @@ def buffer_sizes(tile: AttentionTile) -> dict[str, tuple[int, int]]:
     scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * tile.padded_head_dim * FP32_BYTES
     keys = tile.keys * tile.row_bytes
     bias = {"bias": (tile.bias_rows * tile.keys * size, 2)} if tile.bias != "none" else {}
+    heads = {"heads": (tile.query_rows * tile.row_bytes, 1)} if tile.head_dim != tile.padded_head_dim else {}
     return {
-        "q": (blocks * rows * tile.row_bytes, 1), "k": (keys, 2), "v": (keys, 2), "v_transposed": (keys, 2),
+        "q": (tile.query_rows * tile.row_bytes, 1), "k": (keys, 2), "v": (keys, 2), "v_transposed": (keys, 2),
         "mask": (tile.keys * MASK_BYTES, 2), "scores": (scores, 2), "masked": (scores, 2), "exponent": (scores, 1),
         "weights": (rows * tile.keys * size, 1), "probabilities": (rows * tile.keys * size, 2), "column": (column, 2),
         "current": (column, 1), "rescale": (column, 1), "running": (2 * column, blocks + 1),
         "product": (result, 2), "scaled": (result, 1), "output": (result, blocks),
-        "out": (rows * tile.row_bytes, 2), **bias,
+        "out": (rows * tile.row_bytes, 2), **bias, **heads,
     }  # fmt: skip
 
 

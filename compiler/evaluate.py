@@ -49,6 +49,13 @@ def axes_of(attributes: OnnxAttributes, arrays: Arrays, position: int = 1) -> tu
     return attributes.integers("axes")
 
 
+def checked_axis(axis: int, rank: int) -> int:
+    """Return an axis counted from the first; raises ValueError if there is none of this number."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} of {rank} axes")
+    return axis % rank
+
+
 def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if str(array.dtype) in ("float16", "bfloat16") else array
 
@@ -170,12 +177,17 @@ def slice_arguments(arrays: Arrays, rank: int) -> list[tuple[int, Dim, Dim, int]
     axes = np.atleast_1d(arrays[3]) if len(arrays) > 3 and arrays[3] is not None else np.arange(len(starts))
     steps = np.atleast_1d(arrays[4]) if len(arrays) > 4 and arrays[4] is not None else np.ones(len(starts), np.int64)
     plain = [[_plain(element) for element in array] for array in (starts, ends)]
-    return [(int(a) % rank, s, e, int(p)) for a, s, e, p in zip(axes, *plain, steps, strict=True)]
+    return [(checked_axis(int(a), rank), s, e, int(p)) for a, s, e, p in zip(axes, *plain, steps, strict=True)]
 
 
 def python_slice(start: int, end: int, step: int, size: int) -> slice:
-    """Return what Slice cuts out of an axis; walking backwards, Python has no number for the end before the first."""
-    return slice(start, None if step < 0 and end < -size else end, step)
+    """Return what Slice cuts out of an axis; walking backwards, a start before the first element means the first.
+
+    Python has no number for the end before the first.
+    """
+    if step > 0:
+        return slice(start, end, step)
+    return slice(max(start, -size), None if end < -size else end, step)
 
 
 def _plain(element: Dim) -> Dim:

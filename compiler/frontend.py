@@ -2,8 +2,9 @@
 
 The steps are pure functions from graph to graph; `FRONT_END` lists them in order. Masks, positions and rotary tables
 are not matched by their spelling but evaluated (see `compiler.dialects.mask` and `compiler.dialects.tables`): a
-causal, padding or absent mask is told from what it does on several cache lengths and random flags, and a mask that
-agrees with none of those is refused. So are models with operations that do not fuse: nothing is dropped or assumed.
+causal, padding or absent mask is told from what it does on several cache lengths and random flags. An attention whose
+mask agrees with none of those runs by its definition, or is refused if a cache length is open. So are models with
+operations that have no kernel: nothing is dropped or assumed.
 """
 
 from __future__ import annotations

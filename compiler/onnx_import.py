@@ -131,14 +131,33 @@ def _without_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Put the bodies of model-local functions where they are called; older torch exporters write such."""
     if not model.functions:
         return model
+    import onnx.checker
     import onnx.inliner
 
     try:
-        return onnx.inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError, TypeError) as error:
+        return onnx.inliner.inline_local_functions(_with_default_attributes(model))
+    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         functions = ", ".join(function.name for function in model.functions)
         what = f"the model-local functions {functions} cannot be inlined: {str(error).splitlines()[0]}"
         raise ModelError(what, where=name, help="check the file with onnx.checker") from None
+
+
+def _with_default_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give calls of functions the attributes that they leave out, which the inliner does not."""
+    defaults = {(item.domain, item.name): item.attribute_proto for item in model.functions if item.attribute_proto}
+    if not defaults:
+        return model
+    filled = type(model)()
+    filled.CopyFrom(model)
+    pending = [*filled.graph.node, *(node for function in filled.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        given = {attribute.name for attribute in node.attribute}
+        node.attribute.extend(
+            default for default in defaults.get((node.domain, node.op_type), ()) if default.name not in given
+        )
+        pending += [inner for attribute in node.attribute for inner in attribute.g.node]
+    return filled
 
 
 def _check_names(graph: Graph, name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.evaluate import axes_of
+from compiler.evaluate import axes_of, checked_axis
 from compiler.graph import OnnxAttributes
 from compiler.symbols import Contradiction, Solver, Undecided
 from isa.affine import Dim
@@ -66,7 +66,7 @@ class Call:
         """Return the normalized axes argument (input 1 or attribute)."""
         arrays = [None, self.content(1)] if self.has(1) else [None]
         axes = axes_of(self.attributes, arrays)
-        return None if axes is None else tuple(axis % rank for axis in axes)
+        return None if axes is None else tuple(checked_axis(axis, rank) for axis in axes)
 
 
 Rule = Callable[[Call], "list[Typed]"]

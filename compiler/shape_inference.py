@@ -344,7 +344,9 @@ _FIRST_MASK_INPUT = {"Attention": 3, "GroupQueryAttention": 5, "MultiHeadAttenti
 
 
 def _mask_inputs(operation: Operation, op_type: str) -> tuple[str | None, ...]:
-    """The inputs of an operation that can carry a mask on to the scores."""
+    """The inputs of an operation that can carry a mask on to the scores; what chooses rows is no mask of them."""
+    if op_type in ("Gather", "GatherElements", "GatherND"):
+        return operation.inputs[:1]
     first = _FIRST_MASK_INPUT.get(op_type, 0)
     return operation.inputs[first:]
 
@@ -354,7 +356,7 @@ def _key_length(operation: Operation, facts: Mapping[str, Fact]) -> Dim | None:
     attributes = operation.attributes
     assert isinstance(attributes, OnnxAttributes)
     if attributes.op_type == "Softmax":
-        return facts[operation.inputs[0] or ""].shape[-1]
+        return facts[operation.inputs[0] or ""].shape[attributes.integer("axis", -1)]
     if attributes.op_type == "GroupQueryAttention":
         query, past = facts[operation.inputs[0] or ""], operation.inputs[3]
         return query.shape[1] + (facts[past].shape[2] if past else 0)

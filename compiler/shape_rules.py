@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.attention_shapes import attention, group_query_attention, multi_head_attention
-from compiler.evaluate import ONNX_DTYPES, axes_of, python_slice, slice_arguments
+from compiler.evaluate import ONNX_DTYPES, axes_of, checked_axis, python_slice, slice_arguments
 from compiler.shape_call import Call, Rule, Shape, Typed
 from compiler.symbols import Bounds, Contradiction, Product, Solver, Undecided, is_less, larger, smaller
 from isa.affine import Affine, Dim, substitute
@@ -111,6 +111,8 @@ def _equal_products(call: Call, left: Shape, right: Shape) -> None:
 def _transpose(call: Call) -> list[Typed]:
     fact = call.fact(0)
     order = call.attributes.integers("perm") or tuple(reversed(range(len(fact.shape))))
+    if sorted(order) != list(range(len(fact.shape))):
+        raise ValueError(f"perm {list(order)} of {len(fact.shape)} axes")
     return [(tuple(fact.shape[axis] for axis in order), fact.dtype)]
 
 
@@ -120,7 +122,7 @@ def _unsqueeze(call: Call) -> list[Typed]:
     axes = axes_of(call.attributes, arrays) or ()
     rank = len(fact.shape) + len(axes)
     rest = iter(fact.shape)
-    inserted = {axis % rank for axis in axes}
+    inserted = {checked_axis(axis, rank) for axis in axes}
     if len(inserted) != len(axes):
         raise Contradiction(f"axes {axes} and axes that differ")
     return [(tuple(1 if axis in inserted else next(rest) for axis in range(rank)), fact.dtype)]

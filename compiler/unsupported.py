@@ -11,7 +11,7 @@ from compiler.graph import Graph, OnnxAttributes, Operation
 from compiler.kinds import GENERIC_KINDS, SUPPORTED_KINDS
 from compiler.shape_inference import facts_so_far, is_deterministic
 from compiler.shape_rules import SHAPE_RULES
-from isa.affine import Dim
+from isa.affine import Affine, Dim
 from isa.errors import UnsupportedError
 
 MOST_LISTED = 12
@@ -60,9 +60,15 @@ def unsupported_operations(
         lines.append(f"  {operation.name} ({kind}) of {inputs or 'no inputs'}")
     if len(operations) > MOST_LISTED:
         lines.append(f"  and {len(operations) - MOST_LISTED} more")
+    is_open = any(
+        isinstance(dim, Affine) for op in operations for name in op.inputs for dim in known.get(name or "", ())
+    )
     found = [op.attributes for op in operations if isinstance(op.attributes, OnnxAttributes)]
     advice = {attributes.op_type: advice_for(attributes) for attributes in found}
     lines += [f"  for {kind}, {item}" for kind, item in advice.items() if item]
+    other_forms = [name for name, item in advice.items() if item is None and name in RULES and not is_open]
+    if other_forms:
+        lines.append(f"  {', '.join(other_forms)}: supported, but not with these operands and attributes")
     count = "1 operation is" if len(operations) == 1 else f"{len(operations)} operations are"
     what = f"{count} not supported:\n" + "\n".join(lines)
     composite = ", ".join(kind for kind in SUPPORTED_KINDS if kind not in GENERIC_KINDS)

@@ -54,5 +54,6 @@ def verify_mapped(mapped: MappedGraph) -> None:
 
 
 def _end(region: Region) -> int:
-    last = max(region.rows - 1, 0)
-    return region.offset_bytes + last * region.pitch_bytes + region.row_bytes
+    if not region.rows:
+        return region.offset_bytes
+    return region.offset_bytes + (region.rows - 1) * region.pitch_bytes + region.row_bytes

@@ -26,7 +26,12 @@ def reshaped_view(region: Region, shape: Sequence[int]) -> Region | None:
 
 
 def moved_view(region: Region, shape: Sequence[int], attributes: MoveAttributes) -> Region | None:
-    """Return the region that a move gives if it keeps columns together and finds its rows at one pitch, else None."""
+    """Return the region that a move gives if it keeps columns together and finds its rows at one pitch, else None.
+
+    No elements have no place: a cut may start behind the last one.
+    """
+    if 0 in attributes.sizes:
+        return None
     strides = byte_strides(region, shape)
     *outer, last = (
         (size, 0 if source is None else strides[source] * attributes.steps[source])

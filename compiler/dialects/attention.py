@@ -51,7 +51,10 @@ class Operand:
 
 
 def fuse_attention(graph: Graph) -> Graph:
-    """Turn all attentions into `attention`; raises UnsupportedError if a mask is not understood."""
+    """Turn attentions into `attention`; raises UnsupportedError if a mask is not understood and a size is open.
+
+    If all sizes are known, what does not fuse runs by its definition.
+    """
     rewriter, subgraph = Rewriter(graph), Subgraph(graph)
     fuser = _Fuser(rewriter, Forms(rewriter, subgraph), MaskClassifier(graph, subgraph), subgraph)
     for operation in graph.operations:
@@ -62,8 +65,13 @@ def fuse_attention(graph: Graph) -> Graph:
             match = match_attention(rewriter, subgraph, operation)
         elif is_onnx(operation, "MultiHeadAttention"):
             match = match_multi_head(rewriter, operation)
-        if match is not None:
+        if match is None:
+            continue
+        try:
             fuser.emit(match)
+        except UnsupportedError:
+            if graph.symbols:
+                raise
     return rewriter.build()
 
 
@@ -132,8 +140,11 @@ class _Fuser:
         return None
 
     def _value_product(self, weights: str) -> Operation | None:
-        """Return the product of the softmax with the values, past a guard that turns NaN into 0."""
-        readers = self.rewriter.consumers.get(weights, [])
+        """Return the product of the softmax with the values, past a guard that turns NaN into 0.
+
+        None if the weights are an output of the model: then they are computed, and the product after them.
+        """
+        readers, names = self.rewriter.consumers.get(weights, []), {weights}
         guards = [reader for reader in readers if is_onnx(reader, "Where") and reader.inputs[2] == weights]
         if len(guards) == 1:
             is_nan = self.rewriter.producer(guards[0].inputs[0], "IsNaN")
@@ -141,7 +152,10 @@ class _Fuser:
                 return None
             others = [reader for reader in readers if reader is not guards[0] and reader is not is_nan]
             weights = guards[0].outputs[0] or ""
+            names.add(weights)
             readers = [*others, *self.rewriter.consumers.get(weights, [])]
+        if not names.isdisjoint(self.graph.outputs):
+            return None
         if len(readers) == 1 and is_onnx(readers[0], "MatMul") and readers[0].inputs[0] == weights:
             return readers[0]
         return None

@@ -120,8 +120,17 @@ def _candidates(rewriter: Rewriter, subgraph: Subgraph, indices: str) -> Iterato
         places = _places_in_input(graph, subgraph, indices, name)
         if places is not None and not _is_read_densely(rewriter, name):
             yield name, places
-    if indices not in graph.constants and not _is_read_densely(rewriter, indices):
+    if _is_given(rewriter, indices) and not _is_read_densely(rewriter, indices):
         yield indices, np.arange(math.prod(int_shape(graph.value(indices).shape)))
+
+
+def _is_given(rewriter: Rewriter, name: str) -> bool:
+    """Tell an input of the model, in whatever shape, from what is computed: its range is checked before a run."""
+    reshape = rewriter.producer(name, "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    while reshape is not None:
+        name = reshape.inputs[0] or ""
+        reshape = rewriter.producer(name, "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    return name in rewriter.graph.inputs
 
 
 def _places_in_input(graph: Graph, subgraph: Subgraph, indices: str, name: str) -> np.ndarray | None:

@@ -149,7 +149,7 @@ def cancel_layout(graph: Graph) -> Graph:
     substitution: dict[str, str] = {}
     for operation in graph.operations:
         name = operation.outputs[0] or ""
-        if operation.kind != "onnx" or graph.values[name].dtype not in FLOAT_DTYPES:
+        if operation.kind != "onnx" or not name or graph.values[name].dtype not in FLOAT_DTYPES:
             continue
         form = forms[name]
         if form.source == name or form.scale is None or not np.isclose(form.scale, 1.0, rtol=1e-7):

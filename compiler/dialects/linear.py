@@ -98,7 +98,7 @@ def _takes_residual(rewriter: Rewriter, addition: Operation, own: str, other: st
     linear = rewriter.producers.get(own)
     if linear is None or linear.kind != "linear" or linear.inputs[3] is not None:
         return False
-    if _attributes(linear).activation is not None:
+    if _attributes(linear).activation is not None or other in rewriter.constants:
         return False
     same_shape = rewriter.graph.value(own).shape == rewriter.graph.value(other).shape
     return same_shape and own != other and rewriter.sole_consumer(own) is addition

@@ -52,7 +52,7 @@ def _unrounded(rewriter: Rewriter) -> dict[str, str]:
     for operation in rewriter.graph.operations:
         is_dequantize = is_onnx(operation, "DequantizeLinear")
         quantize = rewriter.producer(operation.inputs[0], "QuantizeLinear") if is_dequantize else None
-        if quantize is None or quantize.inputs[0] in rewriter.constants:
+        if quantize is None or quantize.inputs[0] in rewriter.constants or _cuts_one_sign(rewriter, quantize):
             continue
         name, source = operation.outputs[0] or "", quantize.inputs[0] or ""
         readers = rewriter.consumers.get(name, [])
@@ -60,6 +60,18 @@ def _unrounded(rewriter: Rewriter) -> dict[str, str]:
         if is_operand or _is_of_activations(rewriter, rewriter.producers.get(source)):
             before[name] = source
     return before
+
+
+def _cuts_one_sign(rewriter: Rewriter, quantize: Operation) -> bool:
+    """Tell a zero point at the end of its range, which stands for a Relu; probabilities have no sign to cut off.
+
+    A guard that turns NaN into 0 may stand between a softmax and its rounding.
+    """
+    low, high = RANGES.get(rewriter.graph.value(quantize.outputs[0] or "").dtype, (0, 0))
+    zero_point = rewriter.scalar(quantize.inputs[2]) if len(quantize.inputs) > 2 else 0.0
+    guard = rewriter.producer(quantize.inputs[0], "Where")
+    is_probability = rewriter.producer((guard or quantize).inputs[2 if guard else 0], "Softmax") is not None
+    return zero_point in (low, high) and not is_probability
 
 
 def _is_of_activations(rewriter: Rewriter, operation: Operation | None) -> bool:

@@ -9,9 +9,12 @@ from compiler.dialects.rewrite import Rewriter, integer
 from compiler.generic.recipe import Term, choose, compute, is_float, truncate
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import Operation
+from isa.errors import ModelError
 
 
-def _binary(formula: Callable[[Term, Term, Operation, bool], Term]) -> Rule:
+def _binary(
+    formula: Callable[[Term, Term, Operation, bool], Term],
+) -> Callable[[Rewriter, Operation], list[Operation]]:
     """Make a rule from a function of both operands, the operation, and whether they are floats."""
 
     def rule(rewriter: Rewriter, operation: Operation) -> list[Operation]:
@@ -38,6 +41,19 @@ def _modulo(a: Term, b: Term, operation: Operation, _: bool) -> Term:
     if not integer(operation, "fmod", 0):
         return a - b * (a / b).apply("vfloor")
     return choose(abs(a).is_less(abs(b)), a, a - b * truncate(a / b))
+
+
+def _parametric_relu(rewriter: Rewriter, operation: Operation) -> list[Operation]:
+    """Unlike the others, the result has the shape of the first operand, which slopes must broadcast to."""
+    new = Replacement(rewriter, operation)
+    shape, slopes = (new.shape(name) for name in operation.inputs)
+    if len(slopes) > len(shape) or any(
+        size not in (1, of) for size, of in zip(slopes[::-1], shape[::-1], strict=False)
+    ):
+        what = f"slopes of {list(slopes)} do not broadcast to {list(shape)}"
+        raise ModelError(what, where=f"node {operation.name!r}", help="give one slope per channel, or a single one")
+    rule = _binary(lambda a, b, _, floats: a.apply("vmax", 0.0) + b * a.apply("vmin", 0.0))
+    return rule(rewriter, operation)
 
 
 def _variadic(instruction: str, mean: bool = False) -> Rule:
@@ -72,7 +88,7 @@ RULES: dict[str, Rule] = {
     "Min": _variadic("vmin"),
     "Mod": _binary(_modulo),
     "Mul": _binary(lambda a, b, operation, floats: a * b),
-    "PRelu": _binary(lambda a, b, operation, floats: a.apply("vmax", 0.0) + b * a.apply("vmin", 0.0)),
+    "PRelu": _parametric_relu,
     "Pow": _binary(_power),
     "Sub": _binary(lambda a, b, operation, floats: a - b),
     "Sum": _variadic("vadd"),

@@ -86,7 +86,7 @@ def _multiplied(new: Replacement, left: _Operand, right: _Operand, target: str, 
         return new.reshape(moved, [math.prod(sizes[letter] for letter in group) for group in groups])
 
     a, b = grouped(left, batch, rows, inner), grouped(right, batch, inner, columns)
-    found = str(product(new, a, b, new.value(left.name).dtype))
+    found = product(new, a, b, new.value(left.name).dtype)
     letters = "".join((*batch, *rows, *columns))
     return _Operand(new.reshape(found, [sizes[letter] for letter in letters]), letters)
 

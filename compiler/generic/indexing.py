@@ -63,8 +63,6 @@ def _gather(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     name, indices = str(operation.inputs[0]), str(operation.inputs[1])
     shape, index_shape = new.shape(name), new.shape(indices)
     axis = integer(operation, "axis", 0) % len(shape)
-    if 0 in new.shape(output):
-        return None
     size, others = shape[axis], [*shape[:axis], *shape[axis + 1 :]]
     even = _evenly_spaced(new.array(1), size)
     if even is not None:
@@ -108,8 +106,6 @@ def _gather_elements(rewriter: Rewriter, operation: Operation) -> list[Operation
     name, indices = str(operation.inputs[0]), str(operation.inputs[1])
     shape, index_shape = new.shape(name), new.shape(indices)
     axis = integer(operation, "axis", 0) % len(shape)
-    if 0 in index_shape:
-        return None
     new.check_range(indices, shape[axis])
     parts = [indices if other == axis else _along(new, index_shape, other) for other in range(len(shape))]
     numbers = _row_numbers(new, parts, shape)
@@ -135,7 +131,7 @@ def _gather_nd(rewriter: Rewriter, operation: Operation) -> list[Operation] | No
     name, indices = str(operation.inputs[0]), str(operation.inputs[1])
     shape, index_shape = new.shape(name), new.shape(indices)
     batch = integer(operation, "batch_dims", 0)
-    if 0 in new.shape(output) or not index_shape[-1]:
+    if not index_shape[-1]:
         return None
     axes = batch + index_shape[-1]
     together = [_along(new, index_shape[:-1], axis) for axis in range(batch)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from compiler.dialects.rewrite import Rewriter
 from compiler.generic import (
     arithmetic,
@@ -18,8 +22,8 @@ from compiler.generic import (
     scattering,
     selection,
 )
-from compiler.generic.rule import Rule, SymbolicSizeError
-from compiler.graph import Graph, OnnxAttributes, Operation
+from compiler.generic.rule import Replacement, Rule, SymbolicSizeError
+from compiler.graph import Graph, OnnxAttributes, Operation, dtype_of
 
 RULES: dict[str, Rule] = {
     **arithmetic.RULES,
@@ -54,7 +58,18 @@ def _lowered(rewriter: Rewriter, operation: Operation) -> list[Operation] | None
     attributes = operation.attributes
     if not isinstance(attributes, OnnxAttributes) or attributes.domain or attributes.op_type not in RULES:
         return None
+    outputs = [name for name in operation.outputs if name]
     try:
+        if all(0 in rewriter.values[name].shape for name in outputs):
+            return _of_nothing(Replacement(rewriter, operation), outputs)
         return RULES[attributes.op_type](rewriter, operation)
     except SymbolicSizeError:
         return None
+
+
+def _of_nothing(new: Replacement, outputs: Sequence[str]) -> list[Operation]:
+    """Make results without elements, which are the same whatever the operation is."""
+    for output in outputs:
+        shape, dtype = new.shape(output), new.value(output).dtype
+        new.broadcast(new.constant("nothing", np.zeros([1] * len(shape), dtype_of(dtype))), shape, output)
+    return new.operations

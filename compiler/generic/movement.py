@@ -65,8 +65,6 @@ def _concat(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     new = Replacement(rewriter, operation)
     rank = len(new.shape(operation.outputs[0]))
     parts = [name for name in operation.inputs if 0 not in new.shape(name)]
-    if not parts:
-        return None
     axis = onnx_attributes(operation).integer("axis", 0) % rank
     new.concat([str(name) for name in parts], axis, operation.outputs[0])
     return new.operations

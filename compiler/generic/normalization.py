@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from compiler.dialects.rewrite import Rewriter, integer, number
 from compiler.generic.recipe import Term, compute
 from compiler.generic.rule import Replacement, Rule
@@ -59,8 +61,8 @@ def _layer_norm(rewriter: Rewriter, operation: Operation) -> list[Operation] | N
     name = str(operation.inputs[0])
     shape = new.shape(name)
     axis = integer(operation, "axis", -1) % len(shape)
-    weights = [str(weight) for weight in operation.inputs[1:]]
-    if 0 in shape or any(new.shape(weight) != shape[axis:] for weight in weights):
+    weights = [str(weight) for weight in operation.inputs[1:] if weight]
+    if any(np.broadcast_shapes(new.shape(weight), shape[axis:]) != shape[axis:] for weight in weights):
         return None
     count, epsilon = math.prod(shape[axis:]), number(operation, "epsilon", 1e-5)
 
@@ -76,7 +78,10 @@ def _layer_norm(rewriter: Rewriter, operation: Operation) -> list[Operation] | N
         return result if bias is None else result + bias
 
     dtype, outer = new.value(name).dtype, shape[:axis]
-    rows = [new.reshape(name, [*outer, count]), *(new.reshape(weight, [count]) for weight in weights)]
+    rows = [
+        new.reshape(name, [*outer, count]),
+        *(new.reshape(new.broadcast(weight, shape[axis:]), [count]) for weight in weights),
+    ]
     new.reshape(compute(new, normalized, rows, dtype), shape, operation.outputs[0])
     for output, formula in zip(operation.outputs[1:], (mean, reciprocal), strict=False):
         if output:

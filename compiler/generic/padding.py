@@ -13,13 +13,18 @@ def _pad(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     """Axis by axis; negative sizes cut elements off."""
     new, name = Replacement(rewriter, operation), str(operation.inputs[0])
     rank, pads, axes = len(new.shape(name)), new.array(1), new.array(3)
-    if pads is None or 0 in new.shape(operation.outputs[0]) or (new.input(3) is not None and axes is None):
+    if pads is None or (new.input(3) is not None and axes is None):
         return None
     chosen = [int(axis) % rank for axis in axes.reshape(-1)] if axes is not None else list(range(rank))
     sizes = pads.reshape(2, -1).astype(int).tolist()
     mode = str(onnx_attributes(operation).get("mode", "constant"))
     for axis, before, after in zip(chosen, *sizes, strict=True):
         length = new.shape(name)[axis] + min(before, 0) + min(after, 0)
+        if length < 1 and mode != "constant":
+            return None
+        if length < 1:  # nothing of the tensor is left
+            name = str(_border(new, name, axis, new.shape(name)[axis] + before + after, mode, 0))
+            continue
         if length != new.shape(name)[axis]:
             name = new.slice(name, axis, max(-before, 0), length)
         parts = [_border(new, name, axis, max(size, 0), mode, side) for side, size in enumerate((before, after))]

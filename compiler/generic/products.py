@@ -9,33 +9,33 @@ import numpy as np
 from compiler.dialects.rewrite import Rewriter, integer, number
 from compiler.generic.recipe import EXACT_INTEGER, Term, compute
 from compiler.generic.rule import Replacement, Rule
-from compiler.graph import Operation
+from compiler.graph import Operation, dtype_of
 from isa.errors import UnsupportedError
 
 
-def product(new: Replacement, left: str, right: str, dtype: str, output: str | None = None) -> str | None:
-    """Return `left @ right` by the rules of NumPy; None for operands without elements."""
+def product(new: Replacement, left: str, right: str, dtype: str, output: str | None = None) -> str:
+    """Return `left @ right` by the rules of NumPy; sums of no products are zero."""
     shapes = [new.shape(left), new.shape(right)]
-    if 0 in (*shapes[0], *shapes[1]):
-        return None
     a = new.reshape(left, [1, *shapes[0]]) if len(shapes[0]) == 1 else left
     b = new.reshape(right, [*shapes[1], 1]) if len(shapes[1]) == 1 else right
     rank = len(new.shape(b))
     b = new.transpose(b, [*range(rank - 2), rank - 1, rank - 2])
     outer = np.broadcast_shapes(new.shape(a)[:-2], new.shape(b)[:-2])
-    found = new.add("matmul", (a, b), [*outer, new.shape(a)[-2], new.shape(b)[-2]], dtype)
     kept = [*outer, *shapes[0][-2:-1], *([shapes[1][-1]] if len(shapes[1]) > 1 else [])]
+    if not shapes[0][-1]:
+        return new.broadcast(new.constant("zero", np.zeros([1] * len(kept), dtype_of(dtype))), kept, output)
+    found = new.add("matmul", (a, b), [*outer, new.shape(a)[-2], new.shape(b)[-2]], dtype)
     return new.reshape(found, kept, output)
 
 
-def _matmul(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+def _matmul(rewriter: Rewriter, operation: Operation) -> list[Operation]:
     new = Replacement(rewriter, operation)
     left, right = (str(name) for name in operation.inputs)
-    found = product(new, left, right, new.value(left).dtype, operation.outputs[0])
-    return None if found is None else new.operations
+    product(new, left, right, new.value(left).dtype, operation.outputs[0])
+    return new.operations
 
 
-def _gemm(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+def _gemm(rewriter: Rewriter, operation: Operation) -> list[Operation]:
     new, output = Replacement(rewriter, operation), operation.outputs[0]
     left, right = (
         new.transpose(str(name), [1, 0] if integer(operation, flag, 0) else [0, 1])
@@ -43,8 +43,6 @@ def _gemm(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
     )
     alpha, beta, dtype = number(operation, "alpha", 1.0), number(operation, "beta", 1.0), new.value(left).dtype
     found = product(new, left, right, dtype)
-    if found is None:
-        return None
 
     def total(product: Term, extra: Term | None) -> Term:
         scaled = product if alpha == 1.0 else product * alpha
@@ -72,13 +70,13 @@ def check_exact(new: Replacement, left: str) -> None:
         raise UnsupportedError(what, where=f"node {new.operation.name!r}", help=help)
 
 
-def _matmul_integer(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
+def _matmul_integer(rewriter: Rewriter, operation: Operation) -> list[Operation]:
     new = Replacement(rewriter, operation)
     left, right = (str(name) for name in operation.inputs[:2])
     check_exact(new, left)
     left, right = integers(new, left, new.input(2), True), integers(new, right, new.input(3), False)
-    found = product(new, left, right, "int32", operation.outputs[0])
-    return None if found is None else new.operations
+    product(new, left, right, "int32", operation.outputs[0])
+    return new.operations
 
 
 RULES: dict[str, Rule] = {

@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, integer, onnx_attributes
-from compiler.generic.recipe import Term, compute, is_float
+from compiler.generic.recipe import Term, compute, is_float, truncate
 from compiler.generic.rule import Replacement, Rule
 from compiler.graph import Operation, dtype_of
 
 Reduction = Callable[[Term, int], Term]
 """From a row and its length to one number."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _log_sum_exp(x: Term) -> Term:
-    highest = x.apply("rowmax")
+    """A row of -inf gives -inf: the difference of two infinite numbers would be NaN."""
+    highest = x.apply("rowmax").apply("vmax", -_LARGEST).apply("vmin", _LARGEST)
     return (x - highest).apply("vexp").apply("rowsum").apply("vlog") + highest
 
 
@@ -71,7 +73,14 @@ def _reduce(rewriter: Rewriter, operation: Operation, op_type: str) -> list[Oper
     count = math.prod(shape[axis] for axis in reduced)
     kept = [shape[axis] for axis in others]
     rows = new.reshape(new.transpose(name, [*others, *reduced]), [*kept, count])
-    found = compute(new, lambda x: REDUCTIONS[op_type](x, count), [rows], new.value(name).dtype, shape=[*kept, 1])
+    dtype = new.value(name).dtype
+
+    def total(x: Term) -> Term:
+        if is_float(dtype):
+            return REDUCTIONS[op_type](x, count)
+        return truncate(x.apply("rowsum") / count if op_type == "ReduceMean" else REDUCTIONS[op_type](x, count))
+
+    found = compute(new, total, [rows], dtype, shape=[*kept, 1])
     new.reshape(found, new.shape(operation.outputs[0]), operation.outputs[0])
     return new.operations
 

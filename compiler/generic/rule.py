@@ -18,7 +18,7 @@ from compiler.graph import (
     Value,
 )
 from isa.affine import Affine
-from isa.errors import UnsupportedError
+from isa.errors import ModelError, UnsupportedError
 
 Rule = Callable[[Rewriter, Operation], "list[Operation] | None"]
 """Returns what takes the place of an ONNX operation, None if that has no generic form."""
@@ -77,7 +77,12 @@ class Replacement:
         return name
 
     def check_range(self, indices: str, size: int) -> None:
-        """Demand of indices that are an input of the model that they choose from `size` places."""
+        """Demand that indices choose from `size` places: now if they are constant, else of an input before a run."""
+        known = self.rewriter.array(indices)
+        if known is not None and known.size and not -size <= known.min() <= known.max() < size:
+            what = f"indices from {known.min()} to {known.max()} choose from {size} places"
+            help = "an index counts from 0, or back from -1"
+            raise ModelError(what, where=f"node {self.operation.name!r}", help=help)
         if indices in self.rewriter.graph.inputs:
             reason = f"they choose from the {size} places of '{self.operation.name}'"
             self.rewriter.requirements.append(InputRange(indices, -size, size - 1, reason))

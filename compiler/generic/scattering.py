@@ -90,10 +90,9 @@ def _scatter_elements(rewriter: Rewriter, operation: Operation) -> list[Operatio
     new, output = Replacement(rewriter, operation), operation.outputs[0]
     data, indices, updates = (str(name) for name in operation.inputs)
     shape = new.shape(data)
-    if 0 in (*shape, *new.shape(indices)):
-        return None
     axis = integer(operation, "axis", 0) % len(shape)
-    found = _scatter(new, data, indices, updates, axis, _reduction_of(operation))
+    is_changed = 0 not in new.shape(indices)
+    found = _scatter(new, data, indices, updates, axis, _reduction_of(operation)) if is_changed else data
     new.reshape(found, shape, output)
     return new.operations
 
@@ -104,8 +103,11 @@ def _scatter_nd(rewriter: Rewriter, operation: Operation) -> list[Operation] | N
     data, indices, updates = (str(name) for name in operation.inputs)
     shape, (*index_shape, depth) = new.shape(data), new.shape(indices)
     count, places, columns = math.prod(index_shape), math.prod(shape[:depth]), math.prod(shape[depth:])
-    if 0 in (count, places, columns, depth):
+    if not depth:
         return None
+    if not count:
+        new.reshape(data, shape, output)
+        return new.operations
     check_countable(new, places)
 
     def number(*parts: Term) -> Term:

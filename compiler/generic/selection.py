@@ -32,7 +32,10 @@ def axis_last(new: Replacement, axis: int) -> tuple[str, list[int]] | None:
 
 
 def _extreme(instruction: str) -> Rule:
-    """Make a rule for the place of the largest or smallest element, the first or the last of equal ones."""
+    """Make a rule for the place of the largest or smallest element, the first or the last of equal ones.
+
+    A row of NaN has no best element, but what is found is a place all the same: it may choose what to read.
+    """
 
     def rule(rewriter: Rewriter, operation: Operation) -> list[Operation] | None:
         new, last = Replacement(rewriter, operation), integer(operation, "select_last_index", 0)
@@ -44,7 +47,9 @@ def _extreme(instruction: str) -> Rule:
 
         def place(x: Term, index: Term) -> Term:
             is_best = x.is_equal(x.apply(instruction))
-            return index.where(is_best, -1.0).apply("rowmax") if last else index.where(is_best, count).apply("rowmin")
+            if last:
+                return index.where(is_best, 0.0).apply("rowmax")
+            return index.where(is_best, count - 1.0).apply("rowmin")
 
         places = compute(new, place, [rows, counting(new, count)], "int64", shape=[*outer, 1])
         new.reshape(new.transpose(places, swap), new.shape(operation.outputs[0]), operation.outputs[0])

@@ -12,6 +12,16 @@ from compiler.kernels.attention_walk import Walk, loaded
 class Loader(Walk):
     """Core A: loads q once per item and k, v and the mask chunk by chunk."""
 
+    def emit(self) -> None:
+        """Emit the code of the core; what lies behind each head of q is zero for all items."""
+        tile = self.tile
+        if self.buffers.heads is not None:
+            with loaded(self.core, tile.query_rows * tile.padded_head_dim) as (columns,):
+                self.core.emit(
+                    "fill", out=self.buffers.q, rows=1, columns=columns, out_dtype=tile.dtype.name, value=0.0
+                )
+        super().emit()
+
     def item(self) -> None:
         """Load everything that one item reads."""
         self._load_q()
@@ -30,7 +40,7 @@ class Loader(Walk):
                     self._load_bias(self.buffers.bias)
 
     def _load_q(self) -> None:
-        core, tile, q = self.core, self.tile, self.buffers.q
+        core, tile, q = self.core, self.tile, self.buffers.heads or self.buffers.q
         head_bytes = tile.head_dim * tile.dtype.bytes
         with core.scratch() as address, core.scratch() as offset:
             core.multiply(self.batch, tile.sequence, address)
@@ -45,7 +55,7 @@ class Loader(Walk):
                     "out": q,
                     "out_offset": offset,
                     "out_pitch": row_bytes,
-                    "row_bytes": row_bytes,
+                    "row_bytes": next_head,
                 }
                 if tile.is_stacked:
                     core.emit("dma_in", **common, address=address, address_pitch=next_head, rows=group)
@@ -56,6 +66,19 @@ class Loader(Walk):
                         core.increase(address, next_head)
                         core.increase(offset, tile.tokens * tile.row_bytes)
         core.push(q)
+        if self.buffers.heads is not None:
+            self._pad_q(self.buffers.heads)
+
+    def _pad_q(self, heads: BufferHandle) -> None:
+        """Copy heads to where zeros follow them; behind them in memory lies what may be NaN, or nothing at all."""
+        core, tile = self.core, self.tile
+        sizes = (tile.row_bytes, tile.head_dim * tile.dtype.bytes, tile.query_rows)
+        with loaded(core, *sizes) as (pitch, head_bytes, rows):
+            core.emit(
+                "copy", out=self.buffers.q, out_pitch=pitch, a=heads, a_pitch=pitch, rows=rows, row_bytes=head_bytes
+            )
+        core.push(self.buffers.q)
+        core.pop(heads)
 
     def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register) -> None:
         """Load a chunk of k or v; its rows lie one after the other, so it is one long row."""

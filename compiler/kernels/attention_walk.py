@@ -38,6 +38,8 @@ class AttentionBuffers:
     output: BufferHandle
     out: BufferHandle
     bias: BufferHandle | None = None
+    heads: BufferHandle | None = None
+    """Of heads that need padding: q before it has any."""
 
 
 @contextmanager

@@ -28,6 +28,9 @@ def lower(context: Lowering, op: Operation) -> None:
     across = [axis for axis in walk.outer if axis.source % ROW_ALIGNMENT_BYTES]
     if not across and walk.columns.source == element:
         move_rows.launch(context, op, walk)
+    elif not across and move_strided.spans_too_much(context.machine, walk) and _is_of_rows(walk):
+        column = Axis(1, element, walk.row_bytes)
+        move_transposed.launch(context, op, replace(walk, outer=(*walk.outer, column)))
     elif not across:
         move_strided.launch(context, op, walk)
     elif len(across) == 1 and across[0].source == element and walk.columns.source >= 0:
@@ -37,6 +40,11 @@ def lower(context: Lowering, op: Operation) -> None:
             "a move that turns a row into several axes, or cuts and transposes it at once", where=op.name,
             help="slice with steps and transpose one after the other",
         )  # fmt: skip
+
+
+def _is_of_rows(walk: Walk) -> bool:
+    """Tell whether each element comes from a row of its own: then a column of the source becomes a row."""
+    return walk.columns.source > 0 and not walk.columns.source % ROW_ALIGNMENT_BYTES
 
 
 def _walk(context: Lowering, op: Operation) -> Walk:

@@ -33,9 +33,8 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
     """Launch a move that picks elements; raises UnsupportedError for a step that spans more than local memory."""
     machine, element = context.machine, walk.dtype.bytes
     rows, outer = row_axis(walk.outer)
-    step = walk.columns.source // element
-    limit = machine.pe.local_memory_bytes // 4
-    if _window_bytes(SMALLEST_PIECE_BYTES, step) > limit:
+    step, limit = walk.columns.source // element, _window_limit(machine)
+    if spans_too_much(machine, walk):
         what = f"every {abs(step)}th element of a row"
         raise UnsupportedError(
             what, where=op.name, help=f"the span of {SMALLEST_PIECE_BYTES // element} elements is at most {limit} bytes"
@@ -51,6 +50,16 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
         lambda: build(machine, tiling, len(outer), step, element),
     )
     launch_walk(context, op, kernel, walk, tiling, rows, outer, skip_bytes=walk.skip_bytes)
+
+
+def spans_too_much(machine: Machine, walk: Walk) -> bool:
+    """Tell whether the step is too large for local memory to hold what the smallest piece is picked from."""
+    step = walk.columns.source // walk.dtype.bytes
+    return _window_bytes(SMALLEST_PIECE_BYTES, step) > _window_limit(machine)
+
+
+def _window_limit(machine: Machine) -> int:
+    return machine.pe.local_memory_bytes // 4
 
 
 def _window_bytes(piece_bytes: int, step: int) -> int:

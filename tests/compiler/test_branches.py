@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from compiler import compile_model
 from compiler.frontend import fuse_model
 from compiler.onnx_import import import_model
-from isa.errors import UnsupportedError
+from isa.errors import ModelError, UnsupportedError
 from simulator import Simulator
 from tests.compiler.graphs import small_machine
 
@@ -93,3 +93,35 @@ def test_functions_of_the_file_are_put_where_they_are_called() -> None:
     x = np.random.default_rng(2).standard_normal((5, 7)).astype(np.float32)
     outputs = Simulator(compile_model(model, small_machine(), dtype="fp32")).run({"x": x}).outputs
     np.testing.assert_allclose(outputs["y"], -(x**4), rtol=1e-6)
+
+
+def test_functions_have_default_attributes() -> None:
+    """A call that leaves an attribute out gets the default of the function, not that of the operator inside."""
+    softmax = helper.make_node("Softmax", ["a"], ["b"])
+    softmax.attribute.add(name="axis", ref_attr_name="dim", type=onnx.AttributeProto.INT)
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "Share", ["a"], ["b"], [softmax], imports)
+    function.attribute_proto.append(helper.make_attribute("dim", 0))
+    calls = [
+        helper.make_node("Share", ["x"], ["t"], domain="local"),
+        helper.make_node("Share", ["t"], ["y"], domain="local", dim=1),
+    ]
+    graph = helper.make_graph(calls, "calls", [_value("x", 5, 7)], [_value("t", 5, 7), _value("y", 5, 7)])
+    model = helper.make_model(graph, opset_imports=imports, functions=[function])
+    x = np.random.default_rng(2).standard_normal((5, 7)).astype(np.float32)
+    found = Simulator(compile_model(model, small_machine(), dtype="fp32")).run({"x": x}).outputs
+    for name, before, axis in (("t", x, 0), ("y", found["t"], 1)):
+        powers = np.exp(before.astype(np.float64))
+        np.testing.assert_allclose(found[name], powers / powers.sum(axis, keepdims=True), rtol=1e-5)
+    assert not model.graph.node[0].attribute
+
+
+def test_a_function_that_calls_itself_is_refused() -> None:
+    """With the name of the function."""
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    call = helper.make_node("Endless", ["x"], ["y"], domain="local")
+    function = helper.make_function("local", "Endless", ["x"], ["y"], [call], imports)
+    graph = helper.make_graph([call], "calls", [_value("x", 5, 7)], [_value("y", 5, 7)])
+    model = helper.make_model(graph, opset_imports=imports, functions=[function])
+    with pytest.raises(ModelError, match="the model-local functions Endless cannot be inlined"):
+        compile_model(model, small_machine())

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler import compile_model
-from isa.errors import SimulationError, UnsupportedError
+from isa.errors import ModelError, SimulationError, UnsupportedError
 from simulator import Simulator
 from tests.compiler.graphs import small_machine
 
@@ -46,9 +46,15 @@ class Case:
         return {f"{kind}{place}": array for place, (kind, array) in enumerate(self.operands) if kind == "x"}
 
     def model(self) -> onnx.ModelProto:
-        """Return the model of one node."""
+        """Return the model of one node, with the shapes of its outputs."""
+        return onnx.shape_inference.infer_shapes(self.unchecked())
+
+    def unchecked(self) -> onnx.ModelProto:
+        """Return the model of one node, be it valid or not."""
         names = [f"{kind}{place}" for place, (kind, _) in enumerate(self.operands)]
-        node = helper.make_node(self.op_type, names, [f"y{n}" for n in range(self.outputs)], **self.attributes)
+        node = helper.make_node(
+            self.op_type, names, [f"y{n}" for n in range(self.outputs)], f"{self.op_type}_0", **self.attributes
+        )
         inputs = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in self.inputs.items()
@@ -60,8 +66,7 @@ class Case:
             if kind == "c"
         ]
         graph = helper.make_graph([node], self.op_type, inputs, outputs, constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-        return onnx.shape_inference.infer_shapes(model)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,23 @@ CASES: dict[str, Case] = {
         _Constant(abs(_floats(5)) + 1),
     ),
     "blocks to channels": _case("SpaceToDepth", _floats(2, 3, 8, 12), blocksize=4),
+    "slice from before the first": _case(
+        "Slice", _floats(9, 33), _constant(-12, 40), _constant(-(1 << 63), -40), _constant(0, 1), _constant(-1, -3)
+    ),
+    "slice behind the last": _case("Slice", _floats(1, 8), _constant(1), _constant(2), _constant(0)),
+    "no wide rows": _case("Mul", _floats(0, 33), _floats(0, 33)),
+    "flatten a number": _case("Flatten", np.array(0.5, np.float32), axis=0),
+    "softmax of nothing": _case("Softmax", _floats(0, 3)),
+    "sums of nothing": _case("MatMul", _floats(2, 5, 0), _floats(0, 3)),
+    "nothing and a constant": _case("Add", _floats(0, 3), _Constant(_floats(0, 3))),
+    "join of nothing": _case("Concat", _floats(2, 0), _floats(3, 0), axis=0),
+    "top 0": _case("TopK", _floats(3, 5), _constant(0), outputs=2),
+    "scatter nothing": _case("ScatterElements", _floats(3, 5), _integers(0, 1, 0, 5), _floats(0, 5)),
+    "scatter no rows": _case("ScatterND", _floats(3, 5), _integers(0, 1, 0, 1), _floats(0, 5)),
+    "cut off and pad": _case("Pad", _floats(2, 3), _constant(0, -4, 0, 5), _Constant(_floats(1)[0])),
+    "mean of whole numbers": _case("ReduceMean", np.array([[1, 2, 2], [-1, -2, -2]], np.int32), _constant(1)),
+    "one scale for all": _case("LayerNormalization", _floats(5, 33), _Constant(_floats(1))),
+    "a column to a row": _case("Transpose", _floats(40, 300, 1), perm=[2, 1, 0]),
     "channels to blocks": _case("DepthToSpace", _floats(2, 18, 4, 5), blocksize=3, mode="CRD"),
 }  # fmt: skip
 
@@ -169,7 +191,26 @@ def test_operators(name: str, dtype: str, tolerance: float, machine: str) -> Non
         if array.dtype.kind in "iu":
             np.testing.assert_array_equal(found, array)
         else:
-            np.testing.assert_allclose(found, array, rtol=tolerance, atol=tolerance * np.abs(array).max())
+            np.testing.assert_allclose(found, array, rtol=tolerance, atol=tolerance * np.abs(array).max(initial=0))
+
+
+def _run(case: Case) -> dict[str, Array]:
+    return dict(Simulator(compile_model(case.model(), small_machine(), dtype="fp32")).run(case.inputs).outputs)
+
+
+def test_a_row_of_minus_infinity_has_a_logarithm() -> None:
+    """As masked scores have it: -inf, not NaN."""
+    rows = np.array([[-np.inf] * 3, [-np.inf, 0, 0], [np.inf, 0, 0]], np.float32)
+    found = _run(_case("ReduceLogSumExp", rows, _constant(1), keepdims=0))["y0"]
+    np.testing.assert_allclose(found, [-np.inf, np.log(2), np.inf], rtol=1e-6)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
+def test_the_best_of_a_row_of_nan_is_one_of_its_places(op_type: str, last: int) -> None:
+    """It may choose what is read next."""
+    found = _run(_case(op_type, np.full((2, 3), np.nan, np.float32), axis=1, select_last_index=last))["y0"]
+    assert np.all((found >= 0) & (found < 3))
 
 
 def test_the_last_of_several_updates_wins() -> None:
@@ -200,6 +241,33 @@ def test_indices_that_are_an_input_are_checked() -> None:
 def test_what_would_be_inexact_is_refused(case: Case, message: str) -> None:
     """The vector unit counts up to 2^24."""
     with pytest.raises(UnsupportedError, match=message):
+        compile_model(case.model(), small_machine(), dtype="fp32")
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (_case("Softmax", _floats(2, 3), axis=5), "Softmax_0.*axis 5 of 2 axes"),
+        (_case("Concat", _floats(2, 3), _floats(2, 3), axis=-3), "Concat_0.*axis -3 of 2 axes"),
+        (_case("ReduceMax", _floats(2, 3), _constant(2)), "ReduceMax_0.*axis 2 of 2 axes"),
+        (_case("Slice", _floats(2, 3), _constant(0), _constant(1), _constant(2)), "Slice_0.*axis 2 of 2 axes"),
+        (_case("Transpose", _floats(2, 3), perm=[0, 0]), r"Transpose_0.*perm \[0, 0\] of 2 axes"),
+        (_case("Transpose", _floats(2, 3), perm=[0]), r"Transpose_0.*perm \[0\] of 2 axes"),
+        (_case("Gather", _floats(2, 3), _constant(0, 1, 7), axis=1), "Gather_0.*from 0 to 7 choose from 3 places"),
+        (_case("GatherElements", _floats(2, 3), _Constant(np.array([[0, 1, -3]]))), "from -3 to 1 choose from 2 pl"),
+        (_case("PRelu", _floats(3), _floats(3, 1)), r"PRelu_0.*slopes of \[3, 1\] do not broadcast to \[3\]"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(case: Case, message: str) -> None:
+    """Counted modulo the number of axes, or to the nearest row, they would give something without a word."""
+    with pytest.raises(ModelError, match=message):
+        compile_model(case.unchecked(), small_machine(), dtype="fp32")
+
+
+def test_another_form_of_what_is_supported_is_told() -> None:
+    """An operator of the list is not said to be none of it."""
+    case = _case("Einsum", _floats(3, 3), equation="ii->i")
+    with pytest.raises(UnsupportedError, match="Einsum: supported, but not with these operands and attributes"):
         compile_model(case.model(), small_machine(), dtype="fp32")
 
 
