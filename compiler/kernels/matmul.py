@@ -71,18 +71,25 @@ class _Buffers:
     """Of results that become whole numbers: what the accumulators held."""
 
 
+def _sizes(plan: Plan, held: int) -> dict[str, tuple[int, int]]:
+    """Return (bytes of a slot, slots) of each buffer."""
+    width = plan.banks * held
+    sizes = {
+        "a": (held * plan.chunk_bytes, SLOTS),
+        "b": (width * plan.chunk_bytes, SLOTS),
+        "out": (held * width * plan.out_dtype.bytes, SLOTS),
+        "zeros": (held * FP32.bytes, 1),
+    }
+    return sizes | ({"sums": (held * width * FP32.bytes, 1)} if plan.is_rounded else {})
+
+
 def build(plan: Plan, machine: Machine) -> Kernel:
     """Return the kernel of a plan."""
     held, width = machine.matrix.block_rows, plan.banks * machine.matrix.block_rows
     name = f"matmul_{plan.dtype.name}_{held}x{width}x{plan.chunk_bytes}"
     builder = KernelBuilder(name, machine, (*ARGUMENTS, *outer_names(plan.loops, "a", "b", "out")))
-    buffers = _Buffers(
-        builder.buffer("a", held * plan.chunk_bytes, SLOTS),
-        builder.buffer("b", width * plan.chunk_bytes, SLOTS),
-        builder.buffer("out", held * width * plan.out_dtype.bytes, SLOTS),
-        builder.buffer("zeros", held * FP32.bytes, 1),
-        builder.buffer("sums", held * width * FP32.bytes, 1) if plan.is_rounded else None,
-    )
+    made = {key: builder.buffer(key, size, slots) for key, (size, slots) in _sizes(plan, held).items()}
+    buffers = _Buffers(made["a"], made["b"], made["out"], made["zeros"], made.get("sums"))
     builder.core_b.emit("fill", out=buffers.zeros, rows=1, columns=held, out_dtype=FP32.name, value=0.0)
     builder.core_b.push(buffers.zeros)
     with _tiles(builder.core_a, plan, held) as tile:
@@ -272,9 +279,10 @@ def _plan(machine: Machine, a: Region, out: Region, loops: int, op: Operation) -
     chunk = min(a.row_bytes, LARGEST_CHUNK_BYTES)
     while chunk:
         for banks in range(min(wanted, most), 0, -aligned):
-            operands, result = held * (1 + banks) * chunk, held * held * banks * out.dtype.bytes
-            if SLOTS * (operands + result) + round_up(held * FP32.bytes, 64) <= machine.pe.local_memory_bytes:
-                return Plan(banks, chunk, a.dtype, out.dtype, loops)
+            plan = Plan(banks, chunk, a.dtype, out.dtype, loops)
+            needed = sum(round_up(size, 64) * slots for size, slots in _sizes(plan, held).values())
+            if needed <= machine.pe.local_memory_bytes:
+                return plan
         chunk = chunk // 2 // ROW_ALIGNMENT_BYTES * ROW_ALIGNMENT_BYTES
     what = f"a product of blocks of {held} rows does not fit in local memory"
     raise UnsupportedError(what, where=op.name, help="use a machine with a larger pe.local_memory_bytes")

@@ -43,14 +43,15 @@ def test_products(
 
 @pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_whole_results(dtype: str, machine: str) -> None:
+@pytest.mark.parametrize(("columns", "depth"), [(70, 200), (200, 128), (128, 64), (256, 512)])
+def test_whole_results(columns: int, depth: int, dtype: str, machine: str) -> None:
     """Operands of 9 bits multiply exactly in 16-bit types, and the sums are not rounded to those."""
     random = np.random.default_rng(3)
-    inputs = {name: random.integers(-255, 256, shape) for name, shape in (("a", (37, 200)), ("b", (70, 200)))}
+    inputs = {name: random.integers(-255, 256, shape) for name, shape in (("a", (37, depth)), ("b", (columns, depth)))}
     arrays = {name: array.astype(np.float32) for name, array in inputs.items()}
     writer = GraphWriter("float32")
     operands = tuple(writer.input(name, array.shape) for name, array in arrays.items())
-    writer.add("matmul", operands, "y", (37, 70), dtype="int32")
+    writer.add("matmul", operands, "y", (37, columns), dtype="int32")
     found = run_graph(writer.graph("y"), small_machine(machine), arrays, dtype)["y"]
     np.testing.assert_array_equal(found, inputs["a"] @ inputs["b"].T)
     check_padding(writer.graph("y"), small_machine(machine), arrays, dtype)
