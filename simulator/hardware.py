@@ -27,11 +27,11 @@ Integers = npt.NDArray[np.int64]
     REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
     DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
     SRAM_UNIT_TICKS, DRAM_ROW_BYTES, INDEX_SEED, INDEX_MILLI, DRAM_GROUPS, DRAM_BANKS, DRAM_QUEUE, WRITE_BATCH,
-    BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS, PRECHARGE_TICKS,
+    BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS,
     ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
     REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW,
-) = range(55)  # fmt: skip
-MATRIX_TICKS = 55
+) = range(54)  # fmt: skip
+MATRIX_TICKS = 54
 ELEMENT_BYTES = MATRIX_TICKS + 16
 NUMBER_COUNT = ELEMENT_BYTES + 16
 
@@ -132,7 +132,7 @@ def _dram_numbers(machine: Machine) -> dict[int, int]:
         WRITE_BATCH: timing.write_batch, BURST_BYTES: timing.burst_bytes, BURST_TICKS: up(burst_ns / share),
         GROUP_BURST_TICKS: up(max(timing.same_group_burst_ns, burst_ns) / share),
         COMMAND_TICKS: up(timing.command_ns / share), ROW_COMMANDS: timing.row_commands,
-        ACTIVATE_TICKS: up(timing.activate_to_read_ns), PRECHARGE_TICKS: up(timing.precharge_ns),
+        ACTIVATE_TICKS: up(timing.activate_to_read_ns),
         ROW_CYCLE_TICKS: up(timing.row_cycle_ns),
         ACTIVATE_SPACING_TICKS: up(max(timing.activate_spacing_ns, timing.four_activates_ns / 4)),
         READ_CLOSE_TICKS: up(timing.read_to_precharge_ns - burst_ns + timing.precharge_ns),
