@@ -238,9 +238,9 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     sram = x_bytes * mapping.grid_rows * streams / machine.sram_bytes_per_cycle
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
     transfer = max(port, memory, link, sram)
-    loading = transfer + chunk_trips * _latency_cycles(machine)
-    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
-    stages = (loading, expansion, products)
+    latency = chunk_trips * _latency_cycles(machine)
+    turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
+    stages = (transfer, latency, expansion, products)
     edges = (sum(stages) - max(stages)) / chunk_trips + chunk_trips * TRIP_CYCLES
     return max(matrix, transfer, issue, turnaround, expansion) + edges
 

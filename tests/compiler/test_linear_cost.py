@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 
@@ -46,18 +47,17 @@ def _timed(phase: str, scheme: str | None, group_size: int | None) -> tuple[Mapp
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("scheme", [(None, None), ("int8", None), ("int4", 32), ("int4", 64), ("int4", 128)], ids=str)
 def test_the_estimate_is_that_of_the_simulator(phase: str, scheme: tuple[str | None, int | None]) -> None:
-    """For every linear of a full-size model within 8 %: the estimate knows no banks, where short chunks meet."""
+    """For every linear of a full-size model within 5 %."""
     mapped, report = _timed(phase, *scheme)
     took = {operation.operation: operation.cycles for operation in report.operations}
     ratios = {str(mapping): cycles(mapping, mapped.machine) / took[name] for name, mapping in mapped.linears.items()}
     assert len(ratios) >= 4
     for mapping, ratio in ratios.items():
-        assert ratio == pytest.approx(1, abs=0.08), mapping
+        assert ratio == pytest.approx(1, abs=0.05), mapping
 
 
-@pytest.mark.parametrize("group_size", [16, 64, 128, 256])
-def test_larger_groups_do_not_slow_a_prefill(group_size: int) -> None:
+def test_larger_groups_do_not_slow_a_prefill() -> None:
     """The matrix engine binds: what a block of scales allows for chunks must not cost more than a fraction of it."""
-    _, report = _timed("prefill", "int4", group_size)
-    _, usual = _timed("prefill", "int4", 32)
-    assert report.latency_seconds < 1.015 * usual.latency_seconds
+    finest, *usual = (_timed("prefill", "int4", group_size)[1].latency_seconds for group_size in (16, 32, 64, 128, 256))
+    assert all(larger < 1.003 * smaller for smaller, larger in pairwise(usual))
+    assert usual[0] < finest < 1.015 * usual[0]  # 0.625 bytes per weight, not 0.5625
