@@ -20,6 +20,7 @@ from compiler.kernel_builder import round_up
 from isa.dtypes import INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
+from isa.network import Mode, busiest_link_cycles
 
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
@@ -234,8 +235,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.grid_rows
     memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
     streams = mapping.grid_columns if mapping.resident or not machine.dma.broadcast_reads else 1
-    link = (x_bytes * streams + weight_port_bytes * mapping.grid_columns) / machine.noc.row_link_bytes_per_cycle
-    sram = x_bytes * mapping.grid_rows * streams / machine.sram_bytes_per_cycle
+    link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
+    sram = x_bytes * mapping.grid_rows * streams / machine.sram.bytes_per_cycle
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
@@ -245,10 +246,21 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     return max(matrix, transfer, issue, turnaround, expansion) + edges
 
 
+def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:
+    """Return how long the busiest links take to bring each PE so many bytes of x and of the weight."""
+    x_mode: Mode = "all" if mapping.resident else "row"
+    weight_mode: Mode = "none" if mapping.resident else "column"
+    if not machine.dma.broadcast_reads:
+        x_mode = weight_mode = "none"
+    rows, columns = mapping.grid_rows, mapping.grid_columns
+    x = x_bytes * busiest_link_cycles(machine, rows, columns, x_mode)
+    return x + weight_bytes * busiest_link_cycles(machine, rows, columns, weight_mode)
+
+
 def _latency_cycles(machine: Machine) -> float:
     """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
     latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
-    return latency_ns / machine.cycle_ns + machine.noc.mean_hops * machine.noc.hop_latency_cycles
+    return latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles
 
 
 def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float, products: float) -> float:
@@ -269,7 +281,7 @@ def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
     if packed is None:
         return 0.0
     vectors = mapping.tile_outputs * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
-    return vectors * (2 if packed.has_zero_points else 1)
+    return vectors / machine.simd.rate_by_dtype[mapping.shape.dtype.name] * (2 if packed.has_zero_points else 1)
 
 
 def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix_cycles: float) -> float:

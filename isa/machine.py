@@ -40,6 +40,7 @@ from isa.machine_sections import (
     dtype_family,
 )
 from isa.memory_map import BANK_FOLDS, interleave_period_bytes
+from isa.network import Network, network_of
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
@@ -125,6 +126,12 @@ class Machine(Section):
         if self.matrix.block_rows > min(self.accumulator.rows, self.accumulator.columns):
             bank = f"{self.accumulator.rows} x {self.accumulator.columns}"
             yield "matrix.block_rows", f"a result of {self.matrix.block_rows} rows does not fit a bank of {bank}"
+        for axis in ("rows", "columns"):
+            size, cluster = getattr(self.grid, axis), getattr(self.noc, f"cluster_{axis}")
+            if size % cluster:
+                yield f"noc.cluster_{axis}", f"{cluster} does not divide grid.{axis} = {size}"
+        if not all(getattr(self.simd.rate_by_dtype, name) for name in PerDtype.model_fields):
+            yield "simd.rate_by_dtype", "every rate must be above 0"
         double_buffered = 4 * self.matrix.block_rows * self.matrix.block_k_bytes
         if self.pe.local_memory_bytes < double_buffered:
             yield (
@@ -210,9 +217,29 @@ class Machine(Section):
         return self.pe.local_memory_bytes_per_cycle * self.cycles_per_second
 
     @property
-    def sram_bytes_per_cycle(self) -> float:
-        """Shared-SRAM bandwidth of the chip: sram.bytes_per_second / cycles_per_second."""
-        return self.sram.bytes_per_second / self.cycles_per_second
+    def sram_bytes_per_second(self) -> float:
+        """Shared-SRAM bandwidth of the chip: sram.bytes_per_cycle x cycles_per_second."""
+        return self.sram.bytes_per_cycle * self.cycles_per_second
+
+    @property
+    def network(self) -> Network:
+        """The routers of the grid and the links between them."""
+        noc = self.noc
+        return network_of(noc.topology, self.grid.rows // noc.cluster_rows, self.grid.columns // noc.cluster_columns)
+
+    @property
+    def mean_hops(self) -> float:
+        """Hops between a port and a router on average over both."""
+        rows, columns = self.network.rows, self.network.columns
+        if self.noc.topology == "crossbar":
+            return (rows + columns + 2) / 4
+        return (columns + 1) / 2 + (rows - 1 / rows) / 3
+
+    def launch_ns(self, pe_count: int, *, replaces: bool) -> float:
+        """Time to start a launch on so many PEs, on idle ones or replacing the launch before: see `control`."""
+        control = self.control
+        base = control.launch_replace_ns if replaces else control.launch_ns
+        return base + (0.0 if control.queue_broadcast else (pe_count - 1) * control.descriptor_ns)
 
     @property
     def dram_deliverable_bytes_per_second(self) -> float:

@@ -79,6 +79,12 @@ class ProcessingElement(Section):
     command_issue_cycles: int = described(
         "cycles a scalar core needs to issue one command", unit="cycles", shapes="time", gt=0
     )
+    operand_write_cycles: int = described(
+        "cycles to write one register operand of a command before it is issued; 0: contexts keep them",
+        unit="cycles",
+        shapes="time",
+        ge=0,
+    )
     branch_cycles: int = described("extra cycles of a taken branch", unit="cycles", shapes="time", ge=0)
 
 
@@ -131,6 +137,7 @@ class Simd(Section):
 
     elements_per_cycle: int = described("element operations per cycle", unit="elements/cycle", shapes="time", gt=0)
     lut_elements_per_cycle: int = described("table functions per cycle", unit="elements/cycle", shapes="time", gt=0)
+    rate_by_dtype: PerDtype = described("rate of a dtype relative to these two; above 0", shapes="time")
     multiply_adds_per_cycle: int = described(
         "fp32 multiply-adds of `vmml` per cycle", unit="elements/cycle", shapes="time", gt=0
     )
@@ -177,14 +184,18 @@ class Noc(Section):
     """The network between PEs and the shared memories."""
 
     topology: Literal["crossbar", "mesh"] = described(
-        "crossbars on the sides, or 2D mesh with X-Y routes", shapes="time"
+        "crossbars on the sides, or 2D mesh with X-then-Y routes", shapes="time"
     )
+    cluster_rows: int = described("rows of PEs that share a router", shapes="time", gt=0)
+    cluster_columns: int = described("columns of PEs that share a router", shapes="time", gt=0)
     row_link_bytes_per_cycle: int = described(
-        "link of one grid row towards the memories", unit="bytes/cycle", shapes="time", gt=0
+        "link along a row of routers, one direction", unit="bytes/cycle", shapes="time", gt=0
+    )
+    column_link_bytes_per_cycle: int = described(
+        "link along a column of routers, one direction", unit="bytes/cycle", shapes="time", gt=0
     )
     request_latency_ns: float = described("fixed part of a request's way", unit="ns", shapes="time", ge=0)
     hop_latency_cycles: int = described("latency of one hop", unit="cycles", shapes="time", ge=0)
-    mean_hops: float = described("mean hops between a PE and a shared memory", unit="hops", shapes="time", ge=0)
 
 
 class Sram(Section):
@@ -193,19 +204,24 @@ class Sram(Section):
     bytes: int = described("capacity of all slices", unit="bytes", shapes="code", gt=0)
     slices: int = described("independent slices", shapes="time", gt=0)
     interleave_bytes: int = described("addresses change slice after this many bytes", unit="bytes", shapes="time", gt=0)
-    access_bytes: int = described("smallest access of a slice", unit="bytes", shapes="time", gt=0)
-    bytes_per_second: float = described("bandwidth of all slices together", unit="bytes/s", shapes="time", gt=0)
+    banks: int = described("banks of a slice", shapes="time", gt=0, le=64)
+    bank_interleave_bytes: int = described(
+        "addresses within a slice change bank after this many bytes", unit="bytes", shapes="time", gt=0
+    )
+    access_bytes: int = described("smallest access of a bank", unit="bytes", shapes="time", gt=0)
+    bytes_per_cycle: float = described("bandwidth of all slices together", unit="bytes/cycle", shapes="time", gt=0)
     latency_ns: float = described("access latency without the network", unit="ns", shapes="time", ge=0)
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         if self.bytes % (self.slices * self.interleave_bytes):
             unit = self.slices * self.interleave_bytes
             yield "bytes", f"{self.bytes} is not a multiple of slices x interleave_bytes = {unit}"
-        if self.interleave_bytes % self.access_bytes:
-            yield (
-                "interleave_bytes",
-                f"{self.interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}",
-            )
+        if self.bank_interleave_bytes % self.access_bytes:
+            what = f"{self.bank_interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}"
+            yield "bank_interleave_bytes", what
+        if self.interleave_bytes % (self.banks * self.bank_interleave_bytes):
+            row = f"banks x bank_interleave_bytes = {self.banks * self.bank_interleave_bytes}"
+            yield "interleave_bytes", f"{self.interleave_bytes} is not a multiple of {row}"
 
 
 class Dram(Section):
@@ -302,6 +318,8 @@ class Control(Section):
 
     launch_ns: float = described("launch of a job on idle PEs", unit="ns", shapes="time", ge=0)
     launch_replace_ns: float = described("launch that replaces the job before it", unit="ns", shapes="time", ge=0)
+    queue_broadcast: bool = described("one work-queue descriptor reaches all PEs of a launch", shapes="time")
+    descriptor_ns: float = described("descriptor for each further PE without broadcast", unit="ns", shapes="time", ge=0)
     host_bytes_per_second: float = described("host link, one direction", unit="bytes/s", shapes="time", gt=0)
 
 

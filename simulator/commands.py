@@ -91,11 +91,13 @@ def work_ticks(
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
     if timing in (_ACCUMULATOR, _LINK):
         stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
-    elif timing == _LUT:
+        return fixed + _vectors(rows, columns, lanes) * _CYCLE
+    if timing == _LUT:
         stats.counts[st.LUT_ELEMENTS] += rows * columns
     else:
         stats.counts[st.SIMD_ELEMENTS] += rows * columns
-    return fixed + _vectors(rows, columns, lanes) * _CYCLE
+    each = max(hardware.numbers[hw.VECTOR_TICKS + fields[col.D0]], hardware.numbers[hw.VECTOR_TICKS + fields[col.D1]])
+    return fixed + _vectors(rows, columns, lanes) * each
 
 
 @inlined_kernel
@@ -108,36 +110,32 @@ def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
 @inner_kernel
 def serve_shared(
     hardware: Hardware,
+    code: Code,
     state: State,
     stats: Stats,
-    fields: Integers,
     values: Integers,
     traits: Integers,
-    row: Scalar,
+    group: Scalar,
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
-    """Serve a transfer at the shared memories and links; return (error, time of its last byte)."""
-    numbers = hardware.numbers
+    """Serve a transfer at the shared memories and on the routes of a group; return (error, time of its last byte)."""
     rows, size = values[6], values[7]
     read, write = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
-    done = start + numbers[hw.REQUEST_TICKS]
+    done = start
     if read >= 0:
         error = memory.check_range(hardware, state, values[read], rows, size, values[read + 1] if rows > 1 else 0)
         if error:
             return error, 0
-        served = memory.serve_memory(hardware, state, stats, values[read], rows, size, values[read + 1], start, False)
-        done = max(done, served + numbers[hw.REQUEST_TICKS])
+        done = memory.serve_memory(hardware, state, stats, values[read], rows, size, values[read + 1], start, False)
     if write >= 0:
         error = memory.check_range(hardware, state, values[write], rows, size, values[write + 1] if rows > 1 else 0)
         if error:
             return error, 0
         served = memory.serve_memory(hardware, state, stats, values[write], rows, size, values[write + 1], start, True)
-        done = max(done, served + numbers[hw.REQUEST_TICKS])
-    if read < 0 or write < 0:
-        direction = 0 if read >= 0 else 1
-        linked = memory.serve_link(hardware, state, stats, row, direction, rows * size, start)
-        done = max(done, linked + numbers[hw.REQUEST_TICKS])
-    return codes.OK, done
+        done = max(done, served)
+    if read >= 0 and write >= 0:  # from memory to memory: beside the grid
+        state.ports[:] = 0
+    return codes.OK, memory.serve_links(hardware, code, state, stats, group, done, start)
 
 
 @inlined_kernel

@@ -200,7 +200,7 @@ def _issue(
         state.core[core, st.WAITING_FOR] = stream
         return codes.OK, STOP
     pe = core // st.CORES
-    state.core[core, st.TIME] += hardware.numbers[hw.ISSUE_TICKS]
+    state.core[core, st.TIME] += hardware.numbers[hw.ISSUE_TICKS + fields[col.OPCODE]]
     stats.counts[st.COMMANDS] += 1
     if fields[col.OPCODE] != _PUSH and fields[col.OPCODE] != _POP:
         values = state.scratch[st.VALUES :]

@@ -35,7 +35,7 @@ def event_joules(machine: Machine, stats: st.Stats) -> dict[str, float]:
         + int(counters[st.LOCAL_WRITTEN]) * energy.local_memory_write_per_byte,
         "sram": int(counters[st.SRAM_READ]) * energy.sram_read_per_byte
         + int(counters[st.SRAM_WRITTEN]) * energy.sram_write_per_byte,
-        "noc": int(counters[st.NOC_BYTES]) * machine.noc.mean_hops * energy.noc_per_byte_hop,
+        "noc": int(counters[st.BYTE_HOPS]) * energy.noc_per_byte_hop,
         "dram_device": dram_bits * energy.dram_device_per_bit + activations,
         "dram_phy": dram_bits * energy.dram_phy_per_bit,
     }

@@ -95,7 +95,6 @@ def serve_indexed(
     fields: Integers,
     values: Integers,
     traits: Integers,
-    link: Scalar,
     functional: Scalar,
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
@@ -103,19 +102,19 @@ def serve_indexed(
 
     Rows outside of the memory take no time: executing the command reports them.
     """
-    hardware, state, stats = chip.hardware, chip.state, chip.stats
+    hardware, code, state, stats = chip.hardware, chip.code, chip.state, chip.stats
     is_write = traits[tr.MEMORY_READ] < 0
     slot = traits[tr.MEMORY_WRITE] if is_write else traits[tr.MEMORY_READ]
     address, pitch, rows, size = values[slot], values[slot + 1], values[6], values[7]
     if memory.check_range(hardware, state, address, 1, size, 0) == codes.NO_ADDRESS:
         return codes.NO_ADDRESS, 0
-    done = start + hardware.numbers[hw.REQUEST_TICKS]
+    done = start
     indices = table = behind = 0
     if functional:
         operand = operands.B if is_write else operands.A
-        _, indices, _ = operands.place(chip.code, state, pe, fields, values, state.extents, operand)
+        _, indices, _ = operands.place(code, state, pe, fields, values, state.extents, operand)
     else:
-        table, behind = rows_behind(chip.code, address, pitch, size)
+        table, behind = rows_behind(code, address, pitch, size)
         stats.counts[st.ROWS_DRAWN] += rows
     for row in range(rows):
         index = row
@@ -126,6 +125,6 @@ def serve_indexed(
         place = address + index * pitch
         if memory.check_range(hardware, state, place, 1, size, 0) == codes.OK:
             served = memory.serve_memory(hardware, state, stats, place, 1, size, 0, start, is_write)
-            done = max(done, served + hardware.numbers[hw.REQUEST_TICKS])
-    linked = memory.serve_link(hardware, state, stats, link, 1 if is_write else 0, rows * size, start)
-    return codes.OK, max(done, linked + hardware.numbers[hw.REQUEST_TICKS])
+            done = max(done, served)
+    group = memory.group_of(code, pe, is_write)
+    return codes.OK, memory.serve_links(hardware, code, state, stats, group, done, start)

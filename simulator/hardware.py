@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.dtypes import DTYPES
-from isa.table import Timing
+from isa.table import INSTRUCTIONS, Kind, Timing
 
 if TYPE_CHECKING:
     from isa.machine import Machine
@@ -22,18 +22,21 @@ TICKS_PER_CYCLE = 1024
 Integers = npt.NDArray[np.int64]
 
 (
-    ROWS, COLUMNS, LOCAL_BYTES, QUEUE_DEPTH, SCALAR_TICKS, ISSUE_TICKS, BRANCH_TICKS, LOCAL_BYTES_PER_CYCLE, BANKS,
+    ROWS, COLUMNS, LOCAL_BYTES, QUEUE_DEPTH, SCALAR_TICKS, BRANCH_TICKS, LOCAL_BYTES_PER_CYCLE, BANKS,
     BLOCK_ROWS, BLOCK_K_BYTES, FILL_BYTES_PER_CYCLE, OUTSTANDING, PORT_BYTES_PER_CYCLE, LINK_BYTES_PER_CYCLE,
     REQUEST_TICKS, SRAM_BYTES, SRAM_SLICES, SRAM_INTERLEAVE, SRAM_TICKS, DRAM_BYTES, DRAM_CHANNELS, DRAM_INTERLEAVE,
     DRAM_TICKS, DRAM_ACCESS_BYTES, BARRIER_TICKS, JITTER_TICKS, JITTER_SEED, INSTRUCTION_LIMIT, SRAM_ACCESS_BYTES,
-    SRAM_UNIT_TICKS, DRAM_ROW_BYTES, INDEX_SEED, INDEX_MILLI, DRAM_GROUPS, DRAM_BANKS, DRAM_QUEUE, WRITE_BATCH,
+    SRAM_PIECE_TICKS, DRAM_ROW_BYTES, INDEX_SEED, INDEX_MILLI, DRAM_GROUPS, DRAM_BANKS, DRAM_QUEUE, WRITE_BATCH,
     BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS,
     ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
-    REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW,
-) = range(54)  # fmt: skip
-MATRIX_TICKS = 54
+    REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW, HOP_TICKS, PORTS, LINKS, ROW_LINKS,
+    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE,
+) = range(60)  # fmt: skip
+MATRIX_TICKS = 60
 ELEMENT_BYTES = MATRIX_TICKS + 16
-NUMBER_COUNT = ELEMENT_BYTES + 16
+VECTOR_TICKS = ELEMENT_BYTES + 16
+ISSUE_TICKS = VECTOR_TICKS + 16
+NUMBER_COUNT = ISSUE_TICKS + 256
 
 FIXED, LANES, LATENCY = range(3)
 DEFAULT_INSTRUCTION_LIMIT = 1 << 33
@@ -44,8 +47,9 @@ class Hardware(NamedTuple):
     """`numbers` by the constants above, and `cost[timing class]` = (fixed ticks, lanes per cycle, latency ticks).
 
     `numbers[MATRIX_TICKS + dtype code]` is the time per streamed row of one block, 0 if unsupported;
-    `numbers[ELEMENT_BYTES + dtype code]` the size of an element, 0 if packed; `*_UNIT_TICKS` the time an interleave
-    unit keeps a slice or channel busy.
+    `numbers[ELEMENT_BYTES + dtype code]` the size of an element, 0 if packed; `numbers[VECTOR_TICKS + dtype code]` the
+    time of a SIMD vector; `numbers[ISSUE_TICKS + opcode]` the time to issue a command; `numbers[SRAM_PIECE_TICKS]` the
+    time that one `SRAM_BANK_INTERLEAVE` keeps a bank busy.
     """
 
     numbers: Integers
@@ -77,6 +81,24 @@ def _matrix_ticks(machine: Machine) -> Integers:
     return ticks
 
 
+def _vector_ticks(machine: Machine) -> Integers:
+    ticks = np.full(16, TICKS_PER_CYCLE, dtype=np.int64)
+    rates = machine.simd.rate_by_dtype
+    for dtype in DTYPES:
+        ticks[dtype.code] = round(TICKS_PER_CYCLE / rates.get(dtype.name, rates.fp32))
+    return ticks
+
+
+def _issue_ticks(machine: Machine) -> Integers:
+    """Return what a core spends on issuing each command: its register operands are written, then it goes."""
+    ticks = np.zeros(256, dtype=np.int64)
+    for instruction in INSTRUCTIONS:
+        registers = sum(operand.kind is Kind.REGISTER for operand in instruction.operands)
+        cycles = machine.pe.command_issue_cycles + registers * machine.pe.operand_write_cycles
+        ticks[instruction.opcode] = cycles * TICKS_PER_CYCLE
+    return ticks
+
+
 def _ticks(machine: Machine, nanoseconds: float) -> int:
     return round(nanoseconds / machine.cycle_ns * TICKS_PER_CYCLE)
 
@@ -84,26 +106,32 @@ def _ticks(machine: Machine, nanoseconds: float) -> int:
 def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) -> Hardware:
     """Return the arrays of a machine; `jitter_cycles` adds a pseudo-random delay below it to every command (tests)."""
     cycle, pe, dma, noc, sram, dram = TICKS_PER_CYCLE, machine.pe, machine.dma, machine.noc, machine.sram, machine.dram
-    hops = round(noc.mean_hops * noc.hop_latency_cycles * cycle)
+    hop, network = noc.hop_latency_cycles * cycle, machine.network
     numbers = np.zeros(NUMBER_COUNT, dtype=np.int64)
     for index, value in {
         ROWS: machine.grid.rows, COLUMNS: machine.grid.columns, LOCAL_BYTES: pe.local_memory_bytes,
         QUEUE_DEPTH: pe.command_queue_depth, SCALAR_TICKS: pe.scalar_cycles_per_instruction * cycle,
-        ISSUE_TICKS: pe.command_issue_cycles * cycle, BRANCH_TICKS: pe.branch_cycles * cycle,
+        BRANCH_TICKS: pe.branch_cycles * cycle,
         LOCAL_BYTES_PER_CYCLE: pe.local_memory_bytes_per_cycle, BANKS: machine.accumulator.banks,
         BLOCK_ROWS: machine.matrix.block_rows, BLOCK_K_BYTES: machine.matrix.block_k_bytes,
         FILL_BYTES_PER_CYCLE: machine.matrix.operand_fill_bytes_per_cycle, OUTSTANDING: dma.outstanding,
         PORT_BYTES_PER_CYCLE: dma.bytes_per_cycle, LINK_BYTES_PER_CYCLE: noc.row_link_bytes_per_cycle,
-        REQUEST_TICKS: _ticks(machine, noc.request_latency_ns) + hops, SRAM_BYTES: sram.bytes,
+        COLUMN_LINK_BYTES_PER_CYCLE: noc.column_link_bytes_per_cycle, HOP_TICKS: hop, PORTS: network.ports,
+        LINKS: len(network.links), ROW_LINKS: sum(not link.is_column for link in network.links),
+        REQUEST_TICKS: _ticks(machine, noc.request_latency_ns), SRAM_BYTES: sram.bytes,
         SRAM_SLICES: sram.slices, SRAM_INTERLEAVE: sram.interleave_bytes, SRAM_TICKS: _ticks(machine, sram.latency_ns),
         DRAM_BYTES: dram.bytes, DRAM_CHANNELS: dram.channels, DRAM_INTERLEAVE: dram.interleave_bytes,
-        DRAM_TICKS: _ticks(machine, dram.latency_ns), DRAM_ACCESS_BYTES: dram.access_bytes, BARRIER_TICKS: hops,
+        DRAM_TICKS: _ticks(machine, dram.latency_ns), DRAM_ACCESS_BYTES: dram.access_bytes,
+        BARRIER_TICKS: round(machine.mean_hops * hop),
         JITTER_TICKS: jitter_cycles * cycle, JITTER_SEED: jitter_seed, INSTRUCTION_LIMIT: DEFAULT_INSTRUCTION_LIMIT,
-        SRAM_ACCESS_BYTES: sram.access_bytes, DRAM_ROW_BYTES: dram.row_bytes,
+        SRAM_ACCESS_BYTES: sram.access_bytes, SRAM_BANKS: sram.banks,
+        SRAM_BANK_INTERLEAVE: sram.bank_interleave_bytes, SRAM_PIECE_TICKS: _piece_ticks(machine),
+        DRAM_ROW_BYTES: dram.row_bytes,
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)
-    numbers[SRAM_UNIT_TICKS] = _slice_ticks(machine)
+    numbers[VECTOR_TICKS : VECTOR_TICKS + 16] = _vector_ticks(machine)
+    numbers[ISSUE_TICKS : ISSUE_TICKS + 256] = _issue_ticks(machine)
     for index, value in _dram_numbers(machine).items():
         numbers[index] = value
     for dtype in DTYPES:
@@ -111,10 +139,10 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) 
     return Hardware(numbers, _cost_table(machine))
 
 
-def _slice_ticks(machine: Machine) -> int:
-    """Ticks that one interleave unit keeps a slice busy, rounded up."""
-    rate = machine.sram.bytes_per_second / machine.sram.slices
-    return int(-(-machine.sram.interleave_bytes * TICKS_PER_CYCLE * machine.cycles_per_second // rate))
+def _piece_ticks(machine: Machine) -> int:
+    """Ticks that `sram.bank_interleave_bytes` keep a bank of a slice busy, rounded up."""
+    sram = machine.sram
+    return math.ceil(sram.bank_interleave_bytes * TICKS_PER_CYCLE * sram.slices * sram.banks / sram.bytes_per_cycle)
 
 
 def _dram_numbers(machine: Machine) -> dict[int, int]:

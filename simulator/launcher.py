@@ -20,6 +20,7 @@ from isa.errors import SimulationError
 from isa.kernel import Kernel, buffer_bases
 from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
+from isa.network import routes
 from isa.program import Argument, Launch, Program
 from isa.table import BY_NAME
 from simulator import codes, deadlock, dram, sequencer, traits
@@ -51,7 +52,7 @@ class Launcher:
     def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
                  jitter_cycles: int = 0, jitter_seed: int = 0,
                  indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
-        self._program = program
+        self._program, self._machine = program, machine
         self._hardware = hw.hardware_of(machine, jitter_cycles, jitter_seed)
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(self._hardware)
@@ -134,12 +135,12 @@ class Launcher:
         instructions, lengths, buffers = self._decoded(launch.kernel)
         self._used_bytes = max(self._used_bytes, int((buffers[:, 0] + buffers[:, 1] * buffers[:, 2]).max(initial=0)))
         values = [self._value(argument, bindings) for argument in launch.arguments]
-        rectangle = (launch.rows, launch.columns, launch.row)
-        header = np.array([*rectangle, *lengths, *values], dtype=np.int64)
+        header = np.array([launch.rows, launch.columns, *lengths, *values], dtype=np.int64)
         names = dict.fromkeys(argument.storage for argument in launch.arguments if argument.storage)
         storages = [self._program.storage_by_name[name] for name in names]
         tables = np.array([(one.address, one.address + one.bytes) for one in storages], np.int64).reshape(-1, 2)
-        return st.Code(instructions, buffers, header, self._traits, tables)
+        found = routes(self._machine, launch.row, launch.column, launch.rows, launch.columns)
+        return st.Code(instructions, buffers, header, self._traits, tables, found.table, found.links)
 
     def _error(self, launch: Launch, code: st.Code) -> SimulationError:
         error = self._state.scratch

@@ -6,13 +6,14 @@ latencies of the way. SRAM serves whole interleave units; what a DRAM channel do
 
 from __future__ import annotations
 
+from isa import network
 from isa.memory_map import BANK_FOLDS, DRAM_BASE, SRAM_BASE, fold_count
 from simulator import codes, dram
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.hardware import Hardware
 from simulator.jit import inlined_kernel, inner_kernel
-from simulator.state import Integers, Scalar, State, Stats
+from simulator.state import Code, Integers, Scalar, State, Stats
 
 _fold_count = inner_kernel(fold_count)
 
@@ -49,56 +50,69 @@ def _unit_of(index: Scalar, units: Scalar, folds: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def _occupy(state: State, stats: Stats, unit: Scalar, start: Scalar, duration: Scalar) -> Scalar:
-    """Keep a slice busy; return when it is free again."""
-    state.servers[st.SLICES, unit] = max(state.servers[st.SLICES, unit], start) + duration
-    stats.server_busy[st.SLICES, unit] += duration
-    return state.servers[st.SLICES, unit]
+def _occupy(state: State, stats: Stats, kind: Scalar, server: Scalar, start: Scalar, duration: Scalar) -> Scalar:
+    """Keep a bank or link busy; return when it is free again."""
+    state.servers[kind, server] = max(state.servers[kind, server], start) + duration
+    stats.server_busy[kind, server] += duration
+    return state.servers[kind, server]
+
+
+@inlined_kernel
+def _serve_unit(
+    numbers: Integers,
+    state: State,
+    stats: Stats,
+    first: Scalar,
+    size: Scalar,
+    unit: Scalar,
+    index: Scalar,
+    start: Scalar,
+) -> Scalar:
+    """Serve a part of one interleave unit of SRAM, which its slice spreads over its banks."""
+    banks, piece_bytes = numbers[hw.SRAM_BANKS], numbers[hw.SRAM_BANK_INTERLEAVE]
+    done, position = start, first
+    while position < first + size:
+        piece = position // piece_bytes
+        stop = min(first + size, (piece + 1) * piece_bytes)
+        ticks = ((stop - position) * numbers[hw.SRAM_PIECE_TICKS] + piece_bytes - 1) // piece_bytes
+        # Shifted from one unit of a slice to the next, so that a pitch of whole units spreads over the banks.
+        bank = unit * banks + (piece + index // numbers[hw.SRAM_SLICES]) % banks
+        done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
+        position = stop
+    return done
 
 
 @inner_kernel
-def _serve_row(
-    state: State,
-    stats: Stats,
-    units: Scalar,
-    first: Scalar,
-    size: Scalar,
-    interleave: Scalar,
-    access: Scalar,
-    folds: Scalar,
-    ticks: Scalar,
-    start: Scalar,
+def _serve_sram(
+    numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, folds: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve one contiguous run of SRAM; return when its last byte passes.
+    """Serve one contiguous run of SRAM; return when its last byte passes, and count its bytes at the ports.
 
-    Consecutive interleave units visit the slices in turn, and `units` of them from a multiple of `units` visit each
-    once, so such groups are served in bulk: the order within one run changes nothing.
+    Consecutive interleave units visit the slices in turn, and as many of them as there are slices, from a multiple of
+    that, visit each once: such groups are served in bulk. The order within one run changes nothing.
     """
+    slices, interleave, access = numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES]
+    banks, ports = numbers[hw.SRAM_BANKS], numbers[hw.PORTS]
     done = start
     position = first // access * access
     end = (first + size + access - 1) // access * access
-    index = position // interleave
-    place = index % units
-    unit = _unit_of(index, units, folds)
     while position < end:
-        groups = (end - position) // (units * interleave) if place == 0 and position == index * interleave else 0
+        index = position // interleave
+        in_turn = index // slices * slices * interleave == position
+        groups = (end - position) // (slices * interleave) if in_turn else 0
         if groups > 0:
-            for each in range(units):
-                done = max(done, _occupy(state, stats, each, start, groups * ticks))
-            position += groups * units * interleave
-            index += groups * units
-            unit = _unit_of(index, units, folds)
+            ticks = groups * (interleave // (banks * numbers[hw.SRAM_BANK_INTERLEAVE])) * numbers[hw.SRAM_PIECE_TICKS]
+            for bank in range(slices * banks):
+                done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
+            for unit in range(slices):
+                state.ports[unit % ports] += groups * interleave
+            position += groups * slices * interleave
             continue
         stop = min(end, (index + 1) * interleave)
-        duration = (
-            ticks if stop - position == interleave else ((stop - position) * ticks + interleave - 1) // interleave
-        )
-        done = max(done, _occupy(state, stats, unit, start, duration))
-        position, index, place, unit = stop, index + 1, place + 1, unit + 1
-        if place == units:
-            place, unit = 0, _unit_of(index, units, folds)
-        elif unit == units:
-            unit = 0
+        unit = _unit_of(index, slices, folds)
+        done = max(done, _serve_unit(numbers, state, stats, position, stop - position, unit, index, start))
+        state.ports[unit % ports] += min(stop, first + size) - max(position, first)
+        position = stop
     return done
 
 
@@ -106,7 +120,7 @@ def _serve_row(
 def _serve_dram(
     numbers: Integers, state: State, first: Scalar, size: Scalar, folds: Scalar, is_write: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve one contiguous run of DRAM; return when its last byte passes.
+    """Serve one contiguous run of DRAM; return when its last byte passes, and count its bytes at the ports.
 
     Groups of units that visit every channel once are a stream; single units and parts of them are bursts of one row.
     """
@@ -122,6 +136,7 @@ def _serve_dram(
             bursts = groups * ((interleave + burst_bytes - 1) // burst_bytes)
             for each in range(units):
                 done = max(done, dram.serve_stream(numbers, state.dram[each], bursts, is_write, start))
+                state.ports[each % numbers[hw.PORTS]] += groups * interleave
             position += groups * units * interleave
             continue
         stop = min(end, (index + 1) * interleave)
@@ -129,6 +144,7 @@ def _serve_dram(
         bank, row = _unit_of(place, banks, BANK_FOLDS), place // banks // numbers[hw.UNITS_PER_ROW]
         for _ in range((stop - position + burst_bytes - 1) // burst_bytes):
             done = max(done, dram.serve_burst(numbers, state.dram[channel], bank, row, is_write, start))
+        state.ports[channel % numbers[hw.PORTS]] += min(stop, first + size) - max(position, first)
         position = stop
     return done
 
@@ -161,25 +177,44 @@ def serve_memory(
     stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
     folds = _fold_count(numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE])
     for row in range(rows):
-        served = _serve_row(
-            state, stats, numbers[hw.SRAM_SLICES], address - SRAM_BASE + row * pitch, row_bytes,
-            numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES], folds, numbers[hw.SRAM_UNIT_TICKS], start,
-        )  # fmt: skip
+        served = _serve_sram(numbers, state, stats, address - SRAM_BASE + row * pitch, row_bytes, folds, start)
         done = max(done, served)
     return done + numbers[hw.SRAM_TICKS]
 
 
+@inlined_kernel
+def group_of(code: Code, pe: Scalar, is_write: Scalar) -> Scalar:
+    """Return the group of `Code.routes` of one PE."""
+    return pe + (code.header[st.ROWS] * code.header[st.COLUMNS] if is_write else 0)
+
+
 @inner_kernel
-def serve_link(
-    hardware: Hardware, state: State, stats: Stats, row: Scalar, direction: Scalar, size: Scalar, start: Scalar
+def serve_links(
+    hardware: Hardware, code: Code, state: State, stats: Stats, group: Scalar, served: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve `size` bytes on the network link of a PE row (0 = towards the PEs, 1 = towards memory)."""
-    ticks = size * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LINK_BYTES_PER_CYCLE]
-    link = 2 * row + direction
-    state.servers[st.LINKS, link] = max(state.servers[st.LINKS, link], start) + ticks
-    stats.server_busy[st.LINKS, link] += ticks
-    stats.counts[st.NOC_BYTES] += size
-    return state.servers[st.LINKS, link]
+    """Carry what was counted at the ports along the routes of a group; return when all has arrived.
+
+    `served` is when memory has passed its last byte. Links forward what comes as it comes, so a route takes as long as
+    its busiest link and the hops.
+    """
+    numbers = hardware.numbers
+    done, farthest = max(start, served), 0
+    for port in range(numbers[hw.PORTS]):
+        size = state.ports[port]
+        if size == 0:
+            continue
+        state.ports[port] = 0
+        along_row = size * hw.TICKS_PER_CYCLE // numbers[hw.LINK_BYTES_PER_CYCLE]
+        along_column = size * hw.TICKS_PER_CYCLE // numbers[hw.COLUMN_LINK_BYTES_PER_CYCLE]
+        first, end = code.routes[group, port, network.FIRST], code.routes[group, port, network.END]
+        for place in range(first, end):
+            link = code.links[place]
+            ticks = along_row if link < numbers[hw.ROW_LINKS] else along_column
+            done = max(done, _occupy(state, stats, st.LINKS, link, start, ticks))
+        farthest = max(farthest, code.routes[group, port, network.HOPS])
+        stats.counts[st.NOC_BYTES] += size
+        stats.counts[st.BYTE_HOPS] += size * (end - first)
+    return done + farthest * numbers[hw.HOP_TICKS] + numbers[hw.REQUEST_TICKS]
 
 
 @inlined_kernel

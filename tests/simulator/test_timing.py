@@ -18,10 +18,12 @@ from tests.simulator.kernels import Job
 ROUND: dict[str, object] = {
     "frequency_mhz": 1000.0, "dram.bytes_per_second": 128e9, "dram_timing.refresh": "none",
     "dram_timing.same_group_burst_ns": 0.0,
-    "dram.ecc_efficiency": 1.0, "sram.bytes_per_second": 2048e9, "pe.local_memory_bytes_per_cycle": 1024,
+    "dram.ecc_efficiency": 1.0, "sram.bytes_per_cycle": 2048.0, "pe.local_memory_bytes_per_cycle": 1024,
 }  # fmt: skip
-"""256 bytes: 32 cycles of one of 16 DRAM channels, 1 cycle of one of 8 SRAM slices, row link or port: 1 and 4."""
-REQUEST, LATENCY = 30 + 18, {"sram": 60, "dram": 90}
+"""256 bytes: 32 cycles of one of 16 DRAM channels, 1 of the four banks of one of 8 SRAM slices, 4 of a link or FI."""
+REQUEST, HOP, LATENCY = 30, 4, {"sram": 60, "dram": 90}
+NEAR, FAR = 1, 8
+"""Hops from the first PE to the west port, where unit 0 of a memory is, and to the east and south ports."""
 ISSUE, SIMD_LATENCY, MATRIX_LATENCY = 4, 12, 16
 
 
@@ -43,7 +45,7 @@ def job(core_a: str, core_b: str = "halt", buffers: str = "", arguments: tuple[i
 def check_account(report: Report, chip: Machine) -> None:
     """No resource is busy for longer than it exists; busy and idle time add up to all time of all instances."""
     counts = dict.fromkeys(("dpe", "se", "re", "mlu", "fi", "local_memory"), chip.pe_count)
-    counts |= {"sram": chip.sram.slices, "noc": 2 * chip.grid.rows, "dram": chip.dram.channels}
+    counts |= {"sram": chip.sram.slices * chip.sram.banks, "noc": len(chip.network.links), "dram": chip.dram.channels}
     assert set(counts) == set(report.utilization) == set(report.busy_cycles) == set(report.idle_cycles)
     total = report.latency_seconds * chip.cycles_per_second
     for name, count in counts.items():
@@ -60,7 +62,7 @@ def check_account(report: Report, chip: Machine) -> None:
 @pytest.mark.parametrize("space", ["sram", "dram"])
 @pytest.mark.parametrize("size", [32, 64, 200, 256, 1024, 4096, 16384, 131072])
 def test_one_read(space: Space, size: int) -> None:
-    """A transfer takes the longest of port, link and the busiest channel or slice, plus the way."""
+    """A transfer takes the longest of FI, busiest link and busiest channel or bank, plus the way from the farthest."""
     code = f"arg r1, 0\nli r2, 1\nli r3, {size}\ndma_in tile, r0, r0, r1, r0, r2, r3, none\nhalt"
     timed = job(code, buffers=f".buffer tile {-(-size // 32) * 32} 1", arguments=(BASES[space],))
     start = 3 + ISSUE
@@ -68,8 +70,9 @@ def test_one_read(space: Space, size: int) -> None:
     if space == "dram":
         work = 32 * -(-units // 16) if units > 1 else -(-size // 64) * 64 / 256 * 32
     else:
-        work = -(-units // 8) if units > 1 else -(-size // 32) * 32 / 256
-    way = max(work + LATENCY[space], size / 256) + REQUEST
+        work = -(-units // 8) if units > 1 else min(-(-size // 32) * 32 / 64, 1)
+    link = min(size, -(-units // 4) * 256) / 64
+    way = max(work + LATENCY[space], link) + REQUEST + HOP * (NEAR if units == 1 else FAR)
     assert timed.cycles() == -(-max(start + max(size / 64, 4), start + way) // 1)
 
 
@@ -80,7 +83,8 @@ def test_reads_in_flight_overlap() -> None:
     code += "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\nend:\nhalt"
     timed = job(code, buffers=f".buffer tile {size} {count}", arguments=(SRAM_BASE,))
     first, port = 5 + ISSUE, size // 64
-    assert timed.cycles() == first + (count - 1) * port + max(port, size // 2048 + LATENCY["sram"] + REQUEST)
+    way = size // 2048 + LATENCY["sram"] + REQUEST + HOP * FAR
+    assert timed.cycles() == first + (count - 1) * port + max(port, way)
 
 
 def test_outstanding_transfers_are_limited() -> None:
@@ -89,17 +93,17 @@ def test_outstanding_transfers_are_limited() -> None:
     code = f"arg r1, 0\nli r2, 1\nli r3, {size}\nli r4, {count}\nloop r4, end\n"
     code += "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\nend:\nhalt"
     timed = job(code, buffers=f".buffer tile {size} {count}", arguments=(DRAM_BASE,), chip=machine(dma__outstanding=1))
-    assert timed.cycles() == 5 + ISSUE + count * (8 + LATENCY["dram"] + REQUEST)
+    assert timed.cycles() == 5 + ISSUE + count * (8 + LATENCY["dram"] + REQUEST + HOP * NEAR)
 
 
-@pytest.mark.parametrize(("mode", "times", "links"), [("none", 6, 6), ("row", 2, 2), ("column", 3, 6), ("all", 1, 2)])
-def test_a_broadcast_reads_once(mode: str, times: int, links: int) -> None:
-    """Memory is read once per group, and each row's link passes the data once per group that it serves."""
+@pytest.mark.parametrize(("mode", "times"), [("none", 6), ("row", 2), ("column", 3), ("all", 1)])
+def test_a_broadcast_reads_once(mode: str, times: int) -> None:
+    """Memory is read once per group, and passes the sides of the grid once per group."""
     size = 1024
     code = f"arg r1, 0\nli r2, 1\nli r3, {size}\ndma_in tile, r0, r0, r1, r0, r2, r3, {mode}\nhalt"
     timed = job(code, buffers=f".buffer tile {size} 1", arguments=(DRAM_BASE,), rows=2, columns=3)
     report = timed.profile()
-    assert (report.dram_bytes, report.noc_bytes) == (times * size, links * size)
+    assert report.dram_bytes == report.noc_bytes == times * size
     assert report.commands_by_name == {"dma_in": 6}
 
 
@@ -217,7 +221,7 @@ def test_nested_loops() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3), (8, 8)])
 def test_a_barrier_waits_for_the_last(rows: int, columns: int) -> None:
-    """Each PE counts up to a number of its own; all go on together, mean_hops x hop_latency_cycles after the last."""
+    """Each PE counts up to a number of its own; all go on together, the mean hops after the last."""
     code = "coord r1, row\ncoord r2, column\nadd r1, r1, r2\nmuli r1, r1, 100\nloop r1, end\nadd r3, r3, r3\nend:\n"
     after = "li r4, 50\nloop r4, rest\nadd r3, r3, r3\nrest:\nhalt"
     slowest = 5 + 100 * (rows + columns - 2)
@@ -238,7 +242,7 @@ def test_a_slot_is_free_only_after_it_was_visible() -> None:
     code = "arg r1, 0\nli r2, 1\nli r3, 64\n" + 3 * "dma_in tile, r0, r0, r1, r0, r2, r3, none\npush tile, 1\n"
     rest = "li r2, 1\nli r3, 64\ncopy out, r0, r0, tile, r0, r0, r2, r3\npop tile, 2\nhalt"
     timed = job(code + "halt", rest, ".buffer tile 64 2\n.buffer out 64 1", (SRAM_BASE,))
-    way = REQUEST + LATENCY["sram"] + 64 / 256
+    way = REQUEST + HOP * NEAR + LATENCY["sram"] + 1
     second = 3 + ISSUE + 2 * (ISSUE + 1)
     assert timed.cycles() == -(-(second + 2 * way) // 1)
 
@@ -252,7 +256,8 @@ def test_signals_pass_between_the_cores_of_an_element() -> None:
 # --- laws ------------------------------------------------------------------------------------------------------
 
 FASTER = {
-    "dram.bytes_per_second": 1.5, "sram.bytes_per_second": 2.0, "noc.row_link_bytes_per_cycle": 2,
+    "dram.bytes_per_second": 1.5, "sram.bytes_per_cycle": 2.0, "noc.row_link_bytes_per_cycle": 2,
+    "noc.column_link_bytes_per_cycle": 2,
     "dma.bytes_per_cycle": 2, "pe.local_memory_bytes_per_cycle": 2, "layout.bytes_per_cycle": 2,
     "matrix.operand_fill_bytes_per_cycle": 2, "accumulator.drain_elements_per_cycle": 2,
 }  # fmt: skip

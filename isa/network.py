@@ -1,0 +1,212 @@
+"""The network between PEs and shared memories: which links a transfer takes, for every topology.
+
+Routers lie in a grid; one serves the PEs of a cluster. Memory units (SRAM slices, DRAM channels) stand behind *ports*
+at the sides of the grid: unit u behind port u modulo their number. Links have one direction each.
+
+* `crossbar` (MTIA 1 and 2i): one port per side. A crossbar on each side leads any of its units to any line, so a
+  transfer goes straight along the row (west, east) or column (north, south) of its PE.
+* `mesh` (MTIA 300): two ports per row of routers, west and east. Routes go along the row first, then along the column;
+  the columns of ports at the edges have links of their own, since no crossbar leads to the port of another row.
+
+A broadcast takes a tree: along the row of its entry, then up and down the columns it reaches (or the other way round
+from north and south), each link once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from isa.machine import Machine
+
+Topology = Literal["crossbar", "mesh"]
+Mode = Literal["none", "row", "column", "all"]
+WEST, EAST, NORTH, SOUTH = range(4)
+FIRST, END, HOPS = range(3)
+"""Columns of `Routes.table`."""
+
+
+class Link(NamedTuple):
+    """One direction of a wire: along a row or column of routers, `place` counted from west or north."""
+
+    is_column: bool
+    line: int
+    place: int
+    is_backward: bool
+
+
+class Rectangle(NamedTuple):
+    """Rows and columns, last ones included."""
+
+    first_row: int
+    last_row: int
+    first_column: int
+    last_column: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A grid of routers; `links` has those that a transfer can take, rows first."""
+
+    topology: Topology
+    rows: int
+    columns: int
+
+    @property
+    def ports(self) -> int:
+        """Ports at the sides."""
+        return 4 if self.topology == "crossbar" else 2 * self.rows
+
+    @functools.cached_property
+    def links(self) -> tuple[Link, ...]:
+        """All links in a fixed order: those along rows, then those along columns."""
+        used = {
+            link
+            for port in range(self.ports)
+            for row in range(self.rows)
+            for column in range(self.columns)
+            for is_write in (False, True)
+            for link in self.route(port, Rectangle(row, row, column, column), is_write)[0]
+        }
+        return tuple(sorted(used))
+
+    def route(self, port: int, target: Rectangle, is_write: bool = False) -> tuple[list[Link], int]:
+        """Return the links between a port and routers, and the hops to the farthest; writes come from one router."""
+        side, entry = self._entry(port, target, is_write)
+        links, hops = self._read(side, entry, target)
+        if not is_write:
+            return links, hops
+        links = [link._replace(is_backward=not link.is_backward) for link in links]
+        if self.topology == "mesh":
+            edge = -1 if side == WEST else self.columns
+            along = list(_along(True, edge, target.first_row, port // 2))
+            return links + along, hops + len(along)
+        return links, hops
+
+    def _entry(self, port: int, target: Rectangle, is_write: bool) -> tuple[int, int]:
+        """Return the side of a port, and the row or column by which its data enter the grid.
+
+        A crossbar chooses the line: that of the target, or, where a broadcast has several, another one per group. What
+        a mesh writes leaves by the row of its PE.
+        """
+        if self.topology == "mesh":
+            return port % 2, target.first_row if is_write else port // 2
+        if port in (WEST, EAST):
+            return port, target.first_row + target.first_column % (target.last_row - target.first_row + 1)
+        return port, target.first_column + target.first_row % (target.last_column - target.first_column + 1)
+
+    def _read(self, side: int, entry: int, target: Rectangle) -> tuple[list[Link], int]:
+        """Return the tree from a side to routers, in the order of travel, and its hops."""
+        top, bottom, left, right = target
+        if side in (WEST, EAST):
+            start, end = (-1, right) if side == WEST else (self.columns, left)
+            links = [*_along(False, entry, start, end)]
+            for column in range(left, right + 1):
+                links += [
+                    *_along(True, column, entry, max(entry, bottom)),
+                    *_along(True, column, entry, min(entry, top)),
+                ]
+            return links, abs(end - start) + max(bottom - entry, entry - top, 0)
+        start, end = (-1, bottom) if side == NORTH else (self.rows, top)
+        links = [*_along(True, entry, start, end)]
+        for row in range(top, bottom + 1):
+            links += [*_along(False, row, entry, max(entry, right)), *_along(False, row, entry, min(entry, left))]
+        return links, abs(end - start) + max(right - entry, entry - left, 0)
+
+
+def _along(is_column: bool, line: int, start: int, end: int) -> Iterator[Link]:
+    """Yield the links of a line from one router to another."""
+    step = 1 if end > start else -1
+    for place in range(start, end, step):
+        yield Link(is_column, line, max(place, place + step), step < 0)
+
+
+class Routes(NamedTuple):
+    """The routes of a launch: `table` int64[group, port, 3] = (first, end) in `links` and hops.
+
+    Groups: each PE that reads, each PE that writes, then broadcasts to each row, to each column, and to all.
+    """
+
+    table: npt.NDArray[np.int64]
+    links: npt.NDArray[np.int64]
+
+
+@functools.cache
+def network_of(topology: Topology, rows: int, columns: int) -> Network:
+    """Return the network of a grid of routers; equal ones are made once."""
+    return Network(topology, rows, columns)
+
+
+@functools.lru_cache(maxsize=64)
+def _routes(network: Network, cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Routes:
+    """Return the routes of a rectangle of PEs at a row and column."""
+    index = {link: number for number, link in enumerate(network.links)}
+    table = np.zeros((2 * size[0] * size[1] + sum(size) + 1, network.ports, 3), np.int64)
+    links: list[int] = []
+    for group, (target, is_write) in enumerate(_groups(cluster, first, size)):
+        for port in range(network.ports):
+            route, hops = network.route(port, target, is_write)
+            table[group, port] = len(links), len(links) + len(route), hops
+            links += [index[link] for link in route]
+    return Routes(table, np.array(links, np.int64))
+
+
+def _groups(
+    cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]
+) -> Iterator[tuple[Rectangle, bool]]:
+    """Yield the routers that each group of a launch reaches, and whether they write."""
+    rows = [(first[0] + row) // cluster[0] for row in range(size[0])]
+    columns = [(first[1] + column) // cluster[1] for column in range(size[1])]
+    for is_write in (False, True):
+        for row in rows:
+            for column in columns:
+                yield Rectangle(row, row, column, column), is_write
+    for row in rows:
+        yield Rectangle(row, row, columns[0], columns[-1]), False
+    for column in columns:
+        yield Rectangle(rows[0], rows[-1], column, column), False
+    yield Rectangle(rows[0], rows[-1], columns[0], columns[-1]), False
+
+
+def routes(machine: Machine, row: int, column: int, rows: int, columns: int) -> Routes:
+    """Return the routes of a launch on a rectangle of PEs."""
+    cluster = machine.noc.cluster_rows, machine.noc.cluster_columns
+    return _routes(machine.network, cluster, (row, column), (rows, columns))
+
+
+def group_indices(mode: Mode, rows: int, columns: int) -> range:
+    """Return the groups of `Routes.table` that read with a mode of broadcast."""
+    first = 2 * rows * columns
+    return {"none": range(rows * columns), "row": range(first, first + rows),
+            "column": range(first + rows, first + rows + columns),
+            "all": range(first + rows + columns, first + rows + columns + 1)}[mode]  # fmt: skip
+
+
+def busiest_link_cycles(machine: Machine, rows: int, columns: int, mode: Mode) -> float:
+    """Return the cycles of the busiest link when each group of a rectangle reads one byte, spread over all ports."""
+    noc = machine.noc
+    cluster, widths = (
+        (noc.cluster_rows, noc.cluster_columns),
+        (noc.row_link_bytes_per_cycle, noc.column_link_bytes_per_cycle),
+    )
+    return _busiest(machine.network, cluster, widths, rows, columns, mode)
+
+
+@functools.lru_cache(maxsize=256)
+def _busiest(
+    network: Network, cluster: tuple[int, int], widths: tuple[int, int], rows: int, columns: int, mode: Mode
+) -> float:
+    found = _routes(network, cluster, (0, 0), (rows, columns))
+    times = np.array([1 / widths[link.is_column] for link in network.links])
+    groups = list(group_indices(mode, rows, columns))
+    spans = found.table[groups, :, FIRST : END + 1].reshape(-1, 2)
+    loads = np.zeros(len(times))
+    for start, end in spans:
+        loads[found.links[start:end]] += 1 / network.ports
+    return float((loads * times).max(initial=0.0))

@@ -1,0 +1,101 @@
+"""Routes of every topology: connected, as short as they can be, and shared by what a broadcast reaches."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isa.machine import preset
+from isa.network import (
+    EAST,
+    HOPS,
+    NORTH,
+    SOUTH,
+    WEST,
+    Link,
+    Network,
+    Rectangle,
+    busiest_link_cycles,
+    group_indices,
+    routes,
+)
+
+NETWORKS = st.builds(
+    Network, topology=st.sampled_from(["crossbar", "mesh"]), rows=st.integers(1, 7), columns=st.integers(1, 6)
+)
+
+
+def ends(link: Link) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the routers (row, column) that a link leads from and to; ports lie at -1 and behind the last one."""
+    first, second = link.place - 1, link.place
+    places = ((first, link.line), (second, link.line)) if link.is_column else ((link.line, first), (link.line, second))
+    return (places[1], places[0]) if link.is_backward else places
+
+
+def rectangle(data: st.DataObject, network: Network) -> Rectangle:
+    rows = sorted(data.draw(st.tuples(*[st.integers(0, network.rows - 1)] * 2)))
+    columns = sorted(data.draw(st.tuples(*[st.integers(0, network.columns - 1)] * 2)))
+    return Rectangle(*rows, *columns)
+
+
+def is_at_port(network: Network, port: int, place: tuple[int, int]) -> bool:
+    row, column = place
+    if network.topology == "mesh":
+        return row == port // 2 and column == (-1 if port % 2 == WEST else network.columns)
+    return {WEST: column == -1, EAST: column == network.columns, NORTH: row == -1, SOUTH: row == network.rows}[port]
+
+
+@given(NETWORKS, st.data())
+def test_a_read_is_a_tree_from_its_port(network: Network, data: st.DataObject) -> None:
+    """Each link starts where the data are already, no link is used twice, and all routers of the target are reached."""
+    port, target = data.draw(st.integers(0, network.ports - 1)), rectangle(data, network)
+    links, hops = network.route(port, target)
+    assert len(set(links)) == len(links)
+    starts = [ends(links[0])[0]]
+    assert is_at_port(network, port, starts[0])
+    distance = {starts[0]: 0}
+    for link in links:
+        start, end = ends(link)
+        assert start in distance and end not in distance
+        distance[end] = distance[start] + 1
+    reached = itertools.product(
+        range(target.first_row, target.last_row + 1), range(target.first_column, target.last_column + 1)
+    )
+    assert max(distance[router] for router in reached) == hops
+
+
+@given(NETWORKS, st.data())
+def test_a_write_is_a_path_to_its_port(network: Network, data: st.DataObject) -> None:
+    """A write goes from its router to the port without a detour; a mesh goes along the row first."""
+    port = data.draw(st.integers(0, network.ports - 1))
+    row, column = data.draw(st.integers(0, network.rows - 1)), data.draw(st.integers(0, network.columns - 1))
+    links, hops = network.route(port, Rectangle(row, row, column, column), is_write=True)
+    place = (row, column)
+    ordered = sorted(links, key=lambda link: (abs(ends(link)[0][0] - row), abs(ends(link)[0][1] - column)))
+    for link in ordered:
+        assert ends(link)[0] == place
+        place = ends(link)[1]
+    assert is_at_port(network, port, place) and hops == len(links)
+    assert [link.is_column for link in ordered] == sorted(link.is_column for link in ordered)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"noc.topology": "mesh"}, {"noc.topology": "mesh", "noc.cluster_rows": 2, "noc.cluster_columns": 4}],
+)
+def test_mean_hops_are_those_of_the_routes(changes: dict[str, object]) -> None:
+    """The closed form of `Machine.mean_hops` is the mean over all PEs and ports."""
+    machine = preset("mtia-2i").with_changes(changes)
+    table = routes(machine, 0, 0, 8, 8).table
+    assert table[: machine.pe_count, :, HOPS].mean() == pytest.approx(machine.mean_hops)
+
+
+def test_loads_of_the_busiest_link() -> None:
+    """8 x 8 PEs that read a byte each: a line brings 8 quarters; one broadcast per row or column: three quarters."""
+    machine = preset("mtia-2i").with_changes({"noc.row_link_bytes_per_cycle": 1, "noc.column_link_bytes_per_cycle": 1})
+    assert busiest_link_cycles(machine, 8, 8, "none") == 2.0
+    assert busiest_link_cycles(machine, 8, 8, "row") == busiest_link_cycles(machine, 8, 8, "column") == 0.75
+    assert [len(group_indices(mode, 8, 4)) for mode in ("none", "row", "column", "all")] == [32, 8, 4, 1]
