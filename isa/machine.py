@@ -221,6 +221,11 @@ class Machine(Section):
         """Shared-SRAM bandwidth of the chip: sram.bytes_per_cycle x cycles_per_second."""
         return self.sram.bytes_per_cycle * self.cycles_per_second
 
+    def cache_bytes(self, used_bytes: int) -> int:
+        """SRAM that caches DRAM beside a program that uses so much of it: what is left, in whole steps."""
+        step = self.sram.cache_step_bytes
+        return max(self.sram.bytes - -(-used_bytes // step) * step, 0) if step else 0
+
     @property
     def network(self) -> Network:
         """The routers of the grid and the links between them."""

@@ -211,11 +211,25 @@ class Sram(Section):
     access_bytes: int = described("smallest access of a bank", unit="bytes", shapes="time", gt=0)
     bytes_per_cycle: float = described("bandwidth of all slices together", unit="bytes/cycle", shapes="time", gt=0)
     latency_ns: float = described("access latency without the network", unit="ns", shapes="time", ge=0)
+    cache_step_bytes: int = described(
+        "SRAM that a program does not use caches DRAM, in steps of this size; 0: never",
+        unit="bytes",
+        shapes="time",
+        ge=0,
+    )
+    cache_line_bytes: int = described(
+        "line of the cache; its eighths are fetched one by one", unit="bytes", shapes="time", ge=8
+    )
+    cache_ways: int = described("lines that a set of the cache holds", shapes="time", gt=0, le=64)
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         if self.bytes % (self.slices * self.interleave_bytes):
             unit = self.slices * self.interleave_bytes
             yield "bytes", f"{self.bytes} is not a multiple of slices x interleave_bytes = {unit}"
+        if self.cache_step_bytes and self.bytes % self.cache_step_bytes:
+            yield "cache_step_bytes", f"{self.cache_step_bytes} does not divide bytes = {self.bytes}"
+        if self.cache_line_bytes % 8:
+            yield "cache_line_bytes", f"{self.cache_line_bytes} is not a multiple of 8"
         if self.bank_interleave_bytes % self.access_bytes:
             what = f"{self.bank_interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}"
             yield "bank_interleave_bytes", what

@@ -82,6 +82,15 @@ def _serve_unit(
     return done
 
 
+@inlined_kernel
+def _count_in_turn(state: State, units: Scalar, size: Scalar) -> None:
+    """Count bytes of every slice or channel at its port."""
+    port = 0
+    for _ in range(units):
+        state.ports[port] += size
+        port = port + 1 if port + 1 < state.ports.shape[0] else 0
+
+
 @inner_kernel
 def _serve_sram(
     numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, folds: Scalar, start: Scalar
@@ -104,8 +113,7 @@ def _serve_sram(
             ticks = groups * (interleave // (banks * numbers[hw.SRAM_BANK_INTERLEAVE])) * numbers[hw.SRAM_PIECE_TICKS]
             for bank in range(slices * banks):
                 done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
-            for unit in range(slices):
-                state.ports[unit % ports] += groups * interleave
+            _count_in_turn(state, slices, groups * interleave)
             position += groups * slices * interleave
             continue
         stop = min(end, (index + 1) * interleave)
@@ -136,7 +144,7 @@ def _serve_dram(
             bursts = groups * ((interleave + burst_bytes - 1) // burst_bytes)
             for each in range(units):
                 done = max(done, dram.serve_stream(numbers, state.dram[each], bursts, is_write, start))
-                state.ports[each % numbers[hw.PORTS]] += groups * interleave
+            _count_in_turn(state, units, groups * interleave)
             position += groups * units * interleave
             continue
         stop = min(end, (index + 1) * interleave)
@@ -198,14 +206,17 @@ def serve_links(
     its busiest link and the hops.
     """
     numbers = hardware.numbers
-    done, farthest = max(start, served), 0
+    done, farthest, known = max(start, served), 0, 0
+    along_row = along_column = 0
     for port in range(numbers[hw.PORTS]):
         size = state.ports[port]
         if size == 0:
             continue
         state.ports[port] = 0
-        along_row = size * hw.TICKS_PER_CYCLE // numbers[hw.LINK_BYTES_PER_CYCLE]
-        along_column = size * hw.TICKS_PER_CYCLE // numbers[hw.COLUMN_LINK_BYTES_PER_CYCLE]
+        if size != known:  # a division is dear, and ports mostly have equal shares
+            known = size
+            along_row = size * hw.TICKS_PER_CYCLE // numbers[hw.LINK_BYTES_PER_CYCLE]
+            along_column = size * hw.TICKS_PER_CYCLE // numbers[hw.COLUMN_LINK_BYTES_PER_CYCLE]
         first, end = code.routes[group, port, network.FIRST], code.routes[group, port, network.END]
         for place in range(first, end):
             link = code.links[place]
