@@ -76,6 +76,8 @@ def _value_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, tuple):
+        return ", ".join(_value_text(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -21,7 +21,7 @@ from isa.machine import Machine, machine_fields, preset_path
 from isa.table import INSTRUCTIONS, Timing
 from simulator import hardware as hw
 from simulator import state as st
-from simulator.report import energy_parts
+from simulator.energy import energy_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
