@@ -33,6 +33,7 @@ class OperationReport:
     stated_macs: int
     dram_bytes: int
     sram_bytes: int
+    sram_hit_rate: float
     commands: int
     energy_parts_joules: Mapping[str, float]
     bound_by: str
@@ -182,10 +183,17 @@ def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
     units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
     busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
     busy["local_memory"] = int(stats.busy[:, st.LOCAL].sum()), stats.busy.shape[0]
-    sram_banks = machine.sram.slices * machine.sram.banks
-    servers = {"sram": (st.SRAM_BANKS, sram_banks), "noc": (st.LINKS, len(machine.network.links)),
-               "dram": (st.CHANNELS, machine.dram.channels)}  # fmt: skip
+    servers = _shared_servers(machine)
     return busy | {name: (int(stats.server_busy[row].sum()), count) for name, (row, count) in servers.items()}
+
+
+def _shared_servers(machine: Machine) -> dict[str, tuple[int, int]]:
+    """Return (row of `Stats.server_busy`, number of instances) per kind of server that PEs share."""
+    return {
+        "sram": (st.SRAM_BANKS, machine.sram.slices * machine.sram.banks),
+        "noc": (st.LINKS, len(machine.network.links)),
+        "dram": (st.CHANNELS, machine.dram.channels),
+    }
 
 
 def utilization_of(machine: Machine, stats: st.Stats, ticks: int) -> dict[str, float]:
@@ -215,8 +223,13 @@ def sram_hit_rate(stats: st.Stats) -> float:
 
 
 def bound_of(machine: Machine, stats: st.Stats, ticks: int) -> str:
-    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it."""
+    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it.
+
+    Of channels, banks and links the busiest one counts, since all may wait for it; PEs share their work.
+    """
     utilization = utilization_of(machine, stats, ticks)
+    for name, (row, _) in _shared_servers(machine).items():
+        utilization[name] = int(stats.server_busy[row].max()) / ticks if ticks else 0.0
     name = max(utilization, key=lambda key: utilization[key])
     return name if utilization[name] > 1 / 3 else "latency"
 

@@ -185,7 +185,7 @@ class Simulator:
             issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
             stated_macs=launch.stated_macs(bindings),
             dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
-            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]),
+            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), sram_hit_rate=rp.sram_hit_rate(stats),
             commands=int(counters[: st.ISSUED_MACS].sum()),
             energy_parts_joules=energy_parts(self.machine, stats, self._seconds(result.ticks)),
             bound_by=rp.bound_of(self.machine, stats, result.ticks),

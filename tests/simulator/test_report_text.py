@@ -19,7 +19,7 @@ PARTS = {"matrix": 0.0009, "dram_device": 1.5, "dram_background": 0.4, "leakage"
 def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: str, reused: bool) -> OperationReport:
     return OperationReport(
         name=f"{index}:{kernel}", operation=kernel, kernel=kernel, start_cycles=0, cycles=cycles, reused=reused,
-        useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, commands=1,
+        useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, sram_hit_rate=0.0, commands=1,
         energy_parts_joules={}, bound_by=bound_by, utilization={},
     )  # fmt: skip
 
