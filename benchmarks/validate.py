@@ -216,7 +216,8 @@ def control() -> Iterator[Item]:
     replaced = (before_last - first.start_cycles) / (len(report.operations) - 1)
     yield Item("job launch", "ISCA'25 3.3", "the first launch of llama-3-8b decode; published: below", "1000",
                first.start_cycles * TWO_I.cycle_ns, "ns")  # fmt: skip
-    yield Item("job replace", "ISCA'25 3.3", f"mean of its {len(report.operations) - 1} others; published: below", "500",
+    yield Item("job replace", "ISCA'25 3.3", f"mean of the {len(report.operations) - 1} others; published: below",
+               "500",
                replaced * TWO_I.cycle_ns, "ns")  # fmt: skip
 
 
