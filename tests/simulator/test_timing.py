@@ -256,23 +256,11 @@ def test_signals_pass_between_the_cores_of_an_element() -> None:
 
 # --- laws ------------------------------------------------------------------------------------------------------
 
-FASTER = {
-    "dram.bytes_per_second": 1.5, "sram.bytes_per_cycle": 2.0, "noc.row_link_bytes_per_cycle": 2,
-    "noc.column_link_bytes_per_cycle": 2,
-    "dma.bytes_per_cycle": 2, "pe.local_memory_bytes_per_cycle": 2, "layout.bytes_per_cycle": 2,
-    "matrix.operand_fill_bytes_per_cycle": 2, "accumulator.drain_elements_per_cycle": 2,
-}  # fmt: skip
-
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    name=st.sampled_from(sorted(FASTER)),
-    size=st.integers(1, 40),
-    trips=st.integers(1, 20),
-    mode=st.sampled_from(["none", "row"]),
-)
-def test_more_bandwidth_is_never_slower(name: str, size: int, trips: int, mode: str) -> None:
-    """A kernel on one PE takes no longer when one rate grows."""
+@given(size=st.integers(1, 40), trips=st.integers(1, 20), mode=st.sampled_from(["none", "row"]))
+def test_bytes_and_time_are_accounted(size: int, trips: int, mode: str) -> None:
+    """A kernel that reads, computes and writes moves its bytes, and the time of every resource is busy or idle."""
     size *= 64
     code = f"arg r1, 0\nli r2, 1\nli r3, {size}\nli r4, {trips}\nloop r4, end\n"
     code += f"dma_in tile, r0, r0, r1, r0, r2, r3, {mode}\npush tile, 1\naddi r1, r1, {size}\nend:\nhalt"
@@ -280,9 +268,7 @@ def test_more_bandwidth_is_never_slower(name: str, size: int, trips: int, mode: 
     rest += "vadds out, r0, r0, tile, r0, r0, r2, r5, fp32, fp32, 1.0\npop tile, 1\npush out, 1\n"
     rest += f"dma_out r1, r0, out, r0, r0, r2, r3\npop out, 1\naddi r1, r1, {size}\nend:\nhalt"
     timed = job(code, rest, f".buffer tile {size} 2\n.buffer out {size} 2", (DRAM_BASE, SRAM_BASE))
-    faster = machine().with_changes({name: machine().value(name) * FASTER[name]})
-    report = timed.profile(faster)
-    assert report.operations[0].cycles <= timed.cycles()
-    check_account(report, faster)
+    report = timed.profile()
+    check_account(report, timed.machine)
     assert report.dram_bytes == report.sram_bytes == size * trips
     assert report.commands == 3 * trips
