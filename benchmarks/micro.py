@@ -116,14 +116,13 @@ def print_table(points: Sequence[Point]) -> None:
     from rich.table import Table
 
     console = Console(file=sys.stdout, **({} if sys.stdout.isatty() else {"width": WIDTH}))
-    table = Table(title=title(points[0].machine, points[0].size), title_justify="left", title_style="bold")
-    if not console.is_terminal:
-        table.box = None
+    console.print(title(points[0].machine, points[0].size), style="bold", highlight=False, soft_wrap=True)
+    table = Table() if console.is_terminal else Table(box=None)
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if number == len(COLUMNS) - 1 else "right", no_wrap=True)
     for item in points:
         table.add_row(*cells(item))
-    console.print(table, highlight=False)
+    console.print(table)
     console.print()
 
 
@@ -132,7 +131,7 @@ def plotting() -> Any:
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError as error:
-        help = "install the extra `plots`: pip install matplotlib"
+        help = "pip install matplotlib, or the extra `plots` of this package"
         raise ToolError("needs matplotlib, which is not installed", where="--picture", help=help) from error
     matplotlib.use("agg")
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tilewright", "font.size": 9})
@@ -154,7 +153,7 @@ def write_picture(path: str, by_machine: Sequence[Sequence[Point]]) -> None:
     intensities = [item.intensity for points in by_machine for item in points]
     low, high = min(intensities) / 2, max(intensities) * 2
     for number, points in enumerate(by_machine):
-        machine, color = points[0].machine, f"C{number}"
+        machine, color = points[0].machine, f"C{number % 10}"
         ridge = 2 * machine.peak_macs_per_second(DTYPE) / machine.dram_deliverable_bytes_per_second
         corners = [low, *([ridge] if low < ridge < high else []), high]
         style = "--" if machine.projected else "-"
@@ -164,7 +163,7 @@ def write_picture(path: str, by_machine: Sequence[Sequence[Point]]) -> None:
                   markersize=4, label=label)  # fmt: skip
     axes.set(
         xscale="log", yscale="log", xlabel="useful flop per DRAM byte", ylabel="TFLOP/s",
-        title=f"a[M, {points[0].size}] @ b in {DTYPE}, M = {points[0].rows} at the right: lines allow, points achieve",
+        title=f"a[M, {points[0].size}] @ b[{points[0].size}, {points[0].size}] in {DTYPE}: lines allow, points achieve",
     )  # fmt: skip
     axes.grid(visible=True, which="major", linewidth=0.3)
     handles, labels = axes.get_legend_handles_labels()

@@ -155,7 +155,9 @@ def test_streamed_loops(machine: str, dtype: str, residual: bool) -> None:
     check(case, chip)
 
 
-@pytest.mark.parametrize("case", [Case(381, 500, 500), Case(381, 500, 500, bias=True), Case(381, 500, 500, residual=True)])
+@pytest.mark.parametrize(
+    "case", [Case(381, 500, 500), Case(381, 500, 500, bias=True), Case(381, 500, 500, residual=True)]
+)
 @pytest.mark.parametrize("broadcasts", [False, True])
 def test_rows_are_split_over_columns_where_that_fills_the_grid(case: Case, broadcasts: bool) -> None:
     """Twelve blocks of rows are four trips over three columns of PEs, or three over two rows with larger tiles."""
