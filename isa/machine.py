@@ -132,6 +132,9 @@ class Machine(Section):
                 yield f"noc.cluster_{axis}", f"{cluster} does not divide grid.{axis} = {size}"
         if not all(getattr(self.simd.rate_by_dtype, name) for name in PerDtype.model_fields):
             yield "simd.rate_by_dtype", "every rate must be above 0"
+        if self.dram_period_bytes % self.sram.cache_line_bytes:
+            period = f"the {self.dram_period_bytes} after which DRAM addresses meet the same banks"
+            yield "sram.cache_line_bytes", f"{self.sram.cache_line_bytes} does not divide {period}"
         double_buffered = 4 * self.matrix.block_rows * self.matrix.block_k_bytes
         if self.pe.local_memory_bytes < double_buffered:
             yield (

@@ -126,12 +126,16 @@ def serve_shared(
         error = memory.check_range(hardware, state, values[read], rows, size, values[read + 1] if rows > 1 else 0)
         if error:
             return error, 0
-        done = memory.serve_memory(hardware, state, stats, values[read], rows, size, values[read + 1], start, False)
+        done = memory.serve_memory(
+            hardware, code, state, stats, values[read], rows, size, values[read + 1], start, False
+        )
     if write >= 0:
         error = memory.check_range(hardware, state, values[write], rows, size, values[write + 1] if rows > 1 else 0)
         if error:
             return error, 0
-        served = memory.serve_memory(hardware, state, stats, values[write], rows, size, values[write + 1], start, True)
+        served = memory.serve_memory(
+            hardware, code, state, stats, values[write], rows, size, values[write + 1], start, True
+        )
         done = max(done, served)
     if read >= 0 and write >= 0:  # from memory to memory: beside the grid
         state.ports[:] = 0

@@ -33,8 +33,8 @@ def event_joules(machine: Machine, stats: st.Stats) -> dict[str, float]:
         + int(counters[st.COMMANDS]) * energy.command,
         "local_memory": int(counters[st.LOCAL_READ]) * energy.local_memory_read_per_byte
         + int(counters[st.LOCAL_WRITTEN]) * energy.local_memory_write_per_byte,
-        "sram": int(counters[st.SRAM_READ]) * energy.sram_read_per_byte
-        + int(counters[st.SRAM_WRITTEN]) * energy.sram_write_per_byte,
+        "sram": int(counters[st.SRAM_READ] + counters[st.CACHE_HIT]) * energy.sram_read_per_byte
+        + int(counters[st.SRAM_WRITTEN] + counters[st.CACHE_FILLED]) * energy.sram_write_per_byte,
         "noc": int(counters[st.BYTE_HOPS]) * energy.noc_per_byte_hop,
         "dram_device": dram_bits * energy.dram_device_per_bit + activations,
         "dram_phy": dram_bits * energy.dram_phy_per_bit,

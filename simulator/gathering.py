@@ -124,7 +124,7 @@ def serve_indexed(
             index = drawn_row(hardware, stream, state.stream[stream, st.STARTED], row, table, behind)
         place = address + index * pitch
         if memory.check_range(hardware, state, place, 1, size, 0) == codes.OK:
-            served = memory.serve_memory(hardware, state, stats, place, 1, size, 0, start, is_write)
+            served = memory.serve_memory(hardware, code, state, stats, place, 1, size, 0, start, is_write)
             done = max(done, served)
     group = memory.group_of(code, pe, is_write)
     return codes.OK, memory.serve_links(hardware, code, state, stats, group, done, start)

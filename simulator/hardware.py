@@ -30,9 +30,9 @@ Integers = npt.NDArray[np.int64]
     BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS,
     ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
     REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW, HOP_TICKS, PORTS, LINKS, ROW_LINKS,
-    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE,
-) = range(60)  # fmt: skip
-MATRIX_TICKS = 60
+    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE, CACHE_SETS, CACHE_WAYS, CACHE_LINE_BYTES,
+) = range(63)  # fmt: skip
+MATRIX_TICKS = 63
 ELEMENT_BYTES = MATRIX_TICKS + 16
 VECTOR_TICKS = ELEMENT_BYTES + 16
 ISSUE_TICKS = VECTOR_TICKS + 16
@@ -103,8 +103,11 @@ def _ticks(machine: Machine, nanoseconds: float) -> int:
     return round(nanoseconds / machine.cycle_ns * TICKS_PER_CYCLE)
 
 
-def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) -> Hardware:
-    """Return the arrays of a machine; `jitter_cycles` adds a pseudo-random delay below it to every command (tests)."""
+def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0, cache_bytes: int = 0) -> Hardware:
+    """Return the arrays of a machine; `jitter_cycles` adds a pseudo-random delay below it to every command (tests).
+
+    `cache_bytes` of SRAM cache DRAM.
+    """
     cycle, pe, dma, noc, sram, dram = TICKS_PER_CYCLE, machine.pe, machine.dma, machine.noc, machine.sram, machine.dram
     hop, network = noc.hop_latency_cycles * cycle, machine.network
     numbers = np.zeros(NUMBER_COUNT, dtype=np.int64)
@@ -126,7 +129,8 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0) 
         JITTER_TICKS: jitter_cycles * cycle, JITTER_SEED: jitter_seed, INSTRUCTION_LIMIT: DEFAULT_INSTRUCTION_LIMIT,
         SRAM_ACCESS_BYTES: sram.access_bytes, SRAM_BANKS: sram.banks,
         SRAM_BANK_INTERLEAVE: sram.bank_interleave_bytes, SRAM_PIECE_TICKS: _piece_ticks(machine),
-        DRAM_ROW_BYTES: dram.row_bytes,
+        DRAM_ROW_BYTES: dram.row_bytes, CACHE_SETS: cache_bytes // (sram.cache_line_bytes * sram.cache_ways),
+        CACHE_WAYS: sram.cache_ways, CACHE_LINE_BYTES: sram.cache_line_bytes,
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)

@@ -53,7 +53,9 @@ class Launcher:
                  jitter_cycles: int = 0, jitter_seed: int = 0,
                  indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
         self._program, self._machine = program, machine
-        self._hardware = hw.hardware_of(machine, jitter_cycles, jitter_seed)
+        self._hardware = hw.hardware_of(
+            machine, jitter_cycles, jitter_seed, machine.cache_bytes(program.bytes_of("sram"))
+        )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(self._hardware)
         self._traits = traits_table()
@@ -108,6 +110,7 @@ class Launcher:
 
     def _key(self, launch: Launch, bindings: Mapping[str, int]) -> tuple[object, ...]:
         arguments: list[object] = []
+        numbers: dict[str, int] = {}
         is_indexed = self._is_indexed(launch.kernel)
         for argument in launch.arguments:
             value = self._value(argument, bindings)
@@ -115,7 +118,8 @@ class Launcher:
                 storage = self._program.storage_by_name[argument.storage]
                 space = storage.space
                 behind = storage.address + storage.bytes - value if is_indexed else 0
-                arguments.append((space, (value - BASES[space]) % self._periods[space], behind))
+                number = numbers.setdefault(argument.storage, len(numbers))
+                arguments.append((space, number, (value - BASES[space]) % self._periods[space], behind))
             else:
                 arguments.append(value)
         return launch.kernel, launch.row, launch.column, launch.rows, launch.columns, tuple(arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from isa import network
 from isa.memory_map import BANK_FOLDS, DRAM_BASE, SRAM_BASE, fold_count
-from simulator import codes, dram
+from simulator import cache, codes, dram
 from simulator import hardware as hw
 from simulator import state as st
 from simulator.hardware import Hardware
@@ -93,15 +93,16 @@ def _count_in_turn(state: State, units: Scalar, size: Scalar) -> None:
 
 @inner_kernel
 def _serve_sram(
-    numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, folds: Scalar, start: Scalar
+    numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, at_ports: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve one contiguous run of SRAM; return when its last byte passes, and count its bytes at the ports.
+    """Serve one contiguous run of SRAM; return when its last byte passes, and count its bytes at the ports if told to.
 
     Consecutive interleave units visit the slices in turn, and as many of them as there are slices, from a multiple of
     that, visit each once: such groups are served in bulk. The order within one run changes nothing.
     """
     slices, interleave, access = numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES]
     banks, ports = numbers[hw.SRAM_BANKS], numbers[hw.PORTS]
+    folds = _fold_count(slices, interleave)
     done = start
     position = first // access * access
     end = (first + size + access - 1) // access * access
@@ -113,27 +114,32 @@ def _serve_sram(
             ticks = groups * (interleave // (banks * numbers[hw.SRAM_BANK_INTERLEAVE])) * numbers[hw.SRAM_PIECE_TICKS]
             for bank in range(slices * banks):
                 done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
-            _count_in_turn(state, slices, groups * interleave)
+            if at_ports:
+                _count_in_turn(state, slices, groups * interleave)
             position += groups * slices * interleave
             continue
         stop = min(end, (index + 1) * interleave)
         unit = _unit_of(index, slices, folds)
         done = max(done, _serve_unit(numbers, state, stats, position, stop - position, unit, index, start))
-        state.ports[unit % ports] += min(stop, first + size) - max(position, first)
+        if at_ports:
+            state.ports[unit % ports] += min(stop, first + size) - max(position, first)
         position = stop
     return done
 
 
 @inner_kernel
 def _serve_dram(
-    numbers: Integers, state: State, first: Scalar, size: Scalar, folds: Scalar, is_write: Scalar, start: Scalar
+    numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, is_write: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve one contiguous run of DRAM; return when its last byte passes, and count its bytes at the ports.
+    """Serve one contiguous run of DRAM; return when its last byte is there, and count its bytes at the ports.
 
     Groups of units that visit every channel once are a stream; single units and parts of them are bursts of one row.
     """
     units, interleave, access = numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE], numbers[hw.DRAM_ACCESS_BYTES]
-    burst_bytes, banks = numbers[hw.BURST_BYTES], numbers[hw.DRAM_BANKS]
+    burst_bytes, banks, opened = numbers[hw.BURST_BYTES], numbers[hw.DRAM_BANKS], numbers[hw.DRAM_ROW_BYTES]
+    folds = _fold_count(units, interleave)
+    stats.counts[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += size
+    stats.counts[st.DRAM_ROWS] += (first + size - 1) // opened - first // opened + 1
     done = start
     position = first // access * access
     end = (first + size + access - 1) // access * access
@@ -154,12 +160,82 @@ def _serve_dram(
             done = max(done, dram.serve_burst(numbers, state.dram[channel], bank, row, is_write, start))
         state.ports[channel % numbers[hw.PORTS]] += min(stop, first + size) - max(position, first)
         position = stop
+    return done + numbers[hw.DRAM_TICKS]
+
+
+@inlined_kernel
+def _storage_of(code: Code, address: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (number, byte of DRAM it starts at) of the storage that an address lies in, (-1, 0) for none."""
+    for number in range(code.tables.shape[0]):
+        if code.tables[number, 0] <= address < code.tables[number, 1]:
+            return number, code.tables[number, 0] - DRAM_BASE
+    return -1, 0
+
+
+@inner_kernel
+def _serve_piece(
+    numbers: Integers,
+    state: State,
+    stats: Stats,
+    storage: Scalar,
+    origin: Scalar,
+    first: Scalar,
+    end: Scalar,
+    ready: Scalar,
+    start: Scalar,
+) -> Scalar:
+    """Serve cached bytes of DRAM that are all there at `ready`, or all missing if it is negative; return when."""
+    if ready >= 0:
+        stats.counts[st.CACHE_HIT] += end - first
+        served = _serve_sram(numbers, state, stats, first, end - first, True, start)
+        return max(ready, served + numbers[hw.SRAM_TICKS])
+    done = _serve_dram(numbers, state, stats, first, end - first, False, start)
+    stats.counts[st.CACHE_FILLED] += end - first
+    _serve_sram(numbers, state, stats, first, end - first, False, start)
+    line_bytes = numbers[hw.CACHE_LINE_BYTES]
+    key = cache.key_of(state.cache, storage, first // line_bytes - origin // line_bytes)
+    row = key % numbers[hw.CACHE_SETS]
+    for _ in range((end + line_bytes - 1) // line_bytes - first // line_bytes):
+        cache.arrive(numbers, state.cache, row, key, done)
+        key, row = key + 1, cache.next_row(numbers, row)
+    return done
+
+
+@inner_kernel
+def _serve_cached(
+    numbers: Integers, code: Code, state: State, stats: Stats, first: Scalar, size: Scalar, start: Scalar
+) -> Scalar:
+    """Serve one contiguous run that is read from DRAM through the cache, in pieces that hit or miss as a whole."""
+    line_bytes, end, done = numbers[hw.CACHE_LINE_BYTES], first + size, start
+    storage, origin = _storage_of(code, DRAM_BASE + first)
+    position, piece, piece_ready = first, first, 0
+    stop = first // line_bytes * line_bytes
+    key = cache.key_of(state.cache, storage, first // line_bytes - origin // line_bytes)
+    row = key % numbers[hw.CACHE_SETS]
+    while position < end:
+        stop += line_bytes
+        needed = (1 << cache.EIGHTHS) - 1
+        if stop > end or position == first:
+            needed = cache.eighths_of(numbers, position, min(stop, end))
+        ready = cache.touch(numbers, state.cache, row, key, needed)
+        key, row = key + 1, cache.next_row(numbers, row)
+        if position == piece:
+            piece_ready = ready
+        elif (ready >= 0) == (piece_ready >= 0):
+            piece_ready = max(piece_ready, ready)
+        else:
+            done = max(done, _serve_piece(numbers, state, stats, storage, origin, piece, position, piece_ready, start))
+            piece, piece_ready = position, ready
+        position = min(stop, end)
+    if piece < end:
+        done = max(done, _serve_piece(numbers, state, stats, storage, origin, piece, end, piece_ready, start))
     return done
 
 
 @inner_kernel
 def serve_memory(
     hardware: Hardware,
+    code: Code,
     state: State,
     stats: Stats,
     address: Scalar,
@@ -169,25 +245,24 @@ def serve_memory(
     start: Scalar,
     is_write: Scalar,
 ) -> Scalar:
-    """Serve rows from one memory; return when the last byte passes, latency included."""
+    """Serve rows from one memory; return when the last byte is there, latency included."""
     numbers = hardware.numbers
-    total = rows * row_bytes
     done = start
-    if address >= DRAM_BASE:
-        stats.counts[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += total
-        folds = _fold_count(numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE])
-        opened = numbers[hw.DRAM_ROW_BYTES]
-        for row in range(rows):
-            first = address - DRAM_BASE + row * pitch
-            stats.counts[st.DRAM_ROWS] += (first + row_bytes - 1) // opened - first // opened + 1
-            done = max(done, _serve_dram(numbers, state, first, row_bytes, folds, is_write, start))
-        return done + numbers[hw.DRAM_TICKS]
-    stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += total
-    folds = _fold_count(numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE])
+    if row_bytes == 0:
+        return done
     for row in range(rows):
-        served = _serve_sram(numbers, state, stats, address - SRAM_BASE + row * pitch, row_bytes, folds, start)
+        if address < DRAM_BASE:
+            first = address - SRAM_BASE + row * pitch
+            served = _serve_sram(numbers, state, stats, first, row_bytes, True, start) + numbers[hw.SRAM_TICKS]
+            stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += row_bytes
+        elif is_write or numbers[hw.CACHE_SETS] == 0:
+            first = address - DRAM_BASE + row * pitch
+            served = _serve_dram(numbers, state, stats, first, row_bytes, is_write, start)
+        else:
+            first = address - DRAM_BASE + row * pitch
+            served = _serve_cached(numbers, code, state, stats, first, row_bytes, start)
         done = max(done, served)
-    return done + numbers[hw.SRAM_TICKS]
+    return done
 
 
 @inlined_kernel
@@ -202,7 +277,7 @@ def serve_links(
 ) -> Scalar:
     """Carry what was counted at the ports along the routes of a group; return when all has arrived.
 
-    `served` is when memory has passed its last byte. Links forward what comes as it comes, so a route takes as long as
+    `served` is when memory has it all. Links forward what comes as it comes, so a route takes as long as
     its busiest link and the hops.
     """
     numbers = hardware.numbers

@@ -38,7 +38,11 @@ class OperationReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run tells about time and energy. Utilization = busy / interval of that unit, never above 1."""
+    """Everything a run tells about time and energy. Utilization = busy / interval of that unit, never above 1.
+
+    `sram_bytes` are those of addressed SRAM; `cache_bytes` of it cache DRAM, and what they deliver and take in are the
+    two after it. `sram_hit_rate` is the share of all bytes read from shared memory that SRAM delivered, either way.
+    """
 
     machine: str
     entry: str
@@ -56,6 +60,10 @@ class Report:
     dram_read_bytes: int
     dram_written_bytes: int
     sram_bytes: int
+    cache_bytes: int
+    cache_hit_bytes: int
+    cache_filled_bytes: int
+    sram_hit_rate: float
     noc_bytes: int
     dram_bound_seconds: float
     dram_peak_bytes_per_second: float
@@ -134,6 +142,14 @@ def add_stats(total: st.Stats, part: st.Stats) -> None:
 def command_counts(stats: st.Stats) -> dict[str, int]:
     """Return how often each command was started, by name, in order of opcode."""
     return {BY_OPCODE[opcode].name: int(count) for opcode, count in enumerate(stats.counts[: st.ISSUED_MACS]) if count}
+
+
+def sram_hit_rate(stats: st.Stats) -> float:
+    """Return the share of the bytes read from shared memory that SRAM delivered, as a cache or not; 0 for none."""
+    counts = stats.counts
+    hits = int(counts[st.SRAM_READ] + counts[st.CACHE_HIT])
+    read = hits + int(counts[st.DRAM_READ])
+    return hits / read if read else 0.0
 
 
 def bound_of(machine: Machine, stats: st.Stats, ticks: int) -> str:

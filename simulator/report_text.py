@@ -74,6 +74,10 @@ def _traffic(report: Report) -> Iterator[tuple[str, str]]:
         bound = report.dram_bytes / rate
         ratio = f", latency is {report.latency_seconds / bound:.2f} x that" if bound else ""
         yield f"at {name} rate", f"{quantity(bound, 's')} at {quantity(rate, 'B/s')}{ratio}"
+    delivered, taken = quantity(report.cache_hit_bytes, "B"), quantity(report.cache_filled_bytes, "B")
+    if report.cache_bytes:
+        size = f"{quantity(report.cache_bytes, 'B')} of SRAM, {delivered} delivered, {taken} taken in"
+        yield "DRAM cache", f"{size}; SRAM delivers {_percent(report.sram_hit_rate)} of all reads"
     yield "SRAM, NoC", f"{quantity(report.sram_bytes, 'B')} at the SRAM, {quantity(report.noc_bytes, 'B')} on the NoC"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.kernel import MAX_SLOTS
-from simulator import dram
+from simulator import cache, dram
 from simulator import hardware as hw
 from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
@@ -71,7 +71,8 @@ ACTIVE_MACS = ISSUED_MACS + 16
 (
     DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
     SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED, ROWS_DRAWN,
-) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 32)  # fmt: skip
+    CACHE_HIT, CACHE_FILLED,
+) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 34)  # fmt: skip
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
 ROWS, COLUMNS, LENGTH = range(3)
 ARGUMENTS = LENGTH + CORES
@@ -103,6 +104,7 @@ class State(NamedTuple):
     pe: Integers
     servers: Integers
     ports: Integers
+    cache: Integers
     dram: Integers
     group: Integers
     semaphore: Integers
@@ -162,6 +164,7 @@ def new_state(hardware: Hardware) -> State:
         buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
+        cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS])),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
         heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
@@ -171,13 +174,15 @@ def new_state(hardware: Hardware) -> State:
 def new_stats(hardware: Hardware) -> Stats:
     """Allocate counters, all zero."""
     pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
-    return Stats(_zeros(ROWS_DRAWN + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
+    return Stats(_zeros(CACHE_FILLED + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
 def reset(hardware: Hardware, state: State) -> None:
     """Bring a state to the start of a launch."""
     for array in state:
-        array.fill(0)
+        if array is not state.cache:
+            array.fill(0)
+    cache.start_launch(state.cache)
     state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
     state.scratch[RANDOM] = hardware.numbers[hw.JITTER_SEED]
     dram.start(hardware.numbers, state.dram)

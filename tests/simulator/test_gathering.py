@@ -13,9 +13,9 @@ from compiler.graph import Bags, EmbeddingBagAttributes
 from isa.assembly import parse_assembly
 from isa.errors import SimulationError
 from isa.kernel import Kernel
-from isa.machine import preset
+from isa.machine import Machine, preset
 from isa.program import Program
-from simulator import Simulator, run_kernel
+from simulator import Report, Simulator, run_kernel
 from simulator import state as st
 from simulator.gathering import zipf_rank
 from simulator.index_distribution import parse_distribution
@@ -56,40 +56,58 @@ def _kernel() -> Kernel:
     return kernel
 
 
-def _cycles(indices: Array) -> int:
+UNCACHED = {"sram.cache_step_bytes": 0}
+
+
+def _report(indices: Array, machine: Machine) -> Report:
     table = np.arange(4096 * ROW_BYTES // 4, dtype=np.int32).reshape(4096, -1)
     result = run_kernel(
         _kernel(), {"indices": indices.astype(np.int32), "table": table}, {"out": ((COUNT, ROW_BYTES // 4), "int32")},
-        memory="dram",
+        machine=machine, memory="dram",
     )  # fmt: skip
     np.testing.assert_array_equal(result.outputs["out"], table[indices])
-    return result.report.cycles
+    return result.report
 
 
 def test_a_run_costs_what_its_own_rows_cost() -> None:
     """64 times one row is the work of one bank, at its group's rate; 64 different ones are spread over channels."""
-    machine = preset("mtia-2i")
-    one, spread = _cycles(np.full(COUNT, 17)), _cycles(np.arange(COUNT))
+    machine = preset("mtia-2i").with_changes(UNCACHED)
+    one, spread = (_report(indices, machine).cycles for indices in (np.full(COUNT, 17), np.arange(COUNT)))
     timing, rows_per_channel = machine.dram_timing, COUNT / machine.dram.channels
     burst_cycles = timing.same_group_burst_ns / machine.dram.ecc_efficiency / machine.cycle_ns
     bursts = (COUNT - rows_per_channel) * ROW_BYTES / timing.burst_bytes
     assert one - spread == pytest.approx(bursts * burst_cycles, rel=0.1)
-    assert _cycles(np.random.default_rng(0).permutation(4096)[:COUNT]) < one
+    assert _report(np.random.default_rng(0).permutation(4096)[:COUNT], machine).cycles < one
+
+
+def test_a_cached_row_is_read_from_dram_once() -> None:
+    """A row that comes again is served by SRAM, when it is there: no sooner than a single read of it."""
+    machine = preset("mtia-2i")
+    same, other = _report(np.full(COUNT, 17), machine), _report(np.arange(COUNT), machine)
+    index_bytes = COUNT * 4
+    assert same.dram_read_bytes == index_bytes + ROW_BYTES
+    assert same.cache_hit_bytes == (COUNT - 1) * ROW_BYTES
+    assert other.dram_read_bytes == other.cache_filled_bytes == index_bytes + COUNT * ROW_BYTES
+    single = _report(np.full(COUNT, 17), machine.with_changes({"sram.bytes_per_cycle": 1e6}))
+    assert single.cycles <= same.cycles < _report(np.full(COUNT, 17), machine.with_changes(UNCACHED)).cycles
 
 
 def _program(batch: int = 64) -> Program:
     return compile_model(models.build("dlrm-dcnv2-tiny", "absent"), dims={"batch": batch})
 
 
-def test_a_profile_draws_and_says_so() -> None:
-    """Same draws each time; a skewed distribution is another one, and slower."""
-    program = compile_model(models.build("dlrm-mlperf", "absent"), dims={"batch": 512})
+@pytest.mark.parametrize("changes", [{}, UNCACHED])
+def test_a_profile_draws_and_says_so(changes: dict[str, object]) -> None:
+    """Same draws each time; a skewed distribution is another one: faster through the cache, slower without."""
+    machine = preset("mtia-2i").with_changes(changes)
+    program = compile_model(models.build("dlrm-mlperf", "absent"), machine, dims={"batch": 512})
     reports = {text: [Simulator(program).profile(indices=text) for _ in range(2)] for text in ("uniform", "zipf:1.05")}
     for text, (first, second) in reports.items():
         assert first.to_dict() == second.to_dict()
         assert f"the {512 * 26} rows that gathers and scatters touch were drawn: {text}, seed 0" in first.notes
     uniform, zipf = (reports[text][0] for text in reports)
-    assert uniform.dram_bytes == zipf.dram_bytes and uniform.cycles < zipf.cycles
+    assert (zipf.cycles > uniform.cycles) == bool(changes)
+    assert (zipf.dram_bytes < uniform.dram_bytes) != bool(changes)
 
 
 TABLE_ROWS, BAGS, HOT, DIM = 20_000, 512, 8, 64

@@ -135,7 +135,15 @@ def seen(edited: Program) -> str:
     expected = unedited()
     if any(not np.array_equal(result.outputs[name], array) for name, array in expected.outputs.items()):
         return "outputs"
-    for name in ("dram_bytes", "sram_bytes", "cycles", "commands_by_name", "instructions", "energy_joules"):
+    for name in (
+        "dram_bytes",
+        "sram_bytes",
+        "cache_hit_bytes",
+        "cycles",
+        "commands_by_name",
+        "instructions",
+        "energy_joules",
+    ):
         if getattr(result.report, name) != getattr(expected.report, name):
             return name
     return ""
@@ -154,7 +162,7 @@ EQUIVALENT = {
     ("empty", "vspread", "pointwise_vmul"): PADDING,
 }
 """Edits that change no value here; at least one of each kind is found out by counts and energy only."""
-BY_VALUES = ("outputs", "deadlock", "error", "dram_bytes", "sram_bytes")
+BY_VALUES = ("outputs", "deadlock", "error", "dram_bytes", "sram_bytes", "cache_hit_bytes")
 
 
 def test_every_place_is_executed() -> None:

@@ -38,6 +38,7 @@ def _decode_report() -> Report:
         tdp_watts=85.0, energy_parts_joules={"matrix": 0.0009, "dram_device": 1.5, "leakage": 2.9991},
         utilization={unit: number / 10 for number, unit in enumerate(UNITS)}, busy_cycles=busy, idle_cycles=busy,
         dram_read_bytes=14_350_000_000, dram_written_bytes=1_000_000, sram_bytes=3_200_000, noc_bytes=14_500_000_000,
+        cache_bytes=234_881_024, cache_hit_bytes=8_400_000, cache_filled_bytes=14_350_000_000, sram_hit_rate=0.0008,
         dram_bound_seconds=0.0875, dram_peak_bytes_per_second=204.8e9,
         dram_deliverable_bytes_per_second=163.92e9, useful_macs=7_500_000_000, issued_macs=240_000_000_000,
         model_utilization=0.00089, instructions=123_456_789, commands_by_name={"mml": 1_000_000, "dma_in": 34},

@@ -19,6 +19,7 @@ ROUND: dict[str, object] = {
     "frequency_mhz": 1000.0, "dram.bytes_per_second": 128e9, "dram_timing.refresh": "none",
     "dram_timing.same_group_burst_ns": 0.0,
     "dram.ecc_efficiency": 1.0, "sram.bytes_per_cycle": 2048.0, "pe.local_memory_bytes_per_cycle": 1024,
+    "sram.cache_step_bytes": 0,
 }  # fmt: skip
 """256 bytes: 32 cycles of one of 16 DRAM channels, 1 of the four banks of one of 8 SRAM slices, 4 of a link or FI."""
 REQUEST, HOP, LATENCY = 30, 4, {"sram": 60, "dram": 90}

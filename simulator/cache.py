@@ -1,0 +1,76 @@
+"""The part of SRAM that caches DRAM: which lines it holds, which eighths of them, and since when.
+
+A set-associative cache with least-recently-used replacement; writes go through to DRAM and leave it as it is. It is
+empty when a launch starts. A line is known by its place in the storage it belongs to, not by its address, so that equal
+launches on other addresses hit and miss alike.
+
+A row of `State.cache` is a set: per way, the most recently used first, `key * 256 + eighths`; then when each arrived.
+Its last row holds the number of the launch, which is part of every key: that empties the cache without touching it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator import hardware as hw
+from simulator.hardware import Integers
+from simulator.jit import inlined_kernel
+
+Scalar = Any
+EIGHTHS = 8
+_LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 18, 6, 31
+_MOST_LAUNCHES = 1 << _LAUNCH_BITS
+
+
+def start_launch(cache: Integers) -> None:
+    """Empty the cache."""
+    if cache[-1, 0] + 1 >= _MOST_LAUNCHES:
+        cache.fill(0)
+    cache[-1, 0] += 1
+
+
+@inlined_kernel
+def key_of(cache: Integers, storage: Scalar, line: Scalar) -> Scalar:
+    """Return what a line of a storage (its number in the launch, -1 for none) is known by."""
+    launch = cache[cache.shape[0] - 1, 0]
+    number = (storage + 1) & ((1 << _STORAGE_BITS) - 1)
+    return (((launch << _STORAGE_BITS) | number) << _LINE_BITS) | (line & ((1 << _LINE_BITS) - 1))
+
+
+@inlined_kernel
+def eighths_of(numbers: Integers, first: Scalar, end: Scalar) -> Scalar:
+    """Return one bit per eighth that the bytes first..end of a line touch."""
+    size = numbers[hw.CACHE_LINE_BYTES] // EIGHTHS
+    low = first % numbers[hw.CACHE_LINE_BYTES] // size
+    return (1 << ((end - first + first % size + size - 1) // size + low)) - (1 << low)
+
+
+@inlined_kernel
+def next_row(numbers: Integers, row: Scalar) -> Scalar:
+    """Return the set of the line behind one in set `row`; the set of a line is its key modulo their number."""
+    return row + 1 if row + 1 < numbers[hw.CACHE_SETS] else 0
+
+
+@inlined_kernel
+def touch(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, needed: Scalar) -> Scalar:
+    """Use a line; return when it is there, or -1 if needed eighths are not: then they are on their way from now on."""
+    ways, way = numbers[hw.CACHE_WAYS], 0
+    while way < ways - 1 and cache[row, way] >> EIGHTHS != key:
+        way += 1
+    entry, time = cache[row, way], cache[row, ways + way]
+    if entry >> EIGHTHS != key:
+        entry, time = key << EIGHTHS, 0
+    for place in range(way, 0, -1):
+        cache[row, place], cache[row, ways + place] = cache[row, place - 1], cache[row, ways + place - 1]
+    cache[row, 0], cache[row, ways] = entry | needed, time
+    return time if entry & needed == needed else -1
+
+
+@inlined_kernel
+def arrive(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, time: Scalar) -> None:
+    """Note when a line that was missing is there, if it was not replaced in the meantime."""
+    ways = numbers[hw.CACHE_WAYS]
+    for way in range(ways):
+        if cache[row, way] >> EIGHTHS == key:
+            cache[row, ways + way] = time
+            return
