@@ -21,7 +21,7 @@ from compiler.kernel_builder import round_up
 from isa.dtypes import INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
-from isa.network import Mode, busiest_link_cycles
+from isa.network import Mode, Pattern, link_cycles
 
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
@@ -275,8 +275,9 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
     if not machine.dma.broadcast_reads:
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
-    x = x_bytes * busiest_link_cycles(machine, rows, columns, x_mode)
-    return x + weight_bytes * busiest_link_cycles(machine, rows, columns, weight_mode)
+    x = Pattern(rows, columns, x_mode, machine.sram.slices)
+    weight = Pattern(rows, columns, weight_mode, machine.dram.channels)
+    return x_bytes * max(link_cycles(machine, x)) + weight_bytes * max(link_cycles(machine, weight))
 
 
 def _latency_cycles(machine: Machine) -> float:

@@ -98,7 +98,9 @@ def _print_report(report: Report) -> None:
     print(f"     latency      {report.latency_seconds * 1e3:.1f} ms ({report.cycles:,} cycles)")
     print(f"     DRAM bound   {bound * 1e3:.1f} ms for {report.dram_bytes / 1e9:.2f} GB; "
           f"latency is {report.latency_seconds / bound:.2f} x that")  # fmt: skip
-    print(f"     energy       {report.energy_joules:.2f} J, {report.average_power_watts:.1f} W on average")
+    low, high = report.energy_band_joules
+    print(f"     energy       {report.energy_joules:.2f} J ({low:.1f} to {high:.1f} J); on average "
+          f"{report.chip_power_watts:.1f} W in the chip, {report.dram_power_watts:.1f} W in the DRAM")  # fmt: skip
     print(f"     utilization  {busy}; useful MACs / peak {report.model_utilization:.1%}")
     print(f"     launches     {len(report.operations)}, of which {report.simulated_launches} differ and were simulated")
 

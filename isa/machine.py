@@ -14,11 +14,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from isa.errors import MachineError
 from isa.machine_sections import (
     Accumulator,
     Control,
@@ -41,6 +42,7 @@ from isa.machine_sections import (
 )
 from isa.memory_map import BANK_FOLDS, interleave_period_bytes
 from isa.network import Network, network_of
+from isa.power_sections import Dvfs, EnergyUncertainty
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
@@ -69,7 +71,11 @@ class Machine(Section):
     frequency_mhz: float = described("clock of the PEs", unit="MHz", shapes="time", gt=0)
     voltage_volts: float = described("supply voltage of the logic", unit="V", shapes="time", gt=0)
     tdp_watts: float = described("thermal design power", unit="W", shapes="label", gt=0)
+    tdp_includes_dram: bool = described("its DRAM devices are in tdp_watts and typical_watts", shapes="label")
     typical_watts: float = described("power of a typical sustained load", unit="W", shapes="label", gt=0)
+    peak_power_window_us: float = described(
+        "span over which power is averaged to find its peak", unit="us", shapes="time", gt=0
+    )
     grid: Grid
     pe: ProcessingElement
     matrix: Matrix
@@ -83,6 +89,8 @@ class Machine(Section):
     dram_timing: DramTiming
     control: Control
     energy: Energy
+    energy_uncertainty: EnergyUncertainty
+    dvfs: Dvfs
 
     @staticmethod
     def from_toml(source: str | Path) -> Machine:
@@ -99,7 +107,7 @@ class Machine(Section):
         return machine_file.check(values, where)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested values of str, int, float and bool, as `from_dict` takes them."""
+        """Return plain nested values of str, int, float, bool and tuples of float, as `from_dict` takes them."""
         return self.model_dump(mode="python")
 
     def to_toml(self) -> str:
@@ -113,6 +121,21 @@ class Machine(Section):
         from isa import machine_file
 
         return machine_file.check(machine_file.changed(self.to_dict(), changes), "changes")
+
+    def at_frequency(self, frequency_mhz: float) -> Machine:
+        """Return the machine at another clock in MHz, with the voltage that `dvfs` gives there.
+
+        What the description gives per second or in ns stays as it is. MachineError for a clock outside of the points.
+        """
+        voltage = self.dvfs.voltage_at(frequency_mhz)
+        if voltage is None:
+            lowest, highest = self.dvfs.frequencies_mhz[0], self.dvfs.frequencies_mhz[-1]
+            raise MachineError(
+                f"{self.name} cannot run at {frequency_mhz:g} MHz: its points reach from {lowest:g} to {highest:g} MHz",
+                where="dvfs.frequencies_mhz",
+                help="give the machine more points in [dvfs], or set frequency_mhz and voltage_volts",
+            )
+        return self.with_changes({"frequency_mhz": frequency_mhz, "voltage_volts": voltage})
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         """Yield (dotted path, sentence) for every rule that does not hold, in the sections too."""
@@ -291,7 +314,8 @@ def _fields_of(section: type[Section], prefix: str, around: MachineField | None)
         annotation = info.annotation
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         unit, shapes = str(extra.get("unit", "")), extra.get("shapes", "label")
-        type_name = annotation.__name__ if isinstance(annotation, type) else "str"
+        is_list = get_origin(annotation) is tuple
+        type_name = "tuple" if is_list else annotation.__name__ if isinstance(annotation, type) else "str"
         field = MachineField(path, type_name, unit, info.description or "", shapes)  # type: ignore[arg-type]
         if annotation is PerDtype:
             yield from _fields_of(PerDtype, f"{path}.", field)

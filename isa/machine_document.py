@@ -19,7 +19,8 @@ _INTRODUCTION = """\
 This page is generated from `isa/machine_sections.py` and `isa/presets/*.toml` by `python -m isa.machine_document`.
 
 A machine is one TOML file. `compile-model --machine` and `simulate-program --machine` take the name of a preset or a
-file; copy a preset to start with. In Python: `preset("mtia-2i").with_changes({"pe.local_memory_bytes": 524288})`.
+file; copy a preset to start with. In Python: `preset("mtia-2i").with_changes({"pe.local_memory_bytes": 524288})`;
+`preset("mtia-2i").at_frequency(1100)` takes the voltage of `[dvfs]` along. A list is changed as a whole.
 
 The column *shapes* says what a field decides. `code`: which programs are valid; a program runs only on machines that
 agree with its own in all of these (`code_digest`). `time`: only cycles and joules (`timing_digest`); it may be changed
@@ -76,6 +77,8 @@ def _value_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, tuple):
+        return ", ".join(_value_text(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -74,7 +74,8 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         for index, name in enumerate(tables):
             inner = table.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise MachineError(f"'{'.'.join(tables[: index + 1])}' is a number, not a table", where=path)
+                kind = "list, which is given as a whole" if isinstance(inner, tuple) else "number"
+                raise MachineError(f"'{'.'.join(tables[: index + 1])}' is a {kind}, not a table", where=path)
             table = inner
         table[key] = value
     return result

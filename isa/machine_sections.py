@@ -338,8 +338,12 @@ class Control(Section):
 
 
 class Energy(Section):
-    """Energy per counted event at the machine's own voltage, and constant power."""
+    """Energy per counted event and constant power, at a voltage and clock of reference."""
 
+    reference_voltage_volts: float = described(
+        "supply voltage of the logic at which the figures hold", unit="V", shapes="time", gt=0
+    )
+    reference_frequency_mhz: float = described("clock at which uncore_watts holds", unit="MHz", shapes="time", gt=0)
     mac_by_dtype: PerDtype = described("multiply-accumulate in the matrix engine", unit="pJ", shapes="time")
     fp32_add: float = described("fp32 add in the SIMD engine or an accumulator", unit="pJ", shapes="time", ge=0)
     fp32_multiply: float = described("fp32 multiply in the SIMD engine", unit="pJ", shapes="time", ge=0)

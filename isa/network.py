@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from isa.machine import Machine
 
 Topology = Literal["crossbar", "mesh"]
-Mode = Literal["none", "row", "column", "all"]
+Mode = Literal["none", "row", "column", "all", "write"]
 WEST, EAST, NORTH, SOUTH = range(4)
 FIRST, END, HOPS = range(3)
 """Columns of `Routes.table`."""
@@ -181,32 +181,45 @@ def routes(machine: Machine, row: int, column: int, rows: int, columns: int) -> 
 
 
 def group_indices(mode: Mode, rows: int, columns: int) -> range:
-    """Return the groups of `Routes.table` that read with a mode of broadcast."""
-    first = 2 * rows * columns
-    return {"none": range(rows * columns), "row": range(first, first + rows),
-            "column": range(first + rows, first + rows + columns),
-            "all": range(first + rows + columns, first + rows + columns + 1)}[mode]  # fmt: skip
+    """Return the groups of `Routes.table` that read with a mode of broadcast, or those that write."""
+    pes = rows * columns
+    first = {"none": 0, "write": pes, "row": 2 * pes, "column": 2 * pes + rows, "all": 2 * pes + rows + columns}[mode]
+    return range(first, first + {"none": pes, "write": pes, "row": rows, "column": columns, "all": 1}[mode])
 
 
-def busiest_link_cycles(machine: Machine, rows: int, columns: int, mode: Mode) -> float:
-    """Return the cycles of the busiest link when each group of a rectangle reads one byte, spread over all ports."""
+@dataclass(frozen=True)
+class Pattern:
+    """Each group of a rectangle of PEs at the first corner moves one byte, spread over memory units or at one."""
+
+    rows: int
+    columns: int
+    mode: Mode
+    units: int
+    unit: int | None = None
+
+    def port_shares(self, ports: int) -> npt.NDArray[np.float64]:
+        """Return the part of the byte that each port passes."""
+        units = np.arange(self.units) if self.unit is None else np.array([self.unit])
+        return np.bincount(units % ports, minlength=ports) / len(units)
+
+
+def link_cycles(machine: Machine, pattern: Pattern) -> tuple[float, ...]:
+    """Return the cycles that each link is busy with a pattern."""
     noc = machine.noc
     cluster, widths = (
         (noc.cluster_rows, noc.cluster_columns),
         (noc.row_link_bytes_per_cycle, noc.column_link_bytes_per_cycle),
     )
-    return _busiest(machine.network, cluster, widths, rows, columns, mode)
+    return _link_cycles(machine.network, cluster, widths, pattern)
 
 
 @functools.lru_cache(maxsize=256)
-def _busiest(
-    network: Network, cluster: tuple[int, int], widths: tuple[int, int], rows: int, columns: int, mode: Mode
-) -> float:
-    found = _routes(network, cluster, (0, 0), (rows, columns))
-    times = np.array([1 / widths[link.is_column] for link in network.links])
-    groups = list(group_indices(mode, rows, columns))
-    spans = found.table[groups, :, FIRST : END + 1].reshape(-1, 2)
-    loads = np.zeros(len(times))
-    for start, end in spans:
-        loads[found.links[start:end]] += 1 / network.ports
-    return float((loads * times).max(initial=0.0))
+def _link_cycles(
+    network: Network, cluster: tuple[int, int], widths: tuple[int, int], pattern: Pattern
+) -> tuple[float, ...]:
+    found = _routes(network, cluster, (0, 0), (pattern.rows, pattern.columns))
+    shares, loads = pattern.port_shares(network.ports), np.zeros(len(network.links))
+    for routes_of_group in found.table[group_indices(pattern.mode, pattern.rows, pattern.columns)]:
+        for share, (start, end, _) in zip(shares, routes_of_group, strict=True):
+            loads[found.links[start:end]] += share
+    return tuple((loads / [widths[link.is_column] for link in network.links]).tolist())

@@ -40,6 +40,9 @@ _STARTING = "starting the simulator (the first start compiles its kernels)"
     metavar="NAME|FILE.toml",
     help="A machine other than the program's own, with other rates, latencies or energies.",
 )
+@click.option(
+    "--frequency-mhz", type=float, metavar="MHZ", help="Clock of the chip, with the voltage that its [dvfs] has there."
+)
 @click.option("--inputs", metavar="IN.npz", help="Execute on these arrays; without, the program is only timed.")
 @click.option("--outputs", metavar="OUT.npz", help="Write the outputs to this file.")
 @click.option(
@@ -57,6 +60,7 @@ _STARTING = "starting the simulator (the first start compiles its kernels)"
 def command(
     program: str,
     machine: str | None,
+    frequency_mhz: float | None,
     inputs: str | None,
     outputs: str | None,
     dims: Sequence[tuple[str, int]],
@@ -80,6 +84,8 @@ def command(
     from simulator.simulator import Simulator
 
     simulator = Simulator(program, machine)
+    if frequency_mhz is not None:
+        simulator = Simulator(simulator.program, simulator.machine.at_frequency(frequency_mhz))
     report = _run(simulator, inputs, outputs) if inputs else _profile(simulator, sizes, indices or "uniform")
     if json:
         write_text(json, report.to_json() + "\n")

@@ -119,22 +119,17 @@ def serve_shared(
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
     """Serve a transfer at the shared memories and on the routes of a group; return (error, time of its last byte)."""
-    rows, size = values[6], values[7]
+    rows, size, done = values[6], values[7], start
     read, write = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
-    done = start
-    if read >= 0:
-        error = memory.check_range(hardware, state, values[read], rows, size, values[read + 1] if rows > 1 else 0)
-        if error:
-            return error, 0
-        done = memory.serve_memory(
-            hardware, code, state, stats, values[read], rows, size, values[read + 1], start, False
-        )
-    if write >= 0:
-        error = memory.check_range(hardware, state, values[write], rows, size, values[write + 1] if rows > 1 else 0)
+    for is_write in range(2):
+        slot = write if is_write else read
+        if slot < 0:
+            continue
+        error = memory.check_range(hardware, state, values[slot], rows, size, values[slot + 1] if rows > 1 else 0)
         if error:
             return error, 0
         served = memory.serve_memory(
-            hardware, code, state, stats, values[write], rows, size, values[write + 1], start, True
+            hardware, code, state, stats, values[slot], rows, size, values[slot + 1], start, is_write != 0
         )
         done = max(done, served)
     if read >= 0 and write >= 0:  # from memory to memory: beside the grid

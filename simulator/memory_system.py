@@ -16,6 +16,8 @@ from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Integers, Scalar, State, Stats
 
 _fold_count = inner_kernel(fold_count)
+_IN_SRAM, _READS_DRAM, _WRITES_DRAM, _HITS, _MISSES = range(5)
+_UNTOUCHED = -2
 
 
 @inner_kernel
@@ -174,62 +176,61 @@ def _storage_of(code: Code, address: Scalar) -> tuple[Scalar, Scalar]:
 
 @inner_kernel
 def _serve_piece(
-    numbers: Integers,
-    state: State,
-    stats: Stats,
-    storage: Scalar,
-    origin: Scalar,
-    first: Scalar,
-    end: Scalar,
-    ready: Scalar,
-    start: Scalar,
+    numbers: Integers, state: State, stats: Stats, kind: Scalar, first: Scalar, size: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve cached bytes of DRAM that are all there at `ready`, or all missing if it is negative; return when."""
-    if ready >= 0:
-        stats.counts[st.CACHE_HIT] += end - first
-        served = _serve_sram(numbers, state, stats, first, end - first, True, start)
-        return max(ready, served + numbers[hw.SRAM_TICKS])
-    done = _serve_dram(numbers, state, stats, first, end - first, False, start)
-    stats.counts[st.CACHE_FILLED] += end - first
-    _serve_sram(numbers, state, stats, first, end - first, False, start)
-    line_bytes = numbers[hw.CACHE_LINE_BYTES]
-    key = cache.key_of(state.cache, storage, first // line_bytes - origin // line_bytes)
-    row = key % numbers[hw.CACHE_SETS]
-    for _ in range((end + line_bytes - 1) // line_bytes - first // line_bytes):
-        cache.arrive(numbers, state.cache, row, key, done)
-        key, row = key + 1, cache.next_row(numbers, row)
+    """Serve one contiguous run, all of one kind; return when its last byte is there.
+
+    What the cache takes in keeps its banks busy, but nobody waits for that.
+    """
+    done = start
+    if kind in (_READS_DRAM, _WRITES_DRAM, _MISSES):
+        done = _serve_dram(numbers, state, stats, first, size, kind == _WRITES_DRAM, start)
+    if kind in (_IN_SRAM, _HITS, _MISSES):
+        served = _serve_sram(numbers, state, stats, first, size, kind != _MISSES, start)
+        if kind != _MISSES:
+            done = served + numbers[hw.SRAM_TICKS]
+    if kind == _HITS:
+        stats.counts[st.CACHE_HIT] += size
+    if kind == _MISSES:
+        stats.counts[st.CACHE_FILLED] += size
     return done
 
 
 @inner_kernel
-def _serve_cached(
-    numbers: Integers, code: Code, state: State, stats: Stats, first: Scalar, size: Scalar, start: Scalar
-) -> Scalar:
-    """Serve one contiguous run that is read from DRAM through the cache, in pieces that hit or miss as a whole."""
-    line_bytes, end, done = numbers[hw.CACHE_LINE_BYTES], first + size, start
-    storage, origin = _storage_of(code, DRAM_BASE + first)
-    position, piece, piece_ready = first, first, 0
-    stop = first // line_bytes * line_bytes
-    key = cache.key_of(state.cache, storage, first // line_bytes - origin // line_bytes)
-    row = key % numbers[hw.CACHE_SETS]
+def _next_piece(
+    numbers: Integers, state: State, key: Scalar, first: Scalar, end: Scalar, touched: Scalar
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Find how far the lines from a byte of DRAM on are all there, or all missing.
+
+    Return (end of the piece, when it is there or -1, the same of the line behind it or _UNTOUCHED); `touched` is what
+    the last call returned of the first line.
+    """
+    line_bytes, row = numbers[hw.CACHE_LINE_BYTES], key % numbers[hw.CACHE_SETS]
+    position, stop, ready = first, first // line_bytes * line_bytes, touched
     while position < end:
         stop += line_bytes
-        needed = (1 << cache.EIGHTHS) - 1
-        if stop > end or position == first:
-            needed = cache.eighths_of(numbers, position, min(stop, end))
-        ready = cache.touch(numbers, state.cache, row, key, needed)
+        time = touched
+        if touched == _UNTOUCHED:
+            needed = (1 << cache.EIGHTHS) - 1
+            if stop > end or position == first:
+                needed = cache.eighths_of(numbers, position, min(stop, end))
+            time = cache.touch(numbers, state.cache, row, key, needed)
+        touched = _UNTOUCHED
+        if position > first and (time >= 0) != (ready >= 0):
+            return position, ready, time
+        ready = time if position == first else max(ready, time)
         key, row = key + 1, cache.next_row(numbers, row)
-        if position == piece:
-            piece_ready = ready
-        elif (ready >= 0) == (piece_ready >= 0):
-            piece_ready = max(piece_ready, ready)
-        else:
-            done = max(done, _serve_piece(numbers, state, stats, storage, origin, piece, position, piece_ready, start))
-            piece, piece_ready = position, ready
         position = min(stop, end)
-    if piece < end:
-        done = max(done, _serve_piece(numbers, state, stats, storage, origin, piece, end, piece_ready, start))
-    return done
+    return end, ready, _UNTOUCHED
+
+
+@inlined_kernel
+def _arrive(numbers: Integers, state: State, key: Scalar, first: Scalar, end: Scalar, time: Scalar) -> None:
+    """Note when the missing lines of a piece are there."""
+    row = key % numbers[hw.CACHE_SETS]
+    for _ in range((end - 1) // numbers[hw.CACHE_LINE_BYTES] - first // numbers[hw.CACHE_LINE_BYTES] + 1):
+        cache.arrive(numbers, state.cache, row, key, time)
+        key, row = key + 1, cache.next_row(numbers, row)
 
 
 @inner_kernel
@@ -246,22 +247,28 @@ def serve_memory(
     is_write: Scalar,
 ) -> Scalar:
     """Serve rows from one memory; return when the last byte is there, latency included."""
-    numbers = hardware.numbers
-    done = start
-    if row_bytes == 0:
-        return done
+    numbers, done = hardware.numbers, start
+    line_bytes = numbers[hw.CACHE_LINE_BYTES]
+    is_cached = address >= DRAM_BASE and not is_write and numbers[hw.CACHE_SETS] > 0
+    base, kind = DRAM_BASE, _WRITES_DRAM if is_write else _READS_DRAM
+    if address < DRAM_BASE:
+        base, kind = SRAM_BASE, _IN_SRAM
+        stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += rows * row_bytes
     for row in range(rows):
-        if address < DRAM_BASE:
-            first = address - SRAM_BASE + row * pitch
-            served = _serve_sram(numbers, state, stats, first, row_bytes, True, start) + numbers[hw.SRAM_TICKS]
-            stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += row_bytes
-        elif is_write or numbers[hw.CACHE_SETS] == 0:
-            first = address - DRAM_BASE + row * pitch
-            served = _serve_dram(numbers, state, stats, first, row_bytes, is_write, start)
-        else:
-            first = address - DRAM_BASE + row * pitch
-            served = _serve_cached(numbers, code, state, stats, first, row_bytes, start)
-        done = max(done, served)
+        position = address - base + row * pitch
+        end = position + row_bytes
+        stop, ready, touched, key = end, -1, _UNTOUCHED, 0
+        while position < end:
+            if is_cached:
+                storage, origin = _storage_of(code, address)
+                key = cache.key_of(state.cache, storage, position // line_bytes - origin // line_bytes)
+                stop, ready, touched = _next_piece(numbers, state, key, position, end, touched)
+                kind = _HITS if ready >= 0 else _MISSES
+            served = _serve_piece(numbers, state, stats, kind, position, stop - position, start)
+            if kind == _MISSES:
+                _arrive(numbers, state, key, position, stop, served)
+            done = max(done, max(served, ready))
+            position = stop
     return done
 
 

@@ -10,14 +10,17 @@ from isa.machine import Machine
 from isa.table import BY_OPCODE, Unit
 from simulator import hardware as hw
 from simulator import state as st
-from simulator.energy import background_joules, event_joules
+from simulator.energy import DRAM_PARTS, HOST_PART, band_of_sum
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
 class OperationReport:
-    """One launch: `cycles` from its start to its last completion, without the job launch before it."""
+    """One launch: `cycles` from its start to its last completion, without the job launch before it.
+
+    Its energy is that of its events, and what flows over its duration.
+    """
 
     name: str
     operation: str
@@ -30,10 +33,16 @@ class OperationReport:
     stated_macs: int
     dram_bytes: int
     sram_bytes: int
+    sram_hit_rate: float
     commands: int
-    energy_joules: float
+    energy_parts_joules: Mapping[str, float]
     bound_by: str
     utilization: Mapping[str, float]
+
+    @property
+    def energy_joules(self) -> float:
+        """Sum of the parts."""
+        return sum(self.energy_parts_joules.values())
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,10 @@ class Report:
 
     `sram_bytes` are those of addressed SRAM; `cache_bytes` of it cache DRAM, and what they deliver and take in are the
     two after it. `sram_hit_rate` is the share of all bytes read from shared memory that SRAM delivered, either way.
+
+    The host link is a part of the energy, but of no power: it flows before and after the latency.
+    `launch_energy_parts_joules` is what flows while jobs are launched. Peak power is that of what the TDP is about:
+    the chip, with its DRAM devices if `tdp_includes_dram`; it is the mean over the worst `peak_window_seconds`.
     """
 
     machine: str
@@ -50,10 +63,13 @@ class Report:
     latency_seconds: float
     cycles: int
     launch_cycles: int
-    energy_joules: float
-    average_power_watts: float
     tdp_watts: float
+    tdp_includes_dram: bool
+    peak_power_watts: float
+    peak_window_seconds: float
     energy_parts_joules: Mapping[str, float]
+    energy_part_bands_joules: Mapping[str, tuple[float, float]]
+    launch_energy_parts_joules: Mapping[str, float]
     utilization: Mapping[str, float]
     busy_cycles: Mapping[str, float]
     idle_cycles: Mapping[str, float]
@@ -79,6 +95,44 @@ class Report:
     operations: tuple[OperationReport, ...] = field(repr=False)
 
     @property
+    def energy_joules(self) -> float:
+        """Sum of the parts."""
+        return sum(self.energy_parts_joules.values())
+
+    @property
+    def energy_band_joules(self) -> tuple[float, float]:
+        """Lowest and highest believable energy, if the parts are off independently."""
+        return band_of_sum(self.energy_parts_joules, self.energy_part_bands_joules)
+
+    @property
+    def dram_energy_joules(self) -> float:
+        """What the DRAM devices beside the chip use."""
+        return sum(self.energy_parts_joules[part] for part in DRAM_PARTS)
+
+    @property
+    def chip_energy_joules(self) -> float:
+        """What the chip uses, host link included: all but the DRAM devices."""
+        return sum(joules for part, joules in self.energy_parts_joules.items() if part not in DRAM_PARTS)
+
+    @property
+    def average_power_watts(self) -> float:
+        """Power of chip and DRAM devices over the latency."""
+        return self._watts(self.energy_joules - self.energy_parts_joules[HOST_PART])
+
+    @property
+    def chip_power_watts(self) -> float:
+        """Power of the chip alone over the latency."""
+        return self._watts(self.chip_energy_joules - self.energy_parts_joules[HOST_PART])
+
+    @property
+    def dram_power_watts(self) -> float:
+        """Power of the DRAM devices over the latency."""
+        return self._watts(self.dram_energy_joules)
+
+    def _watts(self, joules: float) -> float:
+        return joules / self.latency_seconds if self.latency_seconds else 0.0
+
+    @property
     def dram_bytes(self) -> int:
         """Bytes read and written at the DRAM."""
         return self.dram_read_bytes + self.dram_written_bytes
@@ -94,8 +148,10 @@ class Report:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             values[name] = dict(value) if isinstance(value, Mapping) else value
-        values["dram_bytes"], values["commands"], values["macs"] = self.dram_bytes, self.commands, self.useful_macs
-        values["notes"] = list(self.notes)
+        values |= {name: getattr(self, name) for name in _DERIVED}
+        values["macs"] = self.useful_macs
+        values["energy_part_bands_joules"] = {part: list(band) for part, band in self.energy_part_bands_joules.items()}
+        values["energy_band_joules"], values["notes"] = list(self.energy_band_joules), list(self.notes)
         values["ops"] = [_plain(operation) for operation in self.operations]
         del values["operations"]
         return values
@@ -110,9 +166,16 @@ class Report:
         return render(self)
 
 
+_DERIVED = ("energy_joules", "chip_energy_joules", "dram_energy_joules", "average_power_watts", "chip_power_watts",
+            "dram_power_watts", "dram_bytes", "commands")  # fmt: skip
+"""Properties of a report that its plain values hold too, besides its fields."""
+
+
 def _plain(operation: OperationReport) -> dict[str, object]:
     values = {name: getattr(operation, name) for name in operation.__dataclass_fields__}
-    return {**values, "utilization": dict(operation.utilization)}
+    parts = dict(operation.energy_parts_joules)
+    return {**values, "energy_joules": operation.energy_joules, "energy_parts_joules": parts,
+            "utilization": dict(operation.utilization)}  # fmt: skip
 
 
 def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
@@ -120,10 +183,17 @@ def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
     units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
     busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
     busy["local_memory"] = int(stats.busy[:, st.LOCAL].sum()), stats.busy.shape[0]
-    sram_banks = machine.sram.slices * machine.sram.banks
-    servers = {"sram": (st.SRAM_BANKS, sram_banks), "noc": (st.LINKS, len(machine.network.links)),
-               "dram": (st.CHANNELS, machine.dram.channels)}  # fmt: skip
+    servers = _shared_servers(machine)
     return busy | {name: (int(stats.server_busy[row].sum()), count) for name, (row, count) in servers.items()}
+
+
+def _shared_servers(machine: Machine) -> dict[str, tuple[int, int]]:
+    """Return (row of `Stats.server_busy`, number of instances) per kind of server that PEs share."""
+    return {
+        "sram": (st.SRAM_BANKS, machine.sram.slices * machine.sram.banks),
+        "noc": (st.LINKS, len(machine.network.links)),
+        "dram": (st.CHANNELS, machine.dram.channels),
+    }
 
 
 def utilization_of(machine: Machine, stats: st.Stats, ticks: int) -> dict[str, float]:
@@ -153,15 +223,15 @@ def sram_hit_rate(stats: st.Stats) -> float:
 
 
 def bound_of(machine: Machine, stats: st.Stats, ticks: int) -> str:
-    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it."""
+    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it.
+
+    Of channels, banks and links the busiest one counts, since all may wait for it; PEs share their work.
+    """
     utilization = utilization_of(machine, stats, ticks)
+    for name, (row, _) in _shared_servers(machine).items():
+        utilization[name] = int(stats.server_busy[row].max()) / ticks if ticks else 0.0
     name = max(utilization, key=lambda key: utilization[key])
     return name if utilization[name] > 1 / 3 else "latency"
-
-
-def energy_parts(machine: Machine, stats: st.Stats, seconds: float) -> dict[str, float]:
-    """Return all parts of the energy; their sum is the energy."""
-    return {**event_joules(machine, stats), **background_joules(machine, seconds)}
 
 
 def cycles_of(ticks: int) -> int:

@@ -30,11 +30,20 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 def quantity(value: float, unit: str) -> str:
     """Return a value with four digits and an SI prefix: 0.0931, "s" -> "93.10 ms"."""
-    for scale, prefix in _PREFIXES:
-        if abs(value) >= scale * 0.99995:
-            scaled = value / scale
-            return f"{scaled:.{max(0, 3 - _integer_digits(scaled) + 1)}f} {prefix}{unit}"
-    return f"0 {unit}" if value == 0 else f"{value:.3g} {unit}"
+    if abs(value) < _PREFIXES[-1][0] * 0.99995:
+        return f"0 {unit}" if value == 0 else f"{value:.3g} {unit}"
+    scale, prefix = _prefix(value)
+    return f"{_fixed(value / scale, 4)} {prefix}{unit}"
+
+
+def _prefix(value: float) -> tuple[float, str]:
+    """Return the (scale, SI prefix) that leaves 1 to 999 of a value; the smallest one of values below all."""
+    return next((pair for pair in _PREFIXES if abs(value) >= pair[0] * 0.99995), _PREFIXES[-1])
+
+
+def _fixed(value: float, digits: int) -> str:
+    """Return a number with that many digits, and all that stand before the point."""
+    return f"{value:.{max(0, digits - _integer_digits(value))}f}"
 
 
 def _integer_digits(value: float) -> int:
@@ -52,9 +61,31 @@ def _headline(report: Report) -> Iterator[tuple[str, str]]:
     launching = f"{report.launch_cycles:,} cycles to start {len(report.operations)} launches"
     yield "of it, job launch", f"{launching} ({_percent(report.launch_cycles, report.cycles)})"
     yield "host link", f"{quantity(report.host_link_seconds, 's')} for inputs and outputs, not part of the latency"
-    power = f"{report.average_power_watts:.1f} W of {report.tdp_watts:g} W TDP"
-    yield "energy", f"{quantity(report.energy_joules, 'J')}, average power {power}"
+    yield "energy", _energy(report)
     yield "of it", _shares(report.energy_parts_joules, report.energy_joules)
+    yield "average power", _average_power(report)
+    yield "peak power", _peak_power(report)
+
+
+def _energy(report: Report) -> str:
+    scale, prefix = _prefix(report.energy_joules)
+    band = " to ".join(_fixed(joules / scale, 3) for joules in report.energy_band_joules)
+    dram = quantity(report.dram_energy_joules, "J")
+    return f"{quantity(report.energy_joules, 'J')} ({band} {prefix}J), of it {dram} in the DRAM"
+
+
+def _average_power(report: Report) -> str:
+    dram, tdp = f"{report.dram_power_watts:.1f} W in the DRAM", f"{report.tdp_watts:g} W TDP"
+    if report.tdp_includes_dram:
+        return f"{report.average_power_watts:.1f} W of {tdp}, {dram}"
+    return f"{report.chip_power_watts:.1f} W in the chip of {tdp}, {dram}"
+
+
+def _peak_power(report: Report) -> str:
+    where = "chip and DRAM" if report.tdp_includes_dram else "the chip"
+    window = f"{report.peak_window_seconds * 1e6:.4g} us"
+    share = f"{100 * report.peak_power_watts / report.tdp_watts:.0f} % of TDP"
+    return f"{report.peak_power_watts:.1f} W in {where} over {window} ({share})"
 
 
 def _shares(parts: Mapping[str, float], whole: float) -> str:

@@ -20,8 +20,10 @@ from simulator import report as rp
 from simulator import state as st
 from simulator.binding import bind_dims, dims_of_inputs
 from simulator.device import Device
+from simulator.energy import background_joules, bands, energy_parts, host_joules, within_tdp
 from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
 from simulator.launcher import Launcher, Timed
+from simulator.power import peak_watts
 
 Array = npt.NDArray[np.generic]
 Progress = Callable[[int, int], None]
@@ -125,26 +127,31 @@ class Simulator:
     def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int,
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
-        operations, clock = [], 0
+        operations, spans, clock = [], [], 0
         for index, (launch, result) in enumerate(zip(entry.launches, timed, strict=True)):
             starting_ns = machine.launch_ns(launch.rows * launch.columns, replaces=index > 0)
-            clock += round(starting_ns / machine.cycle_ns * hw.TICKS_PER_CYCLE)
-            operations.append(self._operation(launch, result, bindings, clock))
-            clock += result.ticks
+            gap = round(starting_ns / machine.cycle_ns * hw.TICKS_PER_CYCLE)
+            operations.append(self._operation(launch, result, bindings, clock + gap))
+            spans += [(gap, background_joules(machine, self._seconds(gap))),
+                      (result.ticks, operations[-1].energy_parts_joules)]  # fmt: skip
+            clock += gap + result.ticks
             rp.add_stats(total, result.stats)
         launched = clock - sum(result.ticks for result in timed)
-        seconds = clock / hw.TICKS_PER_CYCLE / machine.cycles_per_second
-        parts = rp.energy_parts(machine, total, seconds)
-        joules = sum(parts.values())
+        seconds = self._seconds(clock)
+        parts = {**energy_parts(machine, total, seconds), **host_joules(machine, host_bytes)}
+        window = min(machine.peak_power_window_us * 1e-6, seconds)
+        peak = peak_watts([(self._seconds(ticks), within_tdp(machine, used)) for ticks, used in spans], window)
         busy = rp.busy_ticks(machine, total)
         counters = total.counts
         dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
         useful = sum(operation.useful_macs for operation in operations)
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
-            cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched), energy_joules=joules,
-            average_power_watts=joules / seconds if seconds else 0.0, tdp_watts=machine.tdp_watts,
-            energy_parts_joules=parts,
+            cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched),
+            tdp_watts=machine.tdp_watts, tdp_includes_dram=machine.tdp_includes_dram,
+            peak_power_watts=peak, peak_window_seconds=window,
+            energy_parts_joules=parts, energy_part_bands_joules=bands(machine, parts),
+            launch_energy_parts_joules=background_joules(machine, self._seconds(launched)),
             utilization=rp.utilization_of(machine, total, clock),
             busy_cycles={name: value / hw.TICKS_PER_CYCLE for name, (value, _) in busy.items()},
             idle_cycles={name: (clock * count - value) / hw.TICKS_PER_CYCLE for name, (value, count) in busy.items()},
@@ -162,13 +169,15 @@ class Simulator:
             host_link_seconds=host_bytes / machine.control.host_bytes_per_second,
             simulated_launches=sum(not result.reused for result in timed),
             notes=(*_index_notes(int(counters[st.ROWS_DRAWN]), indices),
-                   *_notes(self.program, machine, int(counters[st.WORDS_ASSUMED]))),
+                   *_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])), *_power_notes(machine, peak)),
             operations=tuple(operations),
         )  # fmt: skip
 
+    def _seconds(self, ticks: int) -> float:
+        return ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
+
     def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
         stats, counters = result.stats, result.stats.counts
-        seconds = result.ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
         return rp.OperationReport(
             name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
             start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
@@ -176,9 +185,9 @@ class Simulator:
             issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
             stated_macs=launch.stated_macs(bindings),
             dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
-            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]),
+            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), sram_hit_rate=rp.sram_hit_rate(stats),
             commands=int(counters[: st.ISSUED_MACS].sum()),
-            energy_joules=sum(rp.energy_parts(self.machine, stats, seconds).values()),
+            energy_parts_joules=energy_parts(self.machine, stats, self._seconds(result.ticks)),
             bound_by=rp.bound_of(self.machine, stats, result.ticks),
             utilization=rp.utilization_of(self.machine, stats, result.ticks),
         )  # fmt: skip
@@ -254,3 +263,9 @@ def _notes(program: Program, machine: Machine, words_assumed: int) -> tuple[str,
     if machine.projected:
         notes.append(f"{machine.name} is a projection, not a published chip")
     return tuple(notes)
+
+
+def _power_notes(machine: Machine, peak: float) -> tuple[str, ...]:
+    if peak <= machine.tdp_watts:
+        return ()
+    return ("peak power exceeds TDP: a real chip would throttle; the frequency is not lowered",)

@@ -155,6 +155,17 @@ def test_another_machine_of_equal_code_changes_only_time(tmp_path, capsys):
     assert reports[0]["latency_seconds"] != reports[1]["latency_seconds"]
 
 
+def test_frequency_takes_the_voltage_along(tmp_path, capsys):
+    """simulate-program --frequency-mhz is the machine at that clock, which needs less energy for each product."""
+    program, file = str(tmp_path / "x.program"), tmp_path / "x.json"
+    assert compiler.cli.main([*TINY, "-o", program]) == 0
+    assert simulator.cli.main([program, "--frequency-mhz", "1175", "--json", str(file)]) == 0
+    capsys.readouterr()
+    expected = Simulator(program, preset("mtia-2i").at_frequency(1175)).profile()
+    assert json.loads(file.read_text()) == json.loads(expected.to_json())
+    assert expected.energy_parts_joules["matrix"] < Simulator(program).profile().energy_parts_joules["matrix"]
+
+
 def test_lists(capsys):
     """Known models and machines, one a line, without a model on the command line."""
     assert compiler.cli.main(["--list-models"]) == 0

@@ -21,7 +21,8 @@ from isa.machine import Machine, machine_fields, preset_path
 from isa.table import INSTRUCTIONS, Timing
 from simulator import hardware as hw
 from simulator import state as st
-from simulator.report import energy_parts
+from simulator.energy import energy_parts, host_joules
+from simulator.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,13 +126,15 @@ def test_modules_named_by_the_architecture_exist() -> None:
 
 @pytest.mark.parametrize("name", ["timing.md", "energy.md"])
 def test_machine_fields_named_by_the_docs_exist(name: str) -> None:
-    """Every `section.field` is a field of the machine; energy.md may leave out its section."""
+    """Every `section.field` is a field of the machine; energy.md leaves out its section, and names reported figures."""
     fields = {field.path for field in machine_fields()}
     sections = {path.partition(".")[0] for path in fields}
     words = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)`", (ROOT / "docs" / name).read_text()))
     named = {word for word in words if "." in word and word.partition(".")[0] in sections}
     if name == "energy.md":
-        named |= {f"energy.{word}" for word in words if "_per_" in word or word.endswith("_watts")}
+        others = fields | {*Report.__dataclass_fields__, *vars(Report)}
+        figures = {word for word in words - others if re.search(r"_per_|_(watts|joules|volts|mhz|us)$", word)}
+        named |= {f"energy.{word}" for word in figures}
     known = fields | {path.rpartition(".")[0] for path in fields}
     assert len(named) > 5 and named - known == set()
 
@@ -147,8 +150,10 @@ def test_energy_lists_every_part() -> None:
     """Every part of a report has a row, every field of the section is named, and figures are those of the preset."""
     machine = Machine.from_toml(preset_path("mtia-2i"))
     text = (ROOT / "docs" / "energy.md").read_text()
-    for part in energy_parts(machine, st.new_stats(hw.hardware_of(machine)), 1.0):
-        assert f"| `{part}` |" in text
+    for part in {**energy_parts(machine, st.new_stats(hw.hardware_of(machine)), 1.0), **host_joules(machine, 1)}:
+        assert f"| `{part}` | " in text.partition("## Voltage")[0]
+        low, high = machine.energy_uncertainty.factors(part)
+        assert f"| `{part}` | {low:g} to {high:g} |" in text
     for field in type(machine.energy).model_fields:
         assert f"`{field}`" in text or f"`energy.{field}`" in text, field
     rows = re.findall(r"\| `(\w+(?:`, `\w+)*)` \| ([\d., ]+)(?: W| mW/GB)? \|", text)

@@ -153,6 +153,7 @@ CASES = (
     Case("program_damaged_header", SIMULATE, ("FOLDER/header.program",)),
     Case("program_damaged_code", SIMULATE, ("FOLDER/code.program",)),
     Case("program_for_another_machine", SIMULATE, ("FOLDER/good.program", "--machine", "FOLDER/other.toml")),
+    Case("frequency_out_of_range", SIMULATE, ("FOLDER/good.program", "--frequency-mhz", "1400")),
     Case("profile_dim_unbound", SIMULATE, ("FOLDER/good.program",)),
     Case("profile_dim_misspelt", SIMULATE, ("FOLDER/good.program", "--dim", "pasd=3")),
     Case("profile_dim_out_of_range", SIMULATE, ("FOLDER/good.program", "--dim", "past=33")),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import DataObject, data, floats, integers, lists
 from pydantic import ValidationError
 
 from isa.errors import MachineError
 from isa.machine import PRESETS, Machine, load_machine, machine_fields, preset, preset_path
 from isa.machine_document import machine_document, preset_sources
 from isa.machine_file import key_lines
-from isa.network import busiest_link_cycles
+from isa.network import Pattern, link_cycles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +44,10 @@ def test_a_machine_survives_toml_and_plain_values(name: str) -> None:
     machine = preset(name)
     assert Machine.from_toml(machine.to_toml()) == machine
     assert Machine.from_dict(machine.to_dict()) == machine
-    assert Machine.from_toml(machine.to_toml()).code_digest == machine.code_digest
+    plain = json.loads(json.dumps(machine.to_dict()))
+    for other in (Machine.from_toml(machine.to_toml()), Machine.from_dict(plain)):
+        assert other == machine and hash(other) == hash(machine)
+        assert (other.code_digest, other.timing_digest) == (machine.code_digest, machine.timing_digest)
 
 
 def test_the_document_is_current() -> None:
@@ -110,9 +117,10 @@ def test_roadmap_figures(
 def test_links_carry_what_the_shared_memories_give(name: str) -> None:
     """Uniform reads at the bandwidth of SRAM, and at that of DRAM, fit the busiest link; ports are loaded equally."""
     machine = preset(name)
-    carried = machine.pe_count / busiest_link_cycles(machine, machine.grid.rows, machine.grid.columns, "none")
-    needed = max(machine.sram.bytes_per_cycle, machine.dram.bytes_per_second / machine.cycles_per_second)
-    assert needed <= carried < 1.1 * needed
+    dram = machine.dram.bytes_per_second / machine.cycles_per_second
+    for units, needed in ((machine.sram.slices, machine.sram.bytes_per_cycle), (machine.dram.channels, dram)):
+        pattern = Pattern(machine.grid.rows, machine.grid.columns, "none", units)
+        assert machine.pe_count / max(link_cycles(machine, pattern)) >= needed
     assert machine.sram.slices % machine.network.ports == machine.dram.channels % machine.network.ports == 0
 
 
@@ -144,6 +152,10 @@ def test_each_field_moves_exactly_its_digest(field) -> None:
 def _another_value(value: object, path: str) -> object:
     if isinstance(value, bool):
         return not value
+    if isinstance(value, tuple) and path.startswith("energy_uncertainty."):
+        return (value[0] / 2, value[1] * 2)
+    if isinstance(value, tuple):
+        return tuple(2 * number for number in value)
     if isinstance(value, str):
         others = {"noc.topology": "mesh", "dram_timing.refresh": "per_bank"}
         return others.get(path, f"{value} changed")
@@ -171,6 +183,62 @@ def test_machines_are_values() -> None:
     assert changed.with_changes({"pe.local_memory_bytes": 393216}) == machine
     with pytest.raises(ValidationError):
         machine.grid.rows = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_at_its_own_clock_a_preset_is_itself(name: str) -> None:
+    """The clock and voltage of each preset are one of its points, and its energies hold there."""
+    machine = preset(name)
+    assert machine.at_frequency(machine.frequency_mhz) == machine
+    assert machine.energy.reference_voltage_volts == machine.voltage_volts
+    assert machine.energy.reference_frequency_mhz == machine.frequency_mhz
+
+
+@given(points=lists(integers(1, 4000), min_size=2, max_size=6, unique=True), share=floats(0, 1), data=data())
+def test_voltage_lies_straight_between_points(points: list[int], share: float, data: DataObject) -> None:
+    """At a point its voltage; between two as numpy.interp has it; nothing else changes, and out of range is refused."""
+    frequencies = sorted(points)
+    steps = data.draw(lists(floats(0, 0.2), min_size=len(points), max_size=len(points)))
+    voltages = [0.4 + sum(steps[: index + 1]) for index in range(len(steps))]
+    machine = preset("mtia-2i").with_changes({"dvfs.frequencies_mhz": frequencies, "dvfs.voltages_volts": voltages})
+    for frequency, voltage in zip(frequencies, voltages, strict=True):
+        assert machine.at_frequency(frequency).voltage_volts == voltage
+    between = frequencies[0] + share * (frequencies[-1] - frequencies[0])
+    other = machine.at_frequency(between)
+    assert other.voltage_volts == pytest.approx(np.interp(between, frequencies, voltages), rel=1e-12)
+    assert other.frequency_mhz == between
+    own = {"frequency_mhz": machine.frequency_mhz, "voltage_volts": machine.voltage_volts}
+    assert other.with_changes(own) == machine
+    for outside in (frequencies[0] - 0.5, frequencies[-1] + 0.5, float("nan")):
+        with pytest.raises(MachineError, match=f"reach from {frequencies[0]} to {frequencies[-1]} MHz"):
+            machine.at_frequency(outside)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dvfs.voltages_volts": [0.7, 0.8]}, "dvfs.voltages_volts: 2 voltages for 3 of frequencies_mhz"),
+        ({"dvfs.frequencies_mhz": [1100, 1100, 1350]}, "dvfs.frequencies_mhz: must ascend, not"),
+        ({"dvfs.voltages_volts": [0.8, 0.7, 0.9]}, "dvfs.voltages_volts: must not fall, not"),
+        (
+            {"dvfs.frequencies_mhz": [], "dvfs.voltages_volts": []},
+            "dvfs.frequencies_mhz: must hold at least one point",
+        ),
+        ({"dvfs.frequencies_mhz": 1350}, "dvfs.frequencies_mhz: must be a list of numbers, not 1350"),
+        ({"dvfs.frequencies_mhz": [1100, "x", 1350]}, "dvfs.frequencies_mhz.1: must be a valid number, not 'x'"),
+        ({"dvfs.voltages_volts": [0, 0.8, 0.9]}, "dvfs.voltages_volts.0: must be greater than 0, not 0"),
+        ({"dvfs.frequencies_mhz.1": 1200}, "'dvfs.frequencies_mhz' is a list, which is given as a whole"),
+        ({"energy_uncertainty.noc": [0.5]}, "energy_uncertainty.noc: must be two numbers, [lowest, highest], not"),
+        ({"energy_uncertainty.noc": [-1, 2]}, "energy_uncertainty.noc.0: must be greater than or equal to 0"),
+        ({"energy_uncertainty.noc": [1.1, 2]}, "energy_uncertainty.noc: [1.1, 2] must have 1, the figure itself"),
+        ({"energy_uncertainty.network": [1, 2]}, "energy_uncertainty.network: unknown key"),
+    ],
+)
+def test_wrong_lists_are_told_as_sentences(changes: dict[str, object], message: str) -> None:
+    """Lists have their rules, too."""
+    with pytest.raises(MachineError) as caught:
+        preset("mtia-2i").with_changes(changes)
+    assert message in str(caught.value)
 
 
 def test_whole_numbers_and_floats_are_the_same_machine() -> None:

@@ -17,9 +17,10 @@ from isa.network import (
     WEST,
     Link,
     Network,
+    Pattern,
     Rectangle,
-    busiest_link_cycles,
     group_indices,
+    link_cycles,
     routes,
 )
 
@@ -96,6 +97,9 @@ def test_mean_hops_are_those_of_the_routes(changes: dict[str, object]) -> None:
 def test_loads_of_the_busiest_link() -> None:
     """8 x 8 PEs that read a byte each: a line brings 8 quarters; one broadcast per row or column: three quarters."""
     machine = preset("mtia-2i").with_changes({"noc.row_link_bytes_per_cycle": 1, "noc.column_link_bytes_per_cycle": 1})
-    assert busiest_link_cycles(machine, 8, 8, "none") == 2.0
-    assert busiest_link_cycles(machine, 8, 8, "row") == busiest_link_cycles(machine, 8, 8, "column") == 0.75
+    expected = {"none": 2.0, "write": 2.0, "row": 0.75, "column": 0.75}
+    for mode, cycles in expected.items():
+        assert max(link_cycles(machine, Pattern(8, 8, mode, units=8))) == cycles
+    assert max(link_cycles(machine, Pattern(8, 8, "none", units=8, unit=5))) == 8.0
+    assert max(link_cycles(machine, Pattern(8, 8, "none", units=2))) == 4.0
     assert [len(group_indices(mode, 8, 4)) for mode in ("none", "row", "column", "all")] == [32, 8, 4, 1]

@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 import models
+from isa.affine import evaluate
+from isa.dtypes import BY_NAME
+from isa.machine import Machine
 from isa.program import Program
 from models.llama_config import LlamaConfig
 from simulator import Report, Simulator
+from simulator.energy import DRAM_PARTS
+from simulator.report import OperationReport
 from tests.simulator.llamas import inputs_for, llama
 from tests.simulator.test_timing import check_account
 
@@ -102,16 +107,51 @@ def test_energy(name: str, sequence: int, past: int) -> None:
     parts = result.energy_parts_joules
     assert all(value > 0 for value in parts.values())
     assert result.energy_joules == pytest.approx(sum(parts.values()), rel=1e-12)
-    assert result.average_power_watts == pytest.approx(result.energy_joules / result.latency_seconds, rel=1e-12)
-    background = sum(parts[name] for name in ("leakage", "clock_and_uncore", "dram_background"))
-    watts = background / result.latency_seconds
-    launching = watts * result.launch_cycles / machine.cycles_per_second
-    launches = sum(operation.energy_joules for operation in result.operations)
-    assert result.energy_joules == pytest.approx(launches + launching, rel=1e-6)
+    launching = result.launch_energy_parts_joules
+    for part, joules in parts.items():
+        launches = sum(operation.energy_parts_joules.get(part, 0.0) for operation in result.operations)
+        linked = 8e-12 * host_bytes(name, sequence, past) * machine.energy.host_per_bit if part == "host_link" else 0.0
+        assert joules == pytest.approx(launches + launching.get(part, 0.0) + linked, rel=1e-12), part
+    background = ("leakage", "clock_and_uncore", "dram_background")
+    assert launching.keys() == set(background)
+    watts = sum(parts[part] for part in background) / result.latency_seconds
+    launch_seconds = result.launch_cycles / machine.cycles_per_second
+    assert sum(launching.values()) == pytest.approx(watts * launch_seconds, abs=2 * watts / machine.cycles_per_second)
     bits = 8 * result.dram_bytes * 1e-12
     assert parts["dram_phy"] == pytest.approx(bits * machine.energy.dram_phy_per_bit, rel=1e-12)
     hops = parts["noc"] / (result.noc_bytes * machine.energy.noc_per_byte_hop * 1e-12)
     assert 1 <= hops <= len(machine.network.links)
+
+
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_power(name: str, sequence: int, past: int) -> None:
+    """Chip and DRAM devices share the energy out; power is what flows within the latency; no window beats a launch."""
+    result, machine = report(name, sequence, past), program(name, sequence).machine
+    parts, seconds = result.energy_parts_joules, result.latency_seconds
+    assert result.dram_energy_joules == parts["dram_device"] + parts["dram_background"]
+    assert result.chip_energy_joules + result.dram_energy_joules == pytest.approx(result.energy_joules, rel=1e-12)
+    within = result.energy_joules - parts["host_link"]
+    assert result.average_power_watts == pytest.approx(within / seconds, rel=1e-12)
+    assert result.chip_power_watts + result.dram_power_watts == pytest.approx(result.average_power_watts, rel=1e-12)
+    assert result.peak_window_seconds == pytest.approx(min(machine.peak_power_window_us * 1e-6, seconds), rel=1e-12)
+    assert result.peak_power_watts >= result.chip_power_watts * (1 - 1e-9)
+    powers = [_chip_watts(operation, machine) for operation in result.operations]
+    assert result.peak_power_watts <= max(powers) * (1 + 1e-6)
+
+
+def _chip_watts(operation: OperationReport, machine: Machine) -> float:
+    chip = sum(joules for part, joules in operation.energy_parts_joules.items() if part not in DRAM_PARTS)
+    return chip / ((operation.cycles - 1) / machine.cycles_per_second)  # cycles are rounded up
+
+
+def host_bytes(name: str, sequence: int, past: int) -> int:
+    """Token numbers and positions in, logits out, and the cache both ways, as the entry's ports say."""
+    entry = simulator(name, sequence).entry()
+    bindings = {"past": past}
+    return sum(
+        math.prod(evaluate(dim, bindings) for dim in port.shape) * BY_NAME[port.device_dtype].bytes
+        for port in (*entry.inputs, *entry.outputs)
+    )
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "llama-tiny-wide"])

@@ -13,11 +13,14 @@ LAYERS = 32
 UNITS = ("dpe", "se", "re", "mlu", "fi", "local_memory", "sram", "noc", "dram")
 
 
+PARTS = {"matrix": 0.0009, "dram_device": 1.5, "dram_background": 0.4, "leakage": 2.5941, "host_link": 0.005}
+
+
 def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: str, reused: bool) -> OperationReport:
     return OperationReport(
         name=f"{index}:{kernel}", operation=kernel, kernel=kernel, start_cycles=0, cycles=cycles, reused=reused,
-        useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, commands=1,
-        energy_joules=0.0, bound_by=bound_by, utilization={},
+        useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, sram_hit_rate=0.0, commands=1,
+        energy_parts_joules={}, bound_by=bound_by, utilization={},
     )  # fmt: skip
 
 
@@ -34,8 +37,11 @@ def _decode_report() -> Report:
     busy = {unit: 100.0 * number for number, unit in enumerate(UNITS)}
     return Report(
         machine="mtia-2i", entry="main", dims={"past": 2048}, latency_seconds=(cycles + launch_cycles) / 1.35e9,
-        cycles=cycles + launch_cycles, launch_cycles=launch_cycles, energy_joules=4.5, average_power_watts=47.2,
-        tdp_watts=85.0, energy_parts_joules={"matrix": 0.0009, "dram_device": 1.5, "leakage": 2.9991},
+        cycles=cycles + launch_cycles, launch_cycles=launch_cycles, tdp_watts=85.0,
+        tdp_includes_dram=False, peak_power_watts=71.24, peak_window_seconds=1e-4,
+        energy_parts_joules=PARTS,
+        energy_part_bands_joules={part: (joules / 2, 2 * joules) for part, joules in PARTS.items()},
+        launch_energy_parts_joules={},
         utilization={unit: number / 10 for number, unit in enumerate(UNITS)}, busy_cycles=busy, idle_cycles=busy,
         dram_read_bytes=14_350_000_000, dram_written_bytes=1_000_000, sram_bytes=3_200_000, noc_bytes=14_500_000_000,
         cache_bytes=234_881_024, cache_hit_bytes=8_400_000, cache_filled_bytes=14_350_000_000, sram_hit_rate=0.0008,
@@ -69,6 +75,17 @@ def test_shares_of_kernels_and_job_launch_are_the_whole():
     table = rows[rows.index("") + 2 :]
     assert sum(float(row.partition(" %")[0].split()[-1]) for row in table) == pytest.approx(100, abs=0.3)
     assert [int(row[32:39]) for row in table] == [LAYERS, LAYERS, 1, 2 * LAYERS + 1]
+
+
+def test_power_is_compared_with_what_the_tdp_is_about():
+    """Without the DRAM devices, or with them if the machine says so."""
+    report = _decode_report()
+    chip, dram = (0.0009 + 2.5941) / report.latency_seconds, 1.9 / report.latency_seconds
+    assert f"average power       {chip:.1f} W in the chip of 85 W TDP, {dram:.1f} W in the DRAM\n" in render(report)
+    assert "peak power          71.2 W in the chip over 100 us (84 % of TDP)\n" in render(report)
+    whole = render(dataclasses.replace(report, tdp_includes_dram=True))
+    assert f"average power       {chip + dram:.1f} W of 85 W TDP, {dram:.1f} W in the DRAM\n" in whole
+    assert "peak power          71.2 W in chip and DRAM over 100 us (84 % of TDP)\n" in whole
 
 
 def test_nothing_at_all_is_a_report_too():
