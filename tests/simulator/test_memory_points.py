@@ -7,7 +7,6 @@ import pytest
 from benchmarks.memory_points import POINTS, Point
 from isa.machine import PRESETS, preset
 
-
 WIDEST_PORT = 128
 """Bytes per cycle; to wider ones the first of these 512 KB are as long on the way as the others take."""
 
