@@ -69,6 +69,32 @@ def peaks() -> Iterator[Item]:
         yield Item(f"{name} peak {dtype}", "ISCA'25 Table 2", "dense", published, peak, "T/s")
     yield Item("mtia-2i peak local memory", "ISCA'25 Table 2", "per PE", "1.0",
                TWO_I.local_memory_bytes_per_second / 1e12, "TB/s")  # fmt: skip
+    for name, dtype, published in (("mtia-300", "fp8", "1120"), ("mtia-300", "fp16", "560")):
+        peak = 2 * preset(name).peak_macs_per_second(dtype) / 1e12
+        yield Item(f"{name} peak {dtype}", "ISCA'26 Table I", "dense", published, peak, "T/s")
+    yield Item("mtia-300 peak local memory", "ISCA'26 Table I", "per PE", "1.9",
+               preset("mtia-300").local_memory_bytes_per_second / 1e12, "TB/s")  # fmt: skip
+    for name, dtype, published in (
+        ("mtia-400", "fp8", "6000"), ("mtia-400", "bf16", "3000"), ("mtia-450", "fp8", "7000"),
+        ("mtia-450", "bf16", "3500"), ("mtia-500", "fp8", "10000"), ("mtia-500", "bf16", "5000"),
+    ):  # fmt: skip
+        peak = 2 * preset(name).peak_macs_per_second(dtype) / 1e12
+        yield Item(f"{name} peak {dtype}", "roadmap", "projected: geometry chosen to meet it", published, peak, "T/s")
+    yield from bandwidths()
+
+
+def bandwidths() -> Iterator[Item]:
+    """Peaks of the shared memories: the machine's numbers, so they say only that the published ones were taken."""
+    for name, source, sram, memory in (
+        ("mtia-v1", "ISCA'25 Table 2", "0.8", "0.176"), ("mtia-2i", "ISCA'25 Table 2", "2.7", "0.2048"),
+        ("mtia-300", "ISCA'26 Table I", "11.4", "6.1"), ("mtia-400", "roadmap", "", "9.2"),
+        ("mtia-450", "roadmap", "", "18.4"), ("mtia-500", "roadmap", "", "27.6"),
+    ):  # fmt: skip
+        machine = preset(name)
+        conditions = "projected: machine number" if machine.projected else "machine number"
+        if sram:
+            yield Item(f"{name} peak SRAM", source, conditions, sram, machine.sram_bytes_per_second / 1e12, "TB/s")
+        yield Item(f"{name} peak DRAM", source, conditions, memory, machine.dram.bytes_per_second / 1e12, "TB/s")
 
 
 def product(rows: int, outputs: int, inputs: int, *, weights: bool) -> onnx.ModelProto:

@@ -5,7 +5,8 @@ Two ways, both output-stationary (accumulators stay until K is done):
 * resident: the few rows of x fit in local memory of every PE; weight tiles are dealt over all PEs and streamed once.
 * streamed: rows of PEs split the rows of x, columns of PEs split the outputs. A chunk of x is read once per row of PEs
   and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
-  collective, and only the store of tiles beyond the edge is left out.
+  collective, and only the store of tiles beyond the edge is left out. On a grid that is not square it may be the other
+  way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns.
 """
 
 from __future__ import annotations
@@ -96,13 +97,35 @@ class LinearMapping:
     output_rounds: int
     x_slots: int
     weight_slots: int
+    is_turned: bool = False
+    """Columns of PEs split the rows of x, and rows of PEs the outputs."""
+
+    @property
+    def row_parts(self) -> int:
+        """Parts of the grid that the rows of x are split over."""
+        return self.grid_columns if self.is_turned else self.grid_rows
+
+    @property
+    def output_parts(self) -> int:
+        """Parts of the grid that the outputs are split over."""
+        return self.grid_rows if self.is_turned else self.grid_columns
+
+    @property
+    def x_receivers(self) -> Mode:
+        """PEs that work on the same rows of x."""
+        return "all" if self.resident else "column" if self.is_turned else "row"
+
+    @property
+    def weight_receivers(self) -> Mode:
+        """PEs that work on the same outputs."""
+        return "none" if self.resident else "row" if self.is_turned else "column"
 
     @property
     def output_tiles(self) -> int:
         """Tiles of the packed weight, those of padding included."""
         if self.resident:
             return -(-padded_outputs(self.shape) // self.tile_outputs)
-        return self.grid_columns * self.output_rounds
+        return self.output_parts * self.output_rounds
 
     @property
     def chunk_inputs(self) -> int:
@@ -193,7 +216,7 @@ class LinearMapping:
     @cached_property
     def issued_macs(self) -> int:
         """Multiply-accumulates that the matrix commands issue, padding included."""
-        tiles = 1 if self.resident else self.grid_rows * self.row_rounds
+        tiles = 1 if self.resident else self.row_parts * self.row_rounds
         if self.instruction == "mml":
             rows = tiles * round_up(self.tile_rows, self.block_rows)
         else:
@@ -232,11 +255,11 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
-    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.grid_rows
+    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
     memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
-    streams = mapping.grid_columns if mapping.resident or not machine.dma.broadcast_reads else 1
+    streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
-    sram = x_bytes * mapping.grid_rows * streams / machine.sram.bytes_per_cycle
+    sram = x_bytes * mapping.row_parts * streams / machine.sram.bytes_per_cycle
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
@@ -248,8 +271,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:
     """Return how long the busiest links take to bring each PE so many bytes of x and of the weight."""
-    x_mode: Mode = "all" if mapping.resident else "row"
-    weight_mode: Mode = "none" if mapping.resident else "column"
+    x_mode, weight_mode = mapping.x_receivers, mapping.weight_receivers
     if not machine.dma.broadcast_reads:
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
@@ -368,24 +390,36 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    rows, columns = machine.grid.rows, machine.grid.columns
+    yield from _streamed_over(shape, machine, rows, columns, is_turned=False)
+    if rows != columns:
+        yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
+
+
+def _streamed_over(
+    shape: LinearShape, machine: Machine, most_row_parts: int, most_output_parts: int, *, is_turned: bool
+) -> Iterator[LinearMapping]:
+    """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
     for row_blocks in range(1, machine.accumulator.banks + 1):
-        rounds = -(-shape.rows // (machine.grid.rows * row_blocks * held))
-        tile_rows = -(-shape.rows // (machine.grid.rows * rounds))
+        rounds = -(-shape.rows // (most_row_parts * row_blocks * held))
+        tile_rows = -(-shape.rows // (most_row_parts * rounds))
         if tile_rows <= (row_blocks - 1) * held:
             continue
-        grid_rows = min(-(-shape.rows // tile_rows), machine.grid.rows)
+        row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
         for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
             tile = column_blocks * held
             if tile % COLUMN_STEP:
                 continue
             tiles = -(-padded_outputs(shape) // tile)
-            output_rounds = -(-tiles // machine.grid.columns)
+            output_rounds = -(-tiles // most_output_parts)
+            output_parts = -(-tiles // output_rounds)
+            grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
             choice = LinearMapping(
-                shape, instruction, False, grid_rows, -(-tiles // output_rounds), held, tile_rows, tile, chunks=1,
-                chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1,
-                weight_slots=1,
+                shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
+                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
+                is_turned=is_turned,
             )  # fmt: skip
             yield from _chunked(choice, machine)
 

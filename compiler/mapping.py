@@ -46,6 +46,7 @@ from isa.affine import Affine, Dim
 from isa.dtypes import BY_NAME, FP32, INT8, INT32, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
+from isa.machine_sections import PerDtype
 from isa.packing import packed_bytes
 from isa.program import Constant, Role
 
@@ -275,9 +276,8 @@ class _Mapper:
             x.rows, x.columns, out.columns, x.dtype, self.dtype, bias is not None, residual is not None,
             op.attributes.activation, self._packed_weight(op),
         )  # fmt: skip
-        if shape.is_scaled and not self.machine.peak_macs_per_cycle(INT8.name):
-            help = "use a machine that does, or --quantize int4"
-            raise UnsupportedError(f"{self.machine.name} does not multiply int8", where=op.name, help=help)
+        if shape.is_scaled and not self.machine.matrix.rate_by_dtype.int8:
+            raise _without_int8(self.machine, op)
         choice = choose_linear(shape, self.machine)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]
@@ -411,6 +411,19 @@ _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
 def _rows_and_columns(shape: Sequence[int]) -> tuple[int, int]:
     """Return how a tensor lies in memory: the last axis is a row, the others count rows; a scalar is one element."""
     return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def _without_int8(machine: Machine, op: Operation) -> UnsupportedError:
+    """Return the refusal of a product of integers; one that `--quantize` asked for is not about the model."""
+    assert isinstance(op.attributes, LinearAttributes) and op.attributes.weight_format is not None
+    rates = machine.matrix.rate_by_dtype
+    able = ", ".join(name for name in PerDtype.model_fields if rates[name])
+    what = f"the matrix engine of {machine.name} multiplies {able}, not int8"
+    other = "take a machine whose matrix.rate_by_dtype.int8 is above 0"
+    if op.attributes.weight_format.is_computed:
+        help = f"leave it out, quantize the weights alone with --quantize int4, or {other}"
+        return UnsupportedError(what, where="--quantize int8", help=help)
+    return UnsupportedError(what, where=op.name, help=f"export with the weights alone quantized, or {other}")
 
 
 def _at(names: tuple[str | None, ...], index: int) -> str | None:

@@ -125,6 +125,8 @@ def generate(options: argparse.Namespace) -> None:
 def _print_cost(options: argparse.Namespace, prompt_length: int, reports: Sequence[Report]) -> None:
     prefill, decode = reports[0], reports[1:]
     cost = f"{prefill.latency_seconds * 1e6:.0f} us, {prefill.energy_joules * 1e3:.2f} mJ"
+    for note in prefill.notes:
+        print(f"note: {note}")
     print(f"{options.machine}, {options.dtype}: prompt of {prompt_length} tokens in {cost}")
     if decode:
         seconds = sum(report.latency_seconds for report in decode) / len(decode)

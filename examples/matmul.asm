@@ -8,7 +8,7 @@
 ; runs ahead by up to eight steps of k, and nobody has to write a software pipeline.
 
 .kernel matmul
-.args a b c m n k
+.args a b c m n k blocks    ; blocks: of k per step, 64 bytes / those of a block
 .buffer left 4096 8         ; 64 rows of a, 32 columns of k: 64 bytes per row
 .buffer right 4096 8        ; the same of b
 .buffer zeros 128 1         ; one row of fp32 zeros, to start sums with
@@ -76,7 +76,7 @@ end:
     add r5, r4, r4
     li r6, 64
     li r7, 32
-    li r14, 2               ; a block has 32 bytes of k
+    arg r14, 6
     li r15, 128
     li r16, 2048            ; 32 rows of 64 bytes
     li r17, 4096            ; 32 rows of 128 bytes

@@ -15,7 +15,8 @@ from isa import Kernel, load_machine, parse_assembly
 from isa.machine import Machine
 from simulator import Result, run_kernel
 
-TILE = 64
+TILE, STEP_BYTES = 64, 64
+"""Side of a tile of the result, and bytes of K in a step; blocks of K have 32 or 64."""
 Matrix = npt.NDArray[np.float16]
 
 
@@ -34,8 +35,9 @@ def multiply(a: Matrix, b: Matrix, machine: Machine) -> Result:
     (m, k), n = a.shape, len(b)
     rows = _largest_divisor(-(-m // TILE), machine.grid.rows)
     columns = _largest_divisor(-(-n // TILE), machine.grid.columns)
+    numbers = {"m": m, "n": n, "k": k, "blocks": STEP_BYTES // machine.matrix.block_k_bytes}
     return run_kernel(
-        matmul_kernel(), {"a": a, "b": b}, {"c": ((m, n), "float16")}, {"m": m, "n": n, "k": k},
+        matmul_kernel(), {"a": a, "b": b}, {"c": ((m, n), "float16")}, numbers,
         machine=machine, rows=rows, columns=columns, useful_macs=m * n * k,
     )  # fmt: skip
 

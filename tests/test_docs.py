@@ -31,6 +31,7 @@ RUN_ELSEWHERE = {
     "make demo": "tests/test_examples.py calls its parts",
     "make test": ".ci/run",
     "make check": ".ci/run",
+    "python benchmarks/micro.py --picture docs/roofline.svg": "tests/test_micro.py",
     "python -m isa.manual > docs/isa.md": "tests/isa/test_manual.py",
     "python -m isa.machine_document > docs/machine.md": "tests/isa/test_machine.py",
 }

@@ -82,7 +82,7 @@ def test_the_matmul_example_agrees_with_numpy(m: int, n: int, k: int) -> None:
 
 @pytest.mark.parametrize("machine", [name for name in PRESETS if name != "mtia-2i"])
 def test_the_matmul_example_runs_on_other_machines(machine: str) -> None:
-    """The kernel asks the launch for its place, and nothing of the machine but blocks of 32."""
+    """The kernel asks the launch for its place and the blocks of a step; blocks have 32 rows."""
     a, b = _matrices(192, 256, 160)
     outputs = _load("matmul").multiply(a, b, load_machine(machine)).outputs
     np.testing.assert_allclose(
@@ -99,7 +99,7 @@ def test_the_matmul_example_is_free_of_races(seed: int | None) -> None:
     sram = np.concatenate([a.view(np.uint8).ravel(), b.view(np.uint8).ravel(), np.zeros(2 * m * n, np.uint8)])
     addresses = SRAM_BASE, SRAM_BASE + a.nbytes, SRAM_BASE + a.nbytes + b.nbytes
     kernel = example.matmul_kernel()
-    run_launch(kernel, 2, 3, (*addresses, m, n, k), sram, np.zeros(1, np.uint8), machine, seed)
+    run_launch(kernel, 2, 3, (*addresses, m, n, k, 2), sram, np.zeros(1, np.uint8), machine, seed)
     expected = example.multiply(a, b, machine).outputs["c"]
     np.testing.assert_array_equal(sram[a.nbytes + b.nbytes :].view(np.float16).reshape(m, n), expected)
 

@@ -73,7 +73,7 @@ def _name(mapping: LinearMapping) -> str:
     shape = mapping.shape
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
-    kind = "resident" if mapping.resident else "streamed"
+    kind = "resident" if mapping.resident else "turned" if mapping.is_turned else "streamed"
     operands = f"_int{shape.packed.dtype.bits}" if shape.packed else "_int8x8" if shape.is_scaled else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 

@@ -15,7 +15,7 @@ class Loader(Walk):
         x_row = core.register()
         core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
         if mapping.resident:
-            self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"), "all")
+            self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
         for _ in self.row_tiles():
             core.multiply(self.index, tile_step, weight_tile)
             with core.scratch() as base:
@@ -40,12 +40,12 @@ class Loader(Walk):
             with core.loop(core.argument("chunks")):
                 if not mapping.resident:
                     core.minimum(left, mapping.chunk_bytes, size)
-                    self._load_x(x, self.tile_rows, size, "row")
+                    self._load_x(x, self.tile_rows, size)
                     core.increase(x, mapping.chunk_bytes)
                     core.increase(left, -mapping.chunk_bytes)
                 core.emit(
                     "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
-                    broadcast="none" if mapping.resident else self._broadcast("column"),
+                    broadcast=self._broadcast(mapping.weight_receivers),
                 )  # fmt: skip
                 core.push(self.buffers.weight)
                 self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
@@ -64,16 +64,16 @@ class Loader(Walk):
             core.increase(address, core.load_argument(name, base))
             core.emit(
                 "dma_in", out=buffer, address=address, rows=1, row_bytes=core.copy(size, base),
-                broadcast="none" if self.mapping.resident else self._broadcast("column"),
+                broadcast=self._broadcast(self.mapping.weight_receivers),
             )  # fmt: skip
         core.push(buffer)
 
-    def _load_x(self, address: Register, rows: Register, size: Register, receivers: str) -> None:
+    def _load_x(self, address: Register, rows: Register, size: Register) -> None:
         core = self.core
         pitch = size if self.mapping.resident else core.constant(self.mapping.chunk_bytes)
         core.emit(
             "dma_in", out=self.buffers.x, out_pitch=pitch, address=address, address_pitch=core.argument("x_pitch"),
-            rows=rows, row_bytes=size, broadcast=self._broadcast(receivers),
+            rows=rows, row_bytes=size, broadcast=self._broadcast(self.mapping.x_receivers),
         )  # fmt: skip
         core.push(self.buffers.x)
 

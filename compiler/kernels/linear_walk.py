@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
+from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping, LinearShape
 from isa.machine import Machine
 
@@ -55,6 +55,7 @@ class Walk:
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         self.mapping, self.machine, self.core, self.buffers = mapping, machine, core, buffers
         self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
+        self.row_axis: tuple[Coordinate, Coordinate] = ("column", "columns") if mapping.is_turned else ("row", "rows")
         self.index, self.stride = self._place()
         self.row_start = core.register()
         """First row of x of the tile; beyond the last row for a tile of padding."""
@@ -66,6 +67,8 @@ class Walk:
         """Return the first output tile of this PE and the distance to its next."""
         core = self.core
         if not self.mapping.resident:
+            if self.mapping.is_turned:
+                return core.coordinate("row"), core.coordinate("rows")
             return core.coordinate("column"), core.coordinate("columns")
         index = core.multiply(core.coordinate("row"), core.coordinate("columns"))
         core.increase(index, core.coordinate("column"))
@@ -77,7 +80,7 @@ class Walk:
         if self.mapping.resident:
             core.copy(0, self.row_start)
         else:
-            core.multiply(core.coordinate("row"), self.mapping.tile_rows, self.row_start)
+            core.multiply(core.coordinate(self.row_axis[0]), self.mapping.tile_rows, self.row_start)
         with ExitStack() as body:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
@@ -87,7 +90,7 @@ class Walk:
             core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
             yield
             with core.scratch() as step:
-                core.multiply(core.load_coordinate("rows", step), self.mapping.tile_rows, step)
+                core.multiply(core.load_coordinate(self.row_axis[1], step), self.mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
     def output_tiles(self) -> Iterator[None]:

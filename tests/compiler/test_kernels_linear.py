@@ -155,6 +155,18 @@ def test_streamed_loops(machine: str, dtype: str, residual: bool) -> None:
     check(case, chip)
 
 
+@pytest.mark.parametrize(
+    "case", [Case(381, 500, 500), Case(381, 500, 500, bias=True), Case(381, 500, 500, residual=True)]
+)
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_rows_are_split_over_columns_where_that_fills_the_grid(case: Case, broadcasts: bool) -> None:
+    """Twelve blocks of rows are four trips over three columns of PEs, or three over two rows with larger tiles."""
+    chip = small_machine(**{"dma.broadcast_reads": broadcasts})
+    mapping = mapping_of(case, chip)
+    assert mapping.is_turned and (mapping.row_parts, mapping.output_parts) == (3, 2)
+    check(case, chip)
+
+
 @pytest.mark.parametrize("changes", [{"dma.broadcast_reads": False}, {"matrix.max_repeat_blocks": 3}])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [2, 70])

@@ -39,18 +39,19 @@ def test_large_products_are_bound_by_memory(rows: int, inputs: int, outputs: int
     assert mapping.weight_chunk_bytes >= 8192 and mapping.weight_slots >= 2
 
 
-@pytest.mark.parametrize("machine", ["mtia-v1", "mtia-2i", "hbm-concept"])
+@pytest.mark.parametrize("machine", ["mtia-v1", "mtia-2i", "hbm-concept", "mtia-300", "mtia-450"])
 @pytest.mark.parametrize("rows", [1, 7, 33, 70, 600])
 @pytest.mark.parametrize(("inputs", "outputs"), [(172, 333), (64, 512), (11008, 4096), (16384, 53248)])
 def test_choices_cover_the_result_and_fit(machine: str, rows: int, inputs: int, outputs: int) -> None:
     """Tiles cover all rows and outputs, chunks all of K, buffers fit in local memory, banks in the accumulator."""
     chip, shape = preset(machine), _shape(rows, inputs, outputs)
     mapping = choose_linear(shape, chip)
-    row_tiles = 1 if mapping.resident else mapping.grid_rows * mapping.row_rounds
+    row_tiles = 1 if mapping.resident else mapping.row_parts * mapping.row_rounds
     assert row_tiles * mapping.tile_rows >= rows
     assert mapping.output_tiles * mapping.tile_outputs >= padded_outputs(shape)
     assert mapping.chunks * mapping.chunk_bytes >= mapping.k_bytes >= inputs * 2
     assert (mapping.chunks - 1) * mapping.chunk_bytes < mapping.k_bytes
+    assert mapping.grid_rows <= chip.grid.rows and mapping.grid_columns <= chip.grid.columns
     assert mapping.local_bytes <= chip.pe.local_memory_bytes
     blocks = -(-mapping.tile_rows // chip.accumulator.rows) * -(-mapping.tile_outputs // chip.accumulator.columns)
     assert blocks <= chip.accumulator.banks

@@ -73,11 +73,22 @@ def test_impossible_choices_are_refused(scheme: str | None, group_size: int | No
 
 
 def test_a_machine_without_int8_says_so() -> None:
-    machine = small_machine(**{"matrix.rate_by_dtype.int8": 0.0})
+    """What its matrix engine has instead, and what to do; weights alone can still be integers."""
     model = build("llama-tiny", weights="absent", dtype="float16")
-    with pytest.raises(UnsupportedError, match="does not multiply int8"):
-        compile_model(model, machine=machine, dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int8")
-    compile_model(model, machine=machine, dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int4")
+    with pytest.raises(UnsupportedError) as caught:
+        compile_model(model, "mtia-300", dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int8")
+    what, help = str(caught.value).splitlines()
+    assert what == "--quantize int8: the matrix engine of mtia-300 multiplies fp8, fp16, bf16, not int8"
+    assert "--quantize int4" in help and "matrix.rate_by_dtype.int8" in help
+    compile_model(model, "mtia-300", dims={"batch": 1, "sequence": 1, "past": 0}, quantize="int4")
+
+
+def test_a_file_with_integer_products_names_the_operation() -> None:
+    """Nobody asked for int8 there, so the advice is about the file."""
+    machine = small_machine(**{"matrix.rate_by_dtype.int8": 0.0})
+    with pytest.raises(UnsupportedError, match="not int8\n  help: export with the weights alone quantized") as caught:
+        compile_model(FOLDER / "hf_legacy_past_int8dyn" / "model.onnx", machine, dims={"batch": 1, "seq": 1, "past": 0})
+    assert "MatMul" in caught.value.where
 
 
 def test_the_command_line_quantizes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,14 +16,17 @@ from isa.errors import MachineError
 from isa.machine import PRESETS, Machine, load_machine, machine_fields, preset, preset_path
 from isa.machine_document import machine_document, preset_sources
 from isa.machine_file import key_lines
+from isa.network import Pattern, link_cycles
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_shipped_presets() -> None:
-    """The three chips exist under their names."""
-    assert PRESETS == ("hbm-concept", "mtia-2i", "mtia-v1")
+    """The chips exist under their names, and what is no published chip says so."""
+    assert PRESETS == ("hbm-concept", "mtia-2i", "mtia-300", "mtia-400", "mtia-450", "mtia-500", "mtia-v1")
     assert all(preset(name).name == name for name in PRESETS)
+    published = {name for name in PRESETS if not preset(name).projected}
+    assert published == {"mtia-2i", "mtia-300", "mtia-v1"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -61,6 +64,9 @@ def test_the_document_is_current() -> None:
         ("mtia-2i", "bf16", 176.9),
         ("mtia-2i", "fp32", 5.53),
         ("hbm-concept", "int8", 707.8),
+        ("mtia-300", "fp8", 1120.7),
+        ("mtia-300", "bf16", 560.3),
+        ("mtia-300", "int8", 0.0),
     ],
 )
 def test_peak_rates_are_the_published_ones(name: str, dtype: str, tera_operations: float) -> None:
@@ -79,6 +85,43 @@ def test_derived_figures_of_the_2i() -> None:
     assert machine.peak_simd_elements_per_second * 2 == pytest.approx(5.5e12, rel=0.01)
     assert machine.total_local_memory_bytes == 24 << 20
     assert machine.cycle_ns * machine.cycles_per_second == pytest.approx(1e9)
+
+
+def test_derived_figures_of_the_300() -> None:
+    """The published bandwidths and sizes; HBM3E is 6 x 1024 bits x 8.0 Gb/s."""
+    machine = preset("mtia-300")
+    assert machine.pe_count == 72
+    assert machine.local_memory_bytes_per_second == pytest.approx(1.9e12)
+    assert machine.sram_bytes_per_second == pytest.approx(11.4e12)
+    assert machine.dram.bytes_per_second == pytest.approx(6.1e12, rel=0.01)
+    assert (machine.sram.bytes, machine.dram.bytes) == (192 << 20, 216 << 30)
+    assert machine.peak_simd_elements_per_second * 2 == pytest.approx(35.0e12, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "petaflops", "terabytes_per_second", "gigabytes", "watts"),
+    [("mtia-400", 6.0, 9.2, 288, 1200), ("mtia-450", 7.0, 18.4, 288, 1400), ("mtia-500", 10.0, 27.6, 384, 1700)],
+)
+def test_roadmap_figures(
+    name: str, petaflops: float, terabytes_per_second: float, gigabytes: int, watts: float
+) -> None:
+    """Peaks by geometry within 1 %, BF16 half of FP8; memory and power as printed."""
+    machine = preset(name)
+    assert 2 * machine.peak_macs_per_second("fp8") / 1e15 == pytest.approx(petaflops, rel=0.01)
+    assert 2 * machine.peak_macs_per_second("bf16") / 1e15 == pytest.approx(petaflops / 2, rel=0.01)
+    assert machine.dram.bytes_per_second == terabytes_per_second * 1e12
+    assert (machine.dram.bytes >> 30, machine.tdp_watts) == (gigabytes, watts)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_links_carry_what_the_shared_memories_give(name: str) -> None:
+    """Uniform reads at the bandwidth of SRAM, and at that of DRAM, fit the busiest link; ports are loaded equally."""
+    machine = preset(name)
+    dram = machine.dram.bytes_per_second / machine.cycles_per_second
+    for units, needed in ((machine.sram.slices, machine.sram.bytes_per_cycle), (machine.dram.channels, dram)):
+        pattern = Pattern(machine.grid.rows, machine.grid.columns, "none", units)
+        assert machine.pe_count / max(link_cycles(machine, pattern)) >= needed
+    assert machine.sram.slices % machine.network.ports == machine.dram.channels % machine.network.ports == 0
 
 
 def test_rates_per_dtype_answer_by_name() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isa.assembly import parse_assembly
-from isa.machine import Machine, preset
+from isa.machine import PRESETS, Machine, preset
 from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
 from simulator import Report
 from tests.simulator.kernels import Job
@@ -108,11 +108,12 @@ def test_a_broadcast_reads_once(mode: str, times: int) -> None:
     assert report.commands_by_name == {"dma_in": 6}
 
 
-@pytest.mark.parametrize("chip", ["mtia-2i", "mtia-v1", "hbm-concept"])
+@pytest.mark.parametrize("chip", PRESETS)
 def test_all_elements_reach_deliverable_bandwidth(chip: str) -> None:
     """Every PE reads its own part of DRAM: within 5 % of deliverable bandwidth, and never above it."""
     described = preset(chip)
-    size, trips = 16384, 64
+    size = max(16384, described.dram.channels * described.dram.interleave_bytes)
+    trips = (1 << 20) // size
     code = f"""
     arg r1, 0
     coord r2, row
