@@ -13,8 +13,8 @@ from isa.memory_map import SRAM_BASE
 from isa.network import Mode, Pattern, link_cycles
 from simulator import Report
 
-TRANSFER_BYTES, TRIPS = 8192, 64
-SLOTS = 12
+TRANSFER_BYTES, MOST_TRIPS = 8192, 512
+MOST_SLOTS = 20
 
 _READ = """
 .kernel {name}
@@ -91,9 +91,15 @@ class Point:
         rows, columns = machine.grid.rows, machine.grid.columns
         return {"none": rows * columns, "row": rows, "column": columns, "all": 1}[self.mode]
 
+    def trips(self, machine: Machine) -> int:
+        """Transfers of each PE: so many that latency does not count, if half of SRAM holds what they read."""
+        if self.hits_one_slice:
+            return MOST_TRIPS // 8
+        return min(MOST_TRIPS, machine.sram.bytes // 2 // (self.groups(machine) * TRANSFER_BYTES))
+
     def bytes_per_group(self, machine: Machine) -> int:
         """Bytes that each group reads."""
-        return TRIPS * (
+        return self.trips(machine) * (
             self._slice_rows(machine) * machine.sram.interleave_bytes if self.hits_one_slice else TRANSFER_BYTES
         )
 
@@ -105,7 +111,8 @@ class Point:
     def report(self, machine: Machine) -> Report:
         """Simulate one launch of the kernel."""
         sram, per_group = machine.sram, self.bytes_per_group(machine)
-        size = per_group // TRIPS
+        trips = self.trips(machine)
+        size = per_group // trips
         rows, columns = machine.grid.rows, machine.grid.columns
         row_step = {"none": columns, "row": 1}.get(self.mode, 0) * per_group
         column_step = {"none": 1, "column": 1}.get(self.mode, 0) * per_group
@@ -115,7 +122,8 @@ class Point:
             source, image = SRAM_BASE + (2 * count - 1) * unit, count**2 * unit
             shape = [0, 0, 0, self._slice_rows(machine), (count - 1) * unit, unit]
         text = _READ.format(
-            name="pattern", tile_bytes=size, slots=SLOTS, trips=TRIPS, mode=self.mode,
+            name="pattern", tile_bytes=size, trips=trips,
+            slots=min(MOST_SLOTS, machine.pe.local_memory_bytes // 2 // size), mode=self.mode,
             prepare=_PREPARE.format(image_bytes=image, per_pe=per_group) if self.writes else "",
             write=_WRITE if self.writes else "",
         )  # fmt: skip

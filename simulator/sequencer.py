@@ -35,8 +35,10 @@ def _blame(state: State, actor: Scalar) -> None:
 
 @inner_kernel
 def _end_time(code: Code, state: State) -> Scalar:
-    """Return when the last command is complete and the last core has halted, or -1 if someone still waits."""
+    """Return when all commands, cores and fills of the cache have ended, or -1 if someone still waits."""
     time = 0
+    for bank in range(state.servers.shape[1]):
+        time = max(time, state.servers[st.SRAM_BANKS, bank])
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
         drained = drained_time(state, core)
         if state.core[core, st.STATUS] != st.HALTED or drained < 0:
