@@ -15,6 +15,7 @@ from north and south), each link once.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -66,15 +67,11 @@ class Network:
     @functools.cached_property
     def links(self) -> tuple[Link, ...]:
         """All links in a fixed order: those along rows, then those along columns."""
-        used = {
-            link
-            for port in range(self.ports)
-            for row in range(self.rows)
-            for column in range(self.columns)
-            for is_write in (False, True)
-            for link in self.route(port, Rectangle(row, row, column, column), is_write)[0]
-        }
-        return tuple(sorted(used))
+        lines, places = range(self.columns), range(self.rows + 1)
+        if self.topology == "mesh":
+            lines, places = range(-1, self.columns + 1), range(1, self.rows)
+        along_rows = itertools.product([False], range(self.rows), range(self.columns + 1), [False, True])
+        return tuple(Link(*each) for each in (*along_rows, *itertools.product([True], lines, places, [False, True])))
 
     def route(self, port: int, target: Rectangle, is_write: bool = False) -> tuple[list[Link], int]:
         """Return the links between a port and routers, and the hops to the farthest; writes come from one router."""

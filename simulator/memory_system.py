@@ -124,7 +124,7 @@ def _serve_sram(
         unit = _unit_of(index, slices, folds)
         done = max(done, _serve_unit(numbers, state, stats, position, stop - position, unit, index, start))
         if at_ports:
-            state.ports[unit % ports] += min(stop, first + size) - max(position, first)
+            state.ports[unit % ports] += stop - position
         position = stop
     return done
 
@@ -160,7 +160,7 @@ def _serve_dram(
         bank, row = _unit_of(place, banks, BANK_FOLDS), place // banks // numbers[hw.UNITS_PER_ROW]
         for _ in range((stop - position + burst_bytes - 1) // burst_bytes):
             done = max(done, dram.serve_burst(numbers, state.dram[channel], bank, row, is_write, start))
-        state.ports[channel % numbers[hw.PORTS]] += min(stop, first + size) - max(position, first)
+        state.ports[channel % numbers[hw.PORTS]] += stop - position
         position = stop
     return done + numbers[hw.DRAM_TICKS]
 

@@ -83,6 +83,20 @@ def test_a_write_is_a_path_to_its_port(network: Network, data: st.DataObject) ->
     assert [link.is_column for link in ordered] == sorted(link.is_column for link in ordered)
 
 
+@given(NETWORKS)
+def test_links_are_those_of_all_routes(network: Network) -> None:
+    """Rows come first, and every link is on a route."""
+    used = {
+        link
+        for port in range(network.ports)
+        for row in range(network.rows)
+        for column in range(network.columns)
+        for is_write in (False, True)
+        for link in network.route(port, Rectangle(row, row, column, column), is_write)[0]
+    }
+    assert network.links == tuple(sorted(used))
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"noc.topology": "mesh"}, {"noc.topology": "mesh", "noc.cluster_rows": 2, "noc.cluster_columns": 4}],
