@@ -106,7 +106,7 @@ class Point:
     @staticmethod
     def _slice_rows(machine: Machine) -> int:
         """Interleave units that differ by a pitch of one unit less than there are slices, and so share a slice."""
-        return machine.sram.slices - 1
+        return max(machine.sram.slices - 1, 1)
 
     def report(self, machine: Machine) -> Report:
         """Simulate one launch of the kernel."""

@@ -12,6 +12,7 @@ from benchmarks.launches import profile_kernel
 from isa.machine import Machine
 from isa.memory_map import DRAM_BASE, SRAM_BASE
 from simulator import Report
+from simulator.energy import DRAM_PARTS
 
 TRIPS, BLOCK_STEPS = 128, 32
 """Trips of the kernel, and blocks of K that each multiplies on the way."""
@@ -109,8 +110,7 @@ class Mix:
     def watts(self, machine: Machine, dtype: str) -> float:
         """Power of the chip while the launch runs, the host link at its share included."""
         operation = self.report(machine, dtype).operations[0]
-        beside = ("dram_device", "dram_background")
-        joules = sum(part for name, part in operation.energy_parts_joules.items() if name not in beside)
+        joules = sum(part for name, part in operation.energy_parts_joules.items() if name not in DRAM_PARTS)
         host = self.host * machine.control.host_bytes_per_second * 8 * machine.energy.host_per_bit * 1e-12
         return joules / (operation.cycles / machine.cycles_per_second) + host
 

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from isa.errors import MachineError
 from isa.machine_sections import (
+    LEAST_RATE,
     Accumulator,
     Control,
     Dma,
@@ -40,12 +41,14 @@ from isa.machine_sections import (
     described,
     dtype_family,
 )
-from isa.memory_map import BANK_FOLDS, interleave_period_bytes
+from isa.memory_map import BANK_FOLDS, MOST_CACHE_LINES, interleave_period_bytes
 from isa.network import Network, network_of
 from isa.power_sections import Dvfs, EnergyUncertainty
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
+MOST_PES, MOST_MESH_ROUTERS = 4096, 1024
+"""Larger grids would take minutes to find the routes of."""
 MOST_GAPS = 4096
 """A gap between tensors in DRAM is at most this part of it."""
 _BYTES_PER_ELEMENT = {"int8": 1, "fp8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
@@ -68,7 +71,7 @@ class Machine(Section):
     name: str = described("name of the machine", shapes="label", min_length=1)
     projected: bool = described("figures are a projection, not a published chip", shapes="label")
     process_nm: float = described("silicon process", unit="nm", shapes="label", gt=0)
-    frequency_mhz: float = described("clock of the PEs", unit="MHz", shapes="time", gt=0)
+    frequency_mhz: float = described("clock of the PEs", unit="MHz", shapes="time", ge=1, le=1e5)
     voltage_volts: float = described("supply voltage of the logic", unit="V", shapes="time", gt=0)
     tdp_watts: float = described("thermal design power", unit="W", shapes="label", gt=0)
     tdp_includes_dram: bool = described("its DRAM devices are in tdp_watts and typical_watts", shapes="label")
@@ -130,8 +133,11 @@ class Machine(Section):
         voltage = self.dvfs.voltage_at(frequency_mhz)
         if voltage is None:
             lowest, highest = self.dvfs.frequencies_mhz[0], self.dvfs.frequencies_mhz[-1]
+            reach = f"its points reach from {lowest:g} to {highest:g} MHz"
+            if lowest == highest:
+                reach = f"its only point is at {lowest:g} MHz"
             raise MachineError(
-                f"{self.name} cannot run at {frequency_mhz:g} MHz: its points reach from {lowest:g} to {highest:g} MHz",
+                f"{self.name} cannot run at {frequency_mhz:g} MHz: {reach}",
                 where="dvfs.frequencies_mhz",
                 help="give the machine more points in [dvfs], or set frequency_mhz and voltage_volts",
             )
@@ -153,17 +159,34 @@ class Machine(Section):
             size, cluster = getattr(self.grid, axis), getattr(self.noc, f"cluster_{axis}")
             if size % cluster:
                 yield f"noc.cluster_{axis}", f"{cluster} does not divide grid.{axis} = {size}"
-        if not all(getattr(self.simd.rate_by_dtype, name) for name in PerDtype.model_fields):
-            yield "simd.rate_by_dtype", "every rate must be above 0"
-        if self.dram_period_bytes % self.sram.cache_line_bytes:
-            period = f"the {self.dram_period_bytes} after which DRAM addresses meet the same banks"
-            yield "sram.cache_line_bytes", f"{self.sram.cache_line_bytes} does not divide {period}"
+        if any(self.simd.rate_by_dtype[name] < LEAST_RATE for name in PerDtype.model_fields):
+            yield "simd.rate_by_dtype", f"every rate must be at least {LEAST_RATE:g}"
+        yield from self._cache_problems()
+        if self.pe_count > MOST_PES:
+            yield "grid.rows", f"{self.grid.rows} x {self.grid.columns} PEs are more than {MOST_PES}"
+        routers = self.pe_count // (self.noc.cluster_rows * self.noc.cluster_columns)
+        if self.noc.topology == "mesh" and routers > MOST_MESH_ROUTERS:
+            yield (
+                "noc.topology",
+                f"a mesh of {routers} routers is more than {MOST_MESH_ROUTERS}: share them in clusters",
+            )
         double_buffered = 4 * self.matrix.block_rows * self.matrix.block_k_bytes
         if self.pe.local_memory_bytes < double_buffered:
             yield (
                 "pe.local_memory_bytes",
                 f"{self.pe.local_memory_bytes} does not hold two double-buffered operand blocks of {double_buffered}",
             )
+
+    def _cache_problems(self) -> Iterator[tuple[str, str]]:
+        line = self.sram.cache_line_bytes
+        if self.dram_period_bytes % line:
+            period = f"the {self.dram_period_bytes} after which DRAM addresses meet the same banks"
+            yield "sram.cache_line_bytes", f"{line} does not divide {period}"
+        if line > 8 * self.dram.access_bytes:
+            accesses = f"eight accesses of dram.access_bytes = {self.dram.access_bytes}"
+            yield "sram.cache_line_bytes", f"{line} is more than {accesses}: an eighth is fetched by one"
+        if self.dram.bytes // line >= MOST_CACHE_LINES:
+            yield "sram.cache_line_bytes", f"{line} splits dram.bytes into more than {MOST_CACHE_LINES} lines"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Machine:
@@ -248,9 +271,10 @@ class Machine(Section):
         return self.sram.bytes_per_cycle * self.cycles_per_second
 
     def cache_bytes(self, used_bytes: int) -> int:
-        """SRAM that caches DRAM beside a program that uses so much of it: what is left, in whole steps."""
-        step = self.sram.cache_step_bytes
-        return max(self.sram.bytes - -(-used_bytes // step) * step, 0) if step else 0
+        """SRAM that caches DRAM beside a program that uses so much: whole sets of what is left, in whole steps."""
+        step, set_bytes = self.sram.cache_step_bytes, self.sram.cache_line_bytes * self.sram.cache_ways
+        left = max(self.sram.bytes - -(-used_bytes // step) * step, 0) if step else 0
+        return left // set_bytes * set_bytes
 
     @property
     def network(self) -> Network:

@@ -15,9 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field
 Shapes = Literal["code", "time", "label"]
 
 
+_LIMITS: dict[str, dict[str, float]] = {
+    "ns": {"le": 1e7}, "cycles": {"le": 1_000_000}, "bytes/cycle": {"le": 1_000_000},
+    "elements/cycle": {"le": 1_000_000}, "bytes/s": {"ge": 1e6, "le": 1e16},
+    "bytes": {"le": 1 << 48},
+}  # fmt: skip
+"""By unit: what a field may be at most and at least, so that times stay numbers that a launch can be simulated in."""
+
+
 def described(description: str, *, shapes: Shapes, unit: str = "", **bounds: Any) -> Any:
     """Return a required pydantic field with its meaning, unit, what it shapes, and its bounds (`gt`, `ge`, `le`...)."""
-    return Field(description=description, json_schema_extra={"unit": unit, "shapes": shapes}, **bounds)
+    limits = {**_LIMITS.get(unit, {}), **bounds}
+    if "gt" in limits and "ge" in limits:
+        del limits["gt"]
+    return Field(description=description, json_schema_extra={"unit": unit, "shapes": shapes}, **limits)
 
 
 class Section(BaseModel):
@@ -33,6 +44,10 @@ class Section(BaseModel):
 def dtype_family(dtype: str) -> str:
     """Return the name under which the sections of a machine keep a dtype's numbers."""
     return "fp8" if dtype.startswith("fp8") else dtype
+
+
+LEAST_RATE = 1 / 64
+"""Below it a rate is no rate but a mistake."""
 
 
 class PerDtype(Section):
@@ -112,8 +127,11 @@ class Matrix(Section):
                 "block_k_bytes",
                 f"must be a power of two to hold whole elements of every dtype, not {self.block_k_bytes}",
             )
-        if not any(self.rate_by_dtype[name] for name in PerDtype.model_fields):
+        rates = {name: self.rate_by_dtype[name] for name in PerDtype.model_fields}
+        if not any(rates.values()):
             yield "rate_by_dtype", "at least one dtype needs a rate above 0"
+        if any(0 < rate < LEAST_RATE for rate in rates.values()):
+            yield "rate_by_dtype", f"a rate must be 0 or at least {LEAST_RATE:g}"
 
 
 class Accumulator(Section):
@@ -209,7 +227,7 @@ class Sram(Section):
         "addresses within a slice change bank after this many bytes", unit="bytes", shapes="time", gt=0
     )
     access_bytes: int = described("smallest access of a bank", unit="bytes", shapes="time", gt=0)
-    bytes_per_cycle: float = described("bandwidth of all slices together", unit="bytes/cycle", shapes="time", gt=0)
+    bytes_per_cycle: float = described("bandwidth of all slices together", unit="bytes/cycle", shapes="time", ge=1)
     latency_ns: float = described("access latency without the network", unit="ns", shapes="time", ge=0)
     cache_step_bytes: int = described(
         "SRAM that a program does not use caches DRAM, in steps of this size; 0: never",

@@ -37,6 +37,10 @@ BANK_FOLDS = 2
 """Units of a channel choose its bank by the sum of two digits in base `banks`: such pitches spread there too."""
 
 
+MOST_CACHE_LINES = 1 << 30
+"""Lines of DRAM that the simulator's cache can tell apart."""
+
+
 def fold_count(units: int, interleave_bytes: int) -> int:
     """Return how many digits (base `units`) of the interleave index are added up to choose a slice or channel."""
     folds = 1

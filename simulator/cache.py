@@ -18,7 +18,7 @@ from simulator.jit import inlined_kernel
 
 Scalar = Any
 EIGHTHS = 8
-_LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 18, 6, 31
+_LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 13, 12, 30
 _MOST_LAUNCHES = 1 << _LAUNCH_BITS
 
 
@@ -68,7 +68,10 @@ def touch(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, needed: 
 
 @inlined_kernel
 def arrive(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, time: Scalar) -> None:
-    """Note when a line that was missing is there, if it was not replaced in the meantime."""
+    """Note when a line that was missing is there, if it was not replaced in the meantime.
+
+    One time serves the whole line: eighths that were there before count as coming with the last ones.
+    """
     ways = numbers[hw.CACHE_WAYS]
     for way in range(ways):
         if cache[row, way] >> EIGHTHS == key:

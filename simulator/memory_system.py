@@ -176,17 +176,25 @@ def _storage_of(code: Code, address: Scalar) -> tuple[Scalar, Scalar]:
 
 @inner_kernel
 def _serve_piece(
-    numbers: Integers, state: State, stats: Stats, kind: Scalar, first: Scalar, size: Scalar, start: Scalar
+    numbers: Integers,
+    state: State,
+    stats: Stats,
+    kind: Scalar,
+    first: Scalar,
+    size: Scalar,
+    origin: Scalar,
+    start: Scalar,
 ) -> Scalar:
     """Serve one contiguous run, all of one kind; return when its last byte is there.
 
-    What the cache takes in keeps its banks busy, but nobody waits for that.
+    What the cache takes in keeps its banks busy, but nobody waits for that. Banks hold a line by its place behind
+    `origin`, where its storage starts, so that equal launches meet equal banks.
     """
     done = start
     if kind in (_READS_DRAM, _WRITES_DRAM, _MISSES):
         done = _serve_dram(numbers, state, stats, first, size, kind == _WRITES_DRAM, start)
     if kind in (_IN_SRAM, _HITS, _MISSES):
-        served = _serve_sram(numbers, state, stats, first, size, kind != _MISSES, start)
+        served = _serve_sram(numbers, state, stats, first - origin, size, kind != _MISSES, start)
         if kind != _MISSES:
             done = served + numbers[hw.SRAM_TICKS]
     if kind == _HITS:
@@ -248,23 +256,28 @@ def serve_memory(
 ) -> Scalar:
     """Serve rows from one memory; return when the last byte is there, latency included."""
     numbers, done = hardware.numbers, start
-    line_bytes = numbers[hw.CACHE_LINE_BYTES]
+    line_bytes, eighth = numbers[hw.CACHE_LINE_BYTES], numbers[hw.CACHE_LINE_BYTES] // cache.EIGHTHS
     is_cached = address >= DRAM_BASE and not is_write and numbers[hw.CACHE_SETS] > 0
-    base, kind = DRAM_BASE, _WRITES_DRAM if is_write else _READS_DRAM
+    base, kind, storage, origin = DRAM_BASE, _WRITES_DRAM if is_write else _READS_DRAM, -1, 0
     if address < DRAM_BASE:
         base, kind = SRAM_BASE, _IN_SRAM
         stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += rows * row_bytes
+    if is_cached:
+        storage, origin = _storage_of(code, address)
+        origin = origin // line_bytes * line_bytes
     for row in range(rows):
         position = address - base + row * pitch
         end = position + row_bytes
         stop, ready, touched, key = end, -1, _UNTOUCHED, 0
         while position < end:
+            first, last = position, stop
             if is_cached:
-                storage, origin = _storage_of(code, address)
                 key = cache.key_of(state.cache, storage, position // line_bytes - origin // line_bytes)
                 stop, ready, touched = _next_piece(numbers, state, key, position, end, touched)
-                kind = _HITS if ready >= 0 else _MISSES
-            served = _serve_piece(numbers, state, stats, kind, position, stop - position, start)
+                kind, last = _HITS if ready >= 0 else _MISSES, stop
+                if kind == _MISSES:
+                    first, last = first // eighth * eighth, (last + eighth - 1) // eighth * eighth
+            served = _serve_piece(numbers, state, stats, kind, first, last - first, origin, start)
             if kind == _MISSES:
                 _arrive(numbers, state, key, position, stop, served)
             done = max(done, max(served, ready))

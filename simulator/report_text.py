@@ -168,4 +168,5 @@ def _table(report: Report) -> Iterator[str]:
 
 def _row(name: str, launches: int, time: str, share: str, bound: str, dram: str) -> str:
     short = name if len(name) <= 30 else f"{name[:14]}..{name[-14:]}"
+    bound = bound.replace("local_memory", "local mem")
     return f"{short:<32}{launches:>7}{time:>12}{share:>9}  {bound:<9}{dram:>9}".rstrip()

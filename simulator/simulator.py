@@ -119,7 +119,8 @@ class Simulator:
         timer = self._timers.get(distribution) if reuse else None
         if timer is None:
             timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=distribution)
-            self._timers[distribution] = timer
+            if reuse:
+                self._timers[distribution] = timer
         timed = _run_all(timer, chosen, bindings, progress)
         moved = sum(_port_bytes(port.shape, port.device_dtype, bindings) for port in (*chosen.inputs, *chosen.outputs))
         return self._report(chosen, bindings, timed, moved, distribution)

@@ -166,6 +166,7 @@ def _another_value(value: object, path: str) -> object:
         "simd.multiply_adds_per_cycle",
         "sram.banks",
         "sram.bank_interleave_bytes",
+        "sram.cache_line_bytes",
     ):
         return value // 2 if isinstance(value, int) else value / 2
     if path in ("dram.ecc_efficiency", "typical_watts"):
