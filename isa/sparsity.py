@@ -34,12 +34,13 @@ def compress(weights: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """
     if weights.ndim != 2 or weights.shape[1] % GROUP:
         raise ModelError(f"weights of shape {weights.shape} are not rows of whole groups of {GROUP}")
-    groups = weights.reshape(len(weights), -1, GROUP)
+    count, elements = weights.shape
+    groups = weights.reshape(count, elements // GROUP, GROUP)
     is_zero = groups == 0
     _check_pattern(is_zero)
     places = np.sort(np.argsort(is_zero, axis=-1, kind="stable")[..., :KEPT], axis=-1)
-    kept = np.take_along_axis(groups, places, axis=-1).reshape(len(weights), weights.shape[1] // 2)
-    bits = (places[..., None] >> np.arange(_BITS) & 1).astype(np.uint8).reshape(len(weights), -1)
+    kept = np.take_along_axis(groups, places, axis=-1).reshape(count, elements // 2)
+    bits = (places[..., None] >> np.arange(_BITS) & 1).astype(np.uint8).reshape(count, elements)
     codes = np.packbits(bits, axis=1, bitorder="little")
     codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % weights.dtype.itemsize)))
     return np.concatenate([np.ascontiguousarray(kept).view(np.uint8), codes], axis=1)

@@ -123,7 +123,7 @@ class RandomKernel:
     def job(self, stages: int) -> Job:
         """Return the kernel with that many stages, results stored, on its rectangle."""
         kinds: tuple[Callable[[Code], None], ...] = (
-            self.load, self.load, self.gather, self.unary, self.unary,
+            self.load, self.load, self.gather, self.unary, self.unary, self.unary,
             self.constant, self.binary, self.binary, self.grouped, self.limit,
             self.reduce, self.transpose, self.copy, self.fill, self.product, self.product, self.chain, self.synchronize,
             self.word, self.copy_between_memories, self.scatter,
@@ -367,8 +367,7 @@ class RandomKernel:
             code.builder.pop(bias.buffer)
             mode = "add"
         for accumulate in (mode, "add")[: self.choose.randint(1, 2)]:
-            names = ("mml", "mml_sparse") if is_integer else tuple(FACTOR_TYPES)
-            instruction = self.choose.choice(names)
+            instruction = self.choose.choice(("mml", "mml_sparse") if is_integer else ("mml_sparse", "mml", "vmml"))
             dtype = "int8" if is_integer else self.choose.choice(FACTOR_TYPES[instruction])
             self.multiply(code, instruction, dtype, {"bank": bank, "accumulate": accumulate}, rows, columns)
         self.drain(code, bank, rows, columns, "int32" if is_integer else self.choose.choice(FLOATS))
