@@ -123,10 +123,10 @@ class RandomKernel:
     def job(self, stages: int) -> Job:
         """Return the kernel with that many stages, results stored, on its rectangle."""
         kinds: tuple[Callable[[Code], None], ...] = (
-            self.load, self.load, self.gather, self.unary, self.unary, self.unary,
+            self.load, self.load, self.gather, self.unary, self.unary,
             self.constant, self.binary, self.binary, self.grouped, self.limit,
             self.reduce, self.transpose, self.copy, self.fill, self.product, self.product, self.chain, self.synchronize,
-            self.word, self.copy_between_memories, self.scatter,
+            self.word, self.copy_between_memories, self.scatter, self.unary,
         )  # fmt: skip
         plan = [self.choose.choice(kinds) for _ in range(stages)]
         heads = [code.builder.loop(code.builder.argument("trips")) for code in self.codes]
