@@ -30,7 +30,7 @@ def compress(weights: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return uint8[rows, compressed_row_bytes] of dense[rows, elements] in a host array type of the device's.
 
     A group with fewer than 2 elements that are not zero keeps zeros at its first free places. Raises ModelError if a
-    group has more, or if rows are not whole groups.
+    group has more, or if rows are not whole groups. Hand them to `run_kernel` as `.view(np.int8)`.
     """
     if weights.ndim != 2 or weights.shape[1] % GROUP:
         raise ModelError(f"weights of shape {weights.shape} are not rows of whole groups of {GROUP}")

@@ -29,9 +29,9 @@ def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: S
     if code == tr.K_BLOCKS:
         return values[0] * block_k_bytes
     if code == tr.COMPRESSED:
-        elements = values[0] * block_k_bytes // max(element, 1)
-        codes_bytes = (elements + 7) // 8
-        return (elements // 2 + (codes_bytes + element - 1) // max(element, 1)) * element
+        size = max(element, 1)
+        elements = values[0] * block_k_bytes // size
+        return (elements // 2 + ((elements + 7) // 8 + size - 1) // size) * size
     if code == tr.R6_ELEMENTS:
         return values[6] * element
     if code == tr.INDICES:

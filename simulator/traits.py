@@ -20,20 +20,9 @@ COLUMN_COUNT = 18
 
 # Codes for rows and bytes per row of an operand.
 (
-    NONE,
-    ONE,
-    FROM_R6,
-    FROM_R7,
-    R6_ELEMENTS,
-    R7_ELEMENTS,
-    ONE_ELEMENT,
-    K_BLOCKS,
-    PAIR,
-    INDICES,
-    WORD,
-    GROUPS,
+    NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD, GROUPS,
     COMPRESSED,
-) = range(13)
+) = range(13)  # fmt: skip
 
 SPREAD_NOWHERE, SPREAD_A, SPREAD_B = range(3)
 LINK_UNUSED, LINK_SENDS, LINK_RECEIVES = range(3)
