@@ -24,6 +24,7 @@ _MODULE_OF = {
         ("Absent", "Argument", "Constant", "Entry", "Inline", "Launch", "PackStep", "Port", "Program", "Reference",
          "Storage"), "program"),
     **dict.fromkeys(("verify_program",), "program_checks"),
+    **dict.fromkeys(("compress",), "sparsity"),
 }  # fmt: skip
 
 __all__ = sorted(_MODULE_OF)

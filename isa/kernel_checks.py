@@ -16,7 +16,7 @@ from isa.encoding import check_words
 from isa.errors import AssemblyError
 from isa.kernel import MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
-from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand
+from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand, Timing
 
 if TYPE_CHECKING:
     from isa.machine import Machine
@@ -28,6 +28,7 @@ _FEATURES = {
     "dma_gather": ("dma.indexed", "indexed transfers"),
     "dma_scatter": ("dma.indexed", "indexed transfers"),
     "dma_copy": ("dma.memory_to_memory", "transfers between memories"),
+    "mml_sparse": ("matrix.sparsity_2_4", "2:4 weight sparsity"),
     "acc_send": ("accumulator.reduction_network", "reduction network"),
     "acc_add": ("accumulator.reduction_network", "reduction network"),
 }
@@ -99,7 +100,7 @@ def _instruction_problems(
         yield f"{row[columns.IMMEDIATE]} slots"
     if instruction.name in ("signal", "wait") and not 0 <= row[columns.IMMEDIATE] < SEMAPHORES:
         yield f"semaphore {row[columns.IMMEDIATE]} is outside 0..{SEMAPHORES - 1}"
-    if instruction.name == "mml" and not _matrix_rate(machine, int(row[columns.D1])):
+    if instruction.timing is Timing.MATRIX and not _matrix_rate(machine, int(row[columns.D1])):
         yield f"the matrix engine has no rate for {dtypes.BY_CODE[int(row[columns.D1])].name} (matrix.rate_by_dtype)"
 
 

@@ -250,6 +250,14 @@ class Machine(Section):
         """Multiply-accumulates of the chip per second: pe_count x peak_macs_per_cycle x cycles_per_second."""
         return self.pe_count * self.peak_macs_per_cycle(dtype) * self.cycles_per_second
 
+    def sparse_peak_macs_per_second(self, dtype: str) -> float:
+        """As `peak_macs_per_second`, with 2:4 weights and K counted dense.
+
+        With `matrix.sparsity_2_4` twice the dense peak, half of which is multiplied; else the dense peak.
+        """
+        is_faster = self.matrix.sparsity_2_4 and self.matrix_instruction(dtype) == "mml"
+        return self.peak_macs_per_second(dtype) * (2 if is_faster else 1)
+
     @property
     def peak_simd_elements_per_second(self) -> float:
         """Element operations of the chip: pe_count x simd.elements_per_cycle x cycles_per_second."""

@@ -103,6 +103,10 @@ class ProcessingElement(Section):
     branch_cycles: int = described("extra cycles of a taken branch", unit="cycles", shapes="time", ge=0)
 
 
+_SPARSE_BLOCK_BYTES = 16
+"""Four elements of the widest dtype."""
+
+
 class Matrix(Section):
     """The matrix engine (DPE): one tile makes `block_rows` dot products of `block_k_bytes` per cycle."""
 
@@ -119,13 +123,18 @@ class Matrix(Section):
     max_repeat_blocks: int = described(
         "blocks that one command walks with auto-increment", unit="blocks", shapes="code", gt=0
     )
-    sparsity_2_4: bool = described("2:4 weight sparsity doubles the rate", shapes="code")
+    sparsity_2_4: bool = described("`mml_sparse` multiplies weights compressed 2:4 at twice the rate", shapes="code")
 
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         if self.block_k_bytes & (self.block_k_bytes - 1):
             yield (
                 "block_k_bytes",
                 f"must be a power of two to hold whole elements of every dtype, not {self.block_k_bytes}",
+            )
+        if self.sparsity_2_4 and self.block_k_bytes < _SPARSE_BLOCK_BYTES:
+            yield (
+                "sparsity_2_4",
+                f"needs block_k_bytes of {_SPARSE_BLOCK_BYTES} or more: a block holds whole groups of 4 of every dtype",
             )
         rates = {name: self.rate_by_dtype[name] for name in PerDtype.model_fields}
         if not any(rates.values()):

@@ -126,6 +126,9 @@ _NUMBERS = """\
 * `mml` adds products to the bank in ascending k: `bank = fl32(bank + a * b)`; the product itself is rounded to fp32
   first, which changes nothing for types of 16 bits or less unless it is subnormal or too large. With int8 operands
   the bank holds int32, and sums wrap. `vmml` does the same for operands of any type widened to fp32, always in fp32.
+* `mml_sparse` is `mml` over the elements that b keeps. The others add nothing, whatever stands in a beside them: no NaN
+  for an infinity or NaN of a, and a sum of -0 stays. Kept zeros are multiplied like any number. Places of a group that
+  do not ascend are an error.
 * Functions are defined by fp32 operations alone, in the order their text gives; no library decides their bits.
 * Commands that move bytes (transfers, `copy`, `transpose`, and `acc_load`, `acc_drain` with int32) change no bits.
 """

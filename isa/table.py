@@ -272,6 +272,12 @@ MATRIX = (
                 "bank[rows, columns] (+)= a[rows, k] @ b[columns, k].T",
                 "As mml on the SIMD engine's fp32 lanes, for types that the matrix engine lacks: elements are widened "
                 "to fp32, each product and each sum in ascending k is rounded to fp32."),
+    Instruction("mml_sparse", 0x52, Unit.DPE, Timing.MATRIX, _MATRIX_OPERANDS,
+                "bank[rows, columns] (+)= a[rows, k] @ expand(b)[columns, k].T",
+                "As mml, with rows of b compressed 2:4: of every 4 elements of K, b holds 2 and where they were. First "
+                "the kept elements, half of the dense row; then 4 bits per group of 4 elements, the low nibble first: "
+                "first place + 4 * second place, with first < second; then up to a whole number of elements. What is "
+                "not kept is not multiplied; a kept zero is."),
 )  # fmt: skip
 
 ACCUMULATOR = (

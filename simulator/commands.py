@@ -65,22 +65,30 @@ def _vectors(rows: Scalar, columns: Scalar, lanes: Scalar) -> Scalar:
 
 
 @inlined_kernel
+def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: Integers, traits: Integers) -> Scalar:
+    """Return how long a product occupies the matrix engine; count what it multiplies.
+
+    Of a compressed b only kept elements are multiplied: two blocks stream in the time of one; rows of a fill as ever.
+    """
+    rows, columns, dtype = values[6], values[7], fields[col.D1]
+    k_bytes, fill = hardware.numbers[hw.BLOCK_K_BYTES], hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
+    held = (rows * k_bytes + fill - 1) // fill
+    share = 2 if traits[tr.B_BYTES] == tr.COMPRESSED else 1
+    k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype] // share
+    stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
+    stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
+    return (values[0] * max(columns, held * share) * hardware.numbers[hw.MATRIX_TICKS + dtype] + share - 1) // share
+
+
+@inlined_kernel
 def work_ticks(
-    hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, timing: Scalar
+    hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, traits: Integers
 ) -> Scalar:
     """Return how long a command occupies its unit, without memory and port limits; count the work."""
-    rows, columns = values[6], values[7]
+    rows, columns, timing = values[6], values[7], traits[tr.TIMING]
     fixed, lanes = hardware.cost[timing, hw.FIXED], hardware.cost[timing, hw.LANES]
     if timing == _MATRIX:
-        k_bytes = hardware.numbers[hw.BLOCK_K_BYTES]
-        held = (rows * k_bytes + hardware.numbers[hw.FILL_BYTES_PER_CYCLE] - 1) // hardware.numbers[
-            hw.FILL_BYTES_PER_CYCLE
-        ]
-        dtype = fields[col.D1]
-        k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype]
-        stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
-        stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
-        return values[0] * max(columns, held) * hardware.numbers[hw.MATRIX_TICKS + dtype]
+        return _matrix_ticks(hardware, stats, fields, values, traits)
     if timing == _VECTOR_MATRIX:
         k = values[0] * hardware.numbers[hw.BLOCK_K_BYTES] // hardware.numbers[hw.ELEMENT_BYTES + fields[col.D1]]
         stats.counts[st.ISSUED_MACS + _FP32] += k * rows * columns

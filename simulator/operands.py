@@ -28,6 +28,10 @@ def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: S
         return element
     if code == tr.K_BLOCKS:
         return values[0] * block_k_bytes
+    if code == tr.COMPRESSED:
+        size = max(element, 1)
+        elements = values[0] * block_k_bytes // size
+        return (elements // 2 + ((elements + 7) // 8 + size - 1) // size) * size
     if code == tr.R6_ELEMENTS:
         return values[6] * element
     if code == tr.INDICES:

@@ -70,8 +70,8 @@ def complete(
         error = commands.perform(chip, pe, fields, values, extents)
         if error:
             return error
-    timing = chip.code.traits[fields[col.OPCODE], tr.TIMING]
-    occupancy = commands.work_ticks(chip.hardware, chip.stats, fields, values, extents, timing)
+    traits = chip.code.traits[fields[col.OPCODE]]
+    occupancy = commands.work_ticks(chip.hardware, chip.stats, fields, values, extents, traits)
     commands.finish(
         chip.code, chip.hardware, state, chip.stats, stream, pe, unit, fields, extents, occupancy, now, done
     )

@@ -1,7 +1,7 @@
 """What the sequencer must know about each opcode, derived from the instruction table as plain integers.
 
 Row = opcode, column = one of the constants below. A new instruction with the usual operands needs nothing here; only
-shapes that do not follow from the operands (`_OUT_SHAPES`) are listed.
+shapes that do not follow from the operands (`_OUT_SHAPES`, `_COMPRESSED`) are listed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from isa.table import INSTRUCTIONS, SLOTS, Instruction, Timing
 COLUMN_COUNT = 18
 
 # Codes for rows and bytes per row of an operand.
-NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD, GROUPS = range(12)
+(
+    NONE, ONE, FROM_R6, FROM_R7, R6_ELEMENTS, R7_ELEMENTS, ONE_ELEMENT, K_BLOCKS, PAIR, INDICES, WORD, GROUPS,
+    COMPRESSED,
+) = range(13)  # fmt: skip
 
 SPREAD_NOWHERE, SPREAD_A, SPREAD_B = range(3)
 LINK_UNUSED, LINK_SENDS, LINK_RECEIVES = range(3)
@@ -35,6 +38,8 @@ _OUT_SHAPES = {
     "acc_range": (FROM_R6, PAIR, _D0),
 }
 """Outputs whose shape is not rows x columns: (rows code, bytes code, element type slot)."""
+_COMPRESSED = ("mml_sparse",)
+"""Products whose operand b is compressed 2:4."""
 
 
 def _operand_shape(instruction: Instruction, name: str, dtype_slot: int) -> tuple[int, int, int]:
@@ -46,7 +51,8 @@ def _operand_shape(instruction: Instruction, name: str, dtype_slot: int) -> tupl
     if f"{name}_pitch" not in instruction.by_name:
         return ONE, INDICES, dtype_slot
     if instruction.timing in (Timing.MATRIX, Timing.VECTOR_MATRIX):
-        return (FROM_R6 if name == "a" else FROM_R7), K_BLOCKS, dtype_slot
+        is_compressed = name == "b" and instruction.name in _COMPRESSED
+        return (FROM_R6 if name == "a" else FROM_R7), (COMPRESSED if is_compressed else K_BLOCKS), _D1
     if name == "b" and "group" in instruction.by_name:
         return FROM_R6, GROUPS, dtype_slot
     return FROM_R6, (FROM_R7 if "row_bytes" in instruction.by_name else R7_ELEMENTS), dtype_slot

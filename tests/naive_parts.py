@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from isa import columns as col
 from isa.dtypes import BY_CODE
+from isa.sparsity import compressed_row_bytes
 from isa.table import Instruction, Timing, Unit
 
 Integers = npt.NDArray[np.int64]
@@ -123,7 +124,10 @@ def operand_extent(command: Command, operand: int, block_k_bytes: int) -> tuple[
         return 1, 4 * rows
     if "row_bytes" in row.by_name:
         return rows, columns
-    if row.name in ("mml", "vmml"):
+    if row.name == "mml_sparse" and name == "b":
+        dtype = BY_CODE[int(fields[col.D1])]
+        return columns, compressed_row_bytes(int(values[0]) * block_k_bytes // dtype.bytes, dtype)
+    if row.name in ("mml", "vmml", "mml_sparse"):
         return (rows if name == "a" else columns), int(values[0]) * block_k_bytes
     if row.name == "acc_range":
         return rows, 8

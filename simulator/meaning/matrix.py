@@ -1,7 +1,8 @@
 """Matrix multiplication into an accumulator bank.
 
 bank[i, j] (+)= sum over ascending k of a[i, k] * b[j, k]: one fp32 rounding per product (none is needed for the 8- and
-16-bit types, unless their product is subnormal or too large) and one per addition; int8 in wrapping int32.
+16-bit types, unless their product is subnormal or too large) and one per addition; int8 in wrapping int32. Where b is
+compressed 2:4 (`isa.sparsity`), the sum is over the k that it keeps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from isa import columns as col
-from isa import dtypes
+from isa import dtypes, sparsity
 from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes, tiles
@@ -19,7 +20,7 @@ from simulator.meaning.convert import load_block
 from simulator.meaning.plain import Command, MeaningError
 from simulator.meaning.tables import K_CHUNK, Array, Bytes, Floats, Integers, Scalar, Tables
 
-_MML, _VMML = BY_NAME["mml"].opcode, BY_NAME["vmml"].opcode
+_MML, _VMML, _SPARSE = (BY_NAME[name].opcode for name in ("mml", "vmml", "mml_sparse"))
 _SET = 0
 _TILED_ROWS, _FEW_ROWS = 12, 2
 """Up to so many rows of a, transposing b once costs more than doing so for each row in registers, or scalar code."""
@@ -34,13 +35,21 @@ def run(
 ) -> Scalar:
     """Execute a product of tables.a (rows x depth) and of b (columns x depth), which is still in local memory."""
     opcode, dtype = fields[col.OPCODE], fields[col.D1]
-    if opcode not in (_MML, _VMML):
+    if opcode not in (_MML, _VMML, _SPARSE):
         return codes.NO_MEANING
-    if opcode == _MML and dtype == _INT32:
+    if opcode != _VMML and dtype == _INT32:
         return codes.UNSUPPORTED_DTYPE
     rows, columns, pitch, bank = values[6], values[7], values[5], banks[fields[col.BANK]]
+    places = b_address + depth // 2 * tables.element_bytes[dtype]
+    if opcode == _SPARSE and not _places_ascend(local, places, pitch, columns, depth):
+        return codes.NOT_ASCENDING
     if fields[col.MODE] == _SET:
         _clear(bank, rows, columns)
+    if opcode == _SPARSE:
+        load_block(local, b_address, pitch, columns, depth // 2, 0, dtype, tables.bytes_as_float, tables.b)
+        _transpose(tables.a, 0, depth, rows, depth, tables.out)
+        _multiply_sparse(dtype, local, places, pitch, bank, rows, columns, depth, tables)
+        return codes.OK
     if rows <= _TILED_ROWS and dtype in _TILED and columns % _EDGE == 0 and depth % _EDGE == 0:
         _multiply_tiles(tables.a, local, b_address, pitch, dtype, bank, rows, columns, depth)
         return codes.OK
@@ -158,10 +167,117 @@ def _multiply(a: Floats, b: Floats, bank: Array, rows: Scalar, columns: Scalar, 
                 bank[row, column] += factor * b[np.uint64(k * columns + column)]
 
 
+@inner_kernel
+def _places_ascend(local: Bytes, places: Scalar, pitch: Scalar, columns: Scalar, depth: Scalar) -> Scalar:
+    """Return whether the two places of each group of a compressed b ascend; column 0's begin at byte `places`."""
+    for column in range(columns):
+        for group in range(depth // 4):
+            code = local[np.uint64(places + column * pitch + (group >> 1))] >> (group & 1) * 4
+            if code & 3 >= code >> 2 & 3:
+                return False
+    return True
+
+
+@inner_kernel
+def _multiply_sparse(
+    dtype: Scalar,
+    local: Bytes,
+    places: Scalar,
+    pitch: Scalar,
+    bank: Array,
+    rows: Scalar,
+    columns: Scalar,
+    depth: Scalar,
+    tables: Tables,
+) -> None:
+    """Multiply a, in tables.out with K outermost, and the kept elements of b in tables.b."""
+    a, b, sums = tables.out, tables.b, tables.block_a
+    for column in range(columns):
+        start, kept = places + column * pitch, column * (depth // 2)
+        if dtype == _INT8:
+            _add_kept_integers(
+                a, b, local, start, kept, bank.view(np.int32)[:, column], sums.view(np.int32), rows, depth
+            )
+        else:
+            _add_kept(a, b, local, start, kept, bank[:, column], sums, rows, depth)
+
+
+@inner_kernel
+def _kept_index(local: Bytes, start: Scalar, index: Scalar) -> Scalar:
+    """Return which element of a dense row its kept element `index` is; places begin at byte `start`."""
+    return (index >> 1) * 4 + (local[np.uint64(start + (index >> 2))] >> (index & 3) * 2 & 3)
+
+
+@inner_kernel
+def _add_kept(
+    a: Floats,
+    b: Floats,
+    local: Bytes,
+    start: Scalar,
+    kept: Scalar,
+    column: Array,
+    sums: Array,
+    rows: Scalar,
+    depth: Scalar,
+) -> None:
+    """Add the products of one row of b to a column of the bank; vector code runs over rows of a."""
+    for row in range(rows):
+        sums[np.uint64(row)] = column[row]
+    for index in range(depth // 2):
+        first, factor = _kept_index(local, start, index) * rows, b[np.uint64(kept + index)]
+        for row in range(rows):
+            sums[np.uint64(row)] += a[np.uint64(first + row)] * factor
+    for row in range(rows):
+        column[row] = sums[np.uint64(row)]
+
+
+@inner_kernel
+def _add_kept_integers(
+    a: Floats,
+    b: Floats,
+    local: Bytes,
+    start: Scalar,
+    kept: Scalar,
+    column: Array,
+    sums: Array,
+    rows: Scalar,
+    depth: Scalar,
+) -> None:
+    """As `_add_kept`, of whole numbers."""
+    for row in range(rows):
+        sums[np.uint64(row)] = column[row]
+    for index in range(depth // 2):
+        first, factor = _kept_index(local, start, index) * rows, np.int32(b[np.uint64(kept + index)])
+        for row in range(rows):
+            product = np.int32(np.int32(a[np.uint64(first + row)]) * factor)
+            sums[np.uint64(row)] = np.int32(sums[np.uint64(row)] + product)
+    for row in range(rows):
+        column[row] = sums[np.uint64(row)]
+
+
 def _mml(command: Command) -> None:
+    _add_products(command, _typed_bank(command))
+
+
+def _typed_bank(command: Command) -> Array:
+    """Return the bank as the matrix engine sees it for the command's element type."""
     if command.dtype(1) == _INT32:
         raise MeaningError(codes.UNSUPPORTED_DTYPE)
-    _add_products(command, command.bank.view(np.int32) if command.dtype(1) == _INT8 else command.bank)
+    return command.bank.view(np.int32) if command.dtype(1) == _INT8 else command.bank
+
+
+def _mml_sparse(command: Command) -> None:
+    bank, dtype = _typed_bank(command), dtypes.BY_CODE[command.dtype(1)]
+    depth = int(command.values[0]) * command.block_k_bytes // dtype.bytes
+    rows = command.view(2, command.columns, sparsity.compressed_row_bytes(depth, dtype))
+    indices = sparsity.kept_indices(rows, dtype, depth)
+    if (indices[:, ::2] >= indices[:, 1::2]).any():
+        raise MeaningError(codes.NOT_ASCENDING)
+    a, b = command.read(1, command.rows, depth), command.read_like(2, dtype.code, command.columns, depth // 2)
+    total = bank.copy() if command.word == "add" else np.zeros_like(bank)
+    for index in range(depth // 2):
+        total += (a[:, indices[:, index]] * b[:, index]).astype(total.dtype)
+    bank[...] = total
 
 
 def _add_products(command: Command, bank: Array) -> None:
@@ -177,5 +293,6 @@ def _add_products(command: Command, bank: Array) -> None:
 
 PLAIN: dict[str, Callable[[Command], None]] = {
     "mml": _mml,
+    "mml_sparse": _mml_sparse,
     "vmml": lambda command: _add_products(command, command.bank),
 }

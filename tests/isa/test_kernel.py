@@ -26,6 +26,7 @@ PLAIN = MACHINE.with_changes(
         "dma.memory_to_memory": False,
         "accumulator.reduction_network": False,
         "matrix.rate_by_dtype.fp8": 0.0,
+        "matrix.sparsity_2_4": False,
         "pe.registers": 16,
     }
 )
@@ -94,6 +95,10 @@ def test_a_good_kernel_passes():
             "mml bank0, tile, r0, r0, tile, r0, r0, r1, r1, r1, int32, set\nhalt",
             "core A, instruction 0 (mml): the matrix engine has no rate for int32 (matrix.rate_by_dtype)",
         ),
+        (
+            "mml_sparse bank0, tile, r0, r0, tile, r0, r0, r1, r1, r1, fp8e5m2, set\nhalt",
+            "core A, instruction 0 (mml_sparse): the matrix engine has no rate for fp8e5m2 (matrix.rate_by_dtype)",
+        ),
     ],
 )
 def test_bad_code_is_refused(body, message):
@@ -131,6 +136,10 @@ def test_loops_nest_eight_deep():
         ("acc_send bank0, r1, r1, north", "no reduction network (accumulator.reduction_network)"),
         ("acc_add bank0, r1, r1, north", "no reduction network (accumulator.reduction_network)"),
         ("mml bank0, tile, r0, r0, tile, r0, r0, r1, r1, r1, fp8e4m3, set", "no rate for fp8e4m3"),
+        (
+            "mml_sparse bank0, tile, r0, r0, tile, r0, r0, r1, r1, r1, fp16, set",
+            "the machine has no 2:4 weight sparsity (matrix.sparsity_2_4)",
+        ),
         ("li r16, 1", "destination is r16, the machine has 16 registers"),
     ],
 )

@@ -74,6 +74,23 @@ def test_peak_rates_are_the_published_ones(name: str, dtype: str, tera_operation
     assert 2 * preset(name).peak_macs_per_second(dtype) / 1e12 == pytest.approx(tera_operations, rel=1e-3, abs=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera_operations"),
+    [("mtia-2i", "int8", 707.8), ("mtia-2i", "fp16", 353.9), ("mtia-2i", "fp32", 5.53), ("mtia-300", "fp8", 1120.7)],
+)
+def test_sparse_peaks_are_twice_the_dense_ones_where_there_is_use_for_it(
+    name: str, dtype: str, tera_operations: float
+) -> None:
+    """2i: published 708 and 354; not in vector lanes, and not on a chip without `matrix.sparsity_2_4`."""
+    assert 2 * preset(name).sparse_peak_macs_per_second(dtype) / 1e12 == pytest.approx(tera_operations, rel=1e-3)
+
+
+def test_sparsity_needs_blocks_of_whole_groups() -> None:
+    with pytest.raises(MachineError, match=r"matrix.sparsity_2_4: needs block_k_bytes of 16 or more"):
+        preset("mtia-2i").with_changes({"matrix.block_k_bytes": 8})
+    preset("mtia-2i").with_changes({"matrix.block_k_bytes": 8, "matrix.sparsity_2_4": False})
+
+
 def test_derived_figures_of_the_2i() -> None:
     """Bandwidths, clock and sizes follow from the fields."""
     machine = preset("mtia-2i")

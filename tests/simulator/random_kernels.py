@@ -21,11 +21,13 @@ from tests.simulator.kernels import Images, Job, zeros
 
 REGION_BYTES = 16384
 """Bytes of source data per element type at the start of both memories; results come after all regions."""
-REGIONS = ("fp32", "fp16", "bf16", "int8", "int32", "indices")
+REGIONS = ("fp32", "fp16", "bf16", "int8", "int32", "indices", "places")
 RESULTS = len(REGIONS) * REGION_BYTES
 RESULT_BYTES, MEMORY_BYTES = 4096, 1 << 20
 FLOATS = ("fp32", "fp16", "bf16")
-FACTOR_TYPES = {"mml": ("fp16", "bf16"), "vmml": FLOATS}
+FACTOR_TYPES = {"mml": ("fp16", "bf16"), "mml_sparse": ("fp16", "bf16"), "vmml": FLOATS}
+ASCENDING = np.array([4, 8, 12, 9, 13, 14], np.uint8)
+"""Codes of two places in a group of four."""
 BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect", "vless", "vequal", "vpow")
 BY_CONSTANT = ("vadds", "vmuls", "vmaxs", "vmins")
 GROUPED = ("vsubg", "vmulg")
@@ -39,7 +41,7 @@ OPPOSITE_END = ("west", "north")
 
 
 def source_images(seed: int) -> Images:
-    """Return memories with small numbers of every element type, and rows of indices 0..7."""
+    """Return memories with small numbers of every element type, rows of indices 0..7, and places of kept elements."""
     rng = np.random.default_rng(seed)
     images = zeros(MEMORY_BYTES, MEMORY_BYTES)
     for memory in (images.sram, images.dram):
@@ -47,6 +49,8 @@ def source_images(seed: int) -> Images:
             region = memory[place * REGION_BYTES : (place + 1) * REGION_BYTES]
             if name == "indices":
                 region.view(np.int32)[:] = np.concatenate([rng.permutation(8) for _ in range(REGION_BYTES // 32)])
+            elif name == "places":
+                region[:] = rng.choice(ASCENDING, REGION_BYTES) | rng.choice(ASCENDING, REGION_BYTES) << 4
             elif name in FLOATS:
                 dtype = BY_NAME[name].numpy
                 region.view(dtype)[:] = rng.normal(0, 2, REGION_BYTES // dtype.itemsize).astype(dtype)
@@ -122,7 +126,7 @@ class RandomKernel:
             self.load, self.load, self.gather, self.unary, self.unary,
             self.constant, self.binary, self.binary, self.grouped, self.limit,
             self.reduce, self.transpose, self.copy, self.fill, self.product, self.product, self.chain, self.synchronize,
-            self.word, self.copy_between_memories, self.scatter,
+            self.word, self.copy_between_memories, self.scatter, self.unary,
         )  # fmt: skip
         plan = [self.choose.choice(kinds) for _ in range(stages)]
         heads = [code.builder.loop(code.builder.argument("trips")) for code in self.codes]
@@ -201,6 +205,19 @@ class RandomKernel:
         pitch = round_up(block.row_bytes, 4) + 8
         code.emit("dma_in", **self.out(block), address=address, address_pitch=pitch, rows=rows,
                   row_bytes=block.row_bytes, broadcast=group)  # fmt: skip
+        self.produced(code, block)
+        return block
+
+    def load_compressed(self, code: Code, shape: tuple[int, int, str]) -> Block:
+        """Load rows of elements, and behind each of them the places where they were in rows twice as long."""
+        rows, k, dtype = shape
+        size = BY_NAME[dtype].bytes
+        block = self.block(rows, k // 2 + -(-k // 8 // size), dtype)
+        for name, offset, row_bytes in ((dtype, 0, k // 2 * size), ("places", k // 2 * size, -(-k // 8))):
+            address = self.address(code, REGIONS.index(name) * REGION_BYTES, 128, 512)
+            code.emit("dma_in", out=block.buffer, out_offset=block.offset + offset, out_pitch=block.pitch,
+                      address=address, address_pitch=row_bytes, rows=rows, row_bytes=row_bytes,
+                      broadcast="none")  # fmt: skip
         self.produced(code, block)
         return block
 
@@ -350,7 +367,7 @@ class RandomKernel:
             code.builder.pop(bias.buffer)
             mode = "add"
         for accumulate in (mode, "add")[: self.choose.randint(1, 2)]:
-            instruction = "mml" if is_integer else self.choose.choice(("mml", "vmml"))
+            instruction = self.choose.choice(("mml", "mml_sparse") if is_integer else ("mml_sparse", "mml", "vmml"))
             dtype = "int8" if is_integer else self.choose.choice(FACTOR_TYPES[instruction])
             self.multiply(code, instruction, dtype, {"bank": bank, "accumulate": accumulate}, rows, columns)
         self.drain(code, bank, rows, columns, "int32" if is_integer else self.choose.choice(FLOATS))
@@ -359,7 +376,9 @@ class RandomKernel:
         """Load two factors and multiply them into a bank."""
         k_blocks = self.choose.randint(1, 3)
         k = k_blocks * self.machine.matrix.block_k_bytes // BY_NAME[dtype].bytes
-        a, b = (self.load(self.choose.choice(self.codes), (count, k, dtype)) for count in (rows, columns))
+        a = self.load(self.choose.choice(self.codes), (rows, k, dtype))
+        load = self.load_compressed if instruction == "mml_sparse" else self.load
+        b = load(self.choose.choice(self.codes), (columns, k, dtype))
         self.pool.remove(a)
         self.pool.remove(b)
         code.emit(instruction, **bank, **self.read(a), **self.read(b, "b"), rows=rows, columns=columns,

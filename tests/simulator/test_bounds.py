@@ -11,7 +11,7 @@ import pytest
 
 from isa.errors import MachineError, ProgramError, SimulationError
 from isa.memory_map import DRAM_BASE, SRAM_BASE
-from tests.simulator.kernels import zeros
+from tests.simulator.kernels import Job, zeros
 from tests.simulator.test_timing import job, machine
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,27 @@ def test_wrong_registers_are_errors(code: str, sentence: str) -> None:
     with pytest.raises(SimulationError, match="instruction") as caught:
         timed.run(images)
     assert sentence in str(caught.value)
+
+
+def sparse_product(k_blocks: int) -> Job:
+    """Return a product of dense zeros with a row of weights in a slot of 64 bytes: 3 blocks of 18 fit."""
+    text = "li r1, 1\nli r2, 64\nfill weights, r0, r0, r1, r2, int8, 0.0\npush weights, 1\n"
+    text += f"li r3, {k_blocks}\nmml_sparse bank0, data, r0, r0, weights, r0, r0, r1, r1, r3, fp16, set\nhalt"
+    data = "li r1, 1\nli r2, 128\nfill data, r0, r0, r1, r2, int8, 0.0\npush data, 1\nhalt"
+    return job(text, data, ".buffer weights 64 1\n.buffer data 128 1")
+
+
+def test_compressed_weights_stay_in_their_slot() -> None:
+    with pytest.raises(SimulationError, match=r"buffer 'weights' leaves its slot"):
+        sparse_product(4).profile()
+
+
+def test_weights_that_are_not_compressed_are_an_error() -> None:
+    """Dense zeros have equal places. A profile has no data, and times the command."""
+    timed = sparse_product(3)
+    assert timed.profile().commands_by_name["mml_sparse"] == 1
+    with pytest.raises(SimulationError, match=r"mml_sparse(?s:.)*b is not compressed 2:4: the two places"):
+        timed.run(zeros())
 
 
 @pytest.mark.parametrize("size", ["r0, r3", "r2, r0", "r0, r0"])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from isa import columns as col
 from isa.dtypes import BY_CODE, DTYPES, FP8E4M3, FP16, FP32, INT4, INT8, INT32, Dtype
 from isa.memory_map import DRAM_BASE, SRAM_BASE
+from isa.sparsity import compress, compressed_row_bytes, expand
 from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Timing
 from simulator.meaning import codes
 from simulator.meaning.dispatch import PLAIN, execute, execute_plain
@@ -24,6 +25,8 @@ BLOCK_K_BYTES, BANK_ROWS, BANK_COLUMNS, REGION_BYTES = 32, 32, 48, 4096
 LOCAL_BYTES, MEMORY_BYTES = 3 * REGION_BYTES, 8192
 TABLES = make_tables(BLOCK_K_BYTES, BANK_ROWS, BANK_COLUMNS, LOCAL_BYTES)
 COMMANDS = [instruction for instruction in INSTRUCTIONS if instruction.is_command]
+ASCENDING = np.resize(np.array([4, 8, 12, 9, 13, 14], np.uint8), 16)
+"""Codes of two places in a group of four, by any 4 bits."""
 ADDRESSABLE = [dtype for dtype in DTYPES if dtype is not INT4]
 SPECIAL_WORDS = np.array(
     [0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 1, 0x80000001, 0x7F7FFFFF], np.uint32
@@ -78,7 +81,7 @@ def run_both(fields, values, addresses, memories: Memories) -> tuple[int, Memori
 def pick_dtype(draw, instruction: Instruction, slot: str) -> Dtype:
     if instruction.timing is Timing.SIMD and slot != "d0":
         return draw(st.sampled_from(DTYPES))
-    if instruction.name == "mml":
+    if instruction.timing is Timing.MATRIX:
         return draw(st.sampled_from([dtype for dtype in ADDRESSABLE if dtype is not INT32]))
     return draw(st.sampled_from(ADDRESSABLE))
 
@@ -129,6 +132,17 @@ def put_indices(instruction: Instruction, addresses, memories: Memories, random:
         memories.local[addresses[operand] : addresses[operand] + 48] = indices.view(np.uint8)
 
 
+def put_places(instruction: Instruction, fields, values, address: int, memories: Memories) -> None:
+    """Give a compressed operand places that ascend, whatever bits they were."""
+    if instruction.name == "mml_sparse":
+        dtype = BY_CODE[int(fields[col.D1])]
+        elements = int(values[0]) * BLOCK_K_BYTES // dtype.bytes
+        for row in range(int(values[7])):
+            start = address + row * int(values[5])
+            codes_of_row = memories.local[start:][elements // 2 * dtype.bytes : compressed_row_bytes(elements, dtype)]
+            codes_of_row[:] = ASCENDING[codes_of_row & 15] | ASCENDING[codes_of_row >> 4] << 4
+
+
 def declared_range(instruction: Instruction, fields, values, address: int) -> npt.NDArray[np.bool_]:
     """Return which bytes of local memory the instruction's row allows to change."""
     allowed = np.zeros(LOCAL_BYTES, dtype=bool)
@@ -161,6 +175,7 @@ def test_fast_and_plain_forms_leave_the_same_bits(name: str) -> None:
         random = np.random.default_rng(seed)
         memories = random_memories(random)
         put_indices(instruction, addresses, memories, random)
+        put_places(instruction, fields, values, addresses[2], memories)
         code, after = run_both(fields, values, addresses, memories)
         assert code in (codes.OK, codes.ROW_OUTSIDE_MEMORY)
         changed = after.local != memories.local
@@ -338,7 +353,7 @@ def test_matrix_products_are_what_a_person_expects() -> None:
     np.testing.assert_array_equal(after.banks.view(np.uint32), before.banks.view(np.uint32))
 
 
-@pytest.mark.parametrize("name", ["mml", "vmml"])
+@pytest.mark.parametrize("name", ["mml", "vmml", "mml_sparse"])
 @pytest.mark.parametrize("dtype", [dtype for dtype in ADDRESSABLE if dtype is not INT32], ids=str)
 def test_products_of_full_blocks(name: str, dtype: Dtype) -> None:
     """Shapes that are multiples of a vector, and shapes beside them, at any place and with any numbers."""
@@ -347,7 +362,9 @@ def test_products_of_full_blocks(name: str, dtype: Dtype) -> None:
         fields, values, _ = command_of(name, rows, columns, dtype, r0=blocks, mode=int(random.integers(2)))
         values[[3, 5]] = BLOCK_K_BYTES * blocks + dtype.bytes * random.integers(0, 5, 2)
         a, b = REGION_BYTES * np.arange(1, 3) + dtype.bytes * random.integers(0, 16, 2)
-        run_both(fields, values, (-1, int(a), int(b)), random_memories(random))
+        memories = random_memories(random)
+        put_places(BY_NAME[name], fields, values, int(b), memories)
+        run_both(fields, values, (-1, int(a), int(b)), memories)
 
 
 def test_integer_products_wrap_and_leave_unchanged() -> None:
@@ -363,9 +380,69 @@ def test_integer_products_wrap_and_leave_unchanged() -> None:
     assert drained.local[:24].view(np.int32).tolist() == [total] * 6
 
 
+def multiply_sparse(a, rows, bank, mode: int = 1) -> tuple[int, npt.NDArray[np.float32]]:
+    """Multiply host rows with compressed rows, added to a bank of equal elements; return the code and the bank."""
+    memories = random_memories(np.random.default_rng(5))
+    memories.local[REGION_BYTES:][: a.nbytes] = a.view(np.uint8).ravel()
+    memories.local[2 * REGION_BYTES :][: rows.size] = rows.ravel()
+    memories.banks[0] = bank
+    dtype = next(dtype for dtype in DTYPES if dtype.numpy == a.dtype)
+    slots = {"r0": a[0].nbytes // BLOCK_K_BYTES, "r3": a[0].nbytes, "r5": rows.shape[1], "mode": mode}
+    code, after = run_both(*command_of("mml_sparse", len(a), len(rows), dtype, **slots), memories)
+    return code, after.banks[0, : len(a), : len(rows)]
+
+
+def pruned(random: np.random.Generator, rows: int, elements: int, dtype: Dtype):
+    """Return random weights of which at least two of every four are zero, of either sign."""
+    weights = random.normal(0, 20, (rows, elements // 4, 4))
+    order = np.argsort(random.random(weights.shape), axis=-1)
+    return np.where(order < random.integers(0, 3, (rows, elements // 4, 1)), weights, weights * 0.0).reshape(
+        rows, elements).astype(dtype.numpy)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in ADDRESSABLE if dtype is not INT32], ids=str)
+def test_sparse_products_are_those_of_mml_on_the_expanded_operand(dtype: Dtype) -> None:
+    """Bit for bit, for numbers: products with zero change no sum that starts above zero."""
+    random, elements = np.random.default_rng(7), 3 * BLOCK_K_BYTES // dtype.bytes
+    a, b = random.normal(0, 20, (5, elements)).astype(dtype.numpy), pruned(random, 9, elements, dtype)
+    rows = compress(b)
+    memories = random_memories(random)
+    for region, array in ((1, a), (2, expand(rows, dtype, elements))):
+        memories.local[region * REGION_BYTES :][: array.nbytes] = array.view(np.uint8).ravel()
+    _, dense = run_both(*command_of("mml", 5, 9, dtype, r0=3, r3=96, r5=96), memories)
+    code, sparse = multiply_sparse(a, rows, 0.0, mode=0)
+    assert code == codes.OK
+    np.testing.assert_array_equal(sparse, dense.banks[0, :5, :9])
+
+
+def test_what_is_not_kept_adds_nothing() -> None:
+    """Neither the NaN of infinity times zero, nor a zero that would turn the sign of a sum."""
+    a, b = np.full((1, 16), np.inf, np.float16), np.zeros((2, 16), np.float16)
+    a[0, [2, 3, 13]], b[:, [2, 3]] = [10, 20, 30], [[1, 2], [3, 4]]
+    b[1, 12:14] = 0.5, 1
+    rows = compress(b)
+    assert rows.shape == (2, 18) and rows[:, 16:].tolist() == [[0x4E, 0x44]] * 2
+    code, bank = multiply_sparse(a, rows, 0.0)
+    assert code == codes.OK and np.isnan(bank[0, 0])  # a kept zero is multiplied, here with infinity
+    a[0, [4, 5, 8, 9, 12]] = 1
+    code, bank = multiply_sparse(a, rows, 0.0)
+    assert code == codes.OK and bank.tolist() == [[50, 110 + 0.5 + 30]]
+    code, bank = multiply_sparse(np.zeros((1, 16), np.float16), compress(-np.abs(b)), -0.0)
+    assert code == codes.OK and np.signbit(bank).all()
+
+
+def test_places_that_do_not_ascend_are_a_code() -> None:
+    a, rows = np.ones((1, 32), np.int8), compress(np.zeros((3, 32), np.int8))
+    for first, second in itertools.product(range(4), repeat=2):
+        rows[2, 18] = 0x40 | first | second << 2
+        code, _ = multiply_sparse(a, rows, 0.0)
+        assert code == (codes.OK if first < second else codes.NOT_ASCENDING)
+
+
 def test_wrong_types_and_odd_places_are_codes() -> None:
     memories = random_memories(np.random.default_rng(3))
-    assert run_both(*command_of("mml", 2, 2, INT32, r0=1), memories)[0] == codes.UNSUPPORTED_DTYPE
+    for name in ("mml", "mml_sparse"):
+        assert run_both(*command_of(name, 2, 2, INT32, r0=1), memories)[0] == codes.UNSUPPORTED_DTYPE
     fields, values, addresses = command_of("vexp", 2, 2)
     fields[col.D1] = INT4.code
     assert run_both(fields, values, addresses, memories)[0] == codes.UNSUPPORTED_DTYPE
@@ -383,5 +460,6 @@ def test_one_compilation_serves_everything() -> None:
         codes.UNSUPPORTED_DTYPE,
         codes.MISALIGNED,
         codes.ROW_OUTSIDE_MEMORY,
+        codes.NOT_ASCENDING,
     }
     assert all(instruction.opcode in BY_OPCODE for instruction in COMMANDS)

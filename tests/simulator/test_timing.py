@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.matrix_peak import macs_per_second
 from isa.assembly import parse_assembly
+from isa.dtypes import BF16, FP16, INT8, Dtype
 from isa.machine import PRESETS, Machine, preset
 from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
 from simulator import Report
@@ -152,10 +154,10 @@ def test_all_elements_reach_deliverable_bandwidth(chip: str) -> None:
 # --- units -----------------------------------------------------------------------------------------------------
 
 
-def multiply(count: int, rows: int, columns: int, k_blocks: int, after: int = 0) -> Job:
-    """Return a kernel of `count` mml on one bank, and a loop of `after` scalar instructions behind them."""
+def multiply(count: int, rows: int, columns: int, k_blocks: int, after: int = 0, name: str = "mml") -> Job:
+    """Return a kernel of `count` products on one bank, and a loop of `after` scalar instructions behind them."""
     core_b = f"li r1, 32\nli r2, {k_blocks}\nli r3, {k_blocks * 32}\nli r4, {rows}\nli r5, {columns}\nli r6, {count}\n"
-    core_b += f"li r7, {after}\nloop r6, end\nmml bank0, a, r0, r3, b, r0, r3, r4, r5, r2, fp16, add\nend:\n"
+    core_b += f"li r7, {after}\nloop r6, end\n{name} bank0, a, r0, r3, b, r0, r3, r4, r5, r2, fp16, add\nend:\n"
     core_b += "loop r7, rest\nadd r8, r8, r8\nrest:\nhalt"
     core_a = f"li r1, 32\nli r2, {k_blocks * 16}\nli r3, {k_blocks * 32}\n"
     core_a += "fill a, r0, r3, r1, r2, fp16, 0.0\npush a, 1\nfill b, r0, r3, r1, r2, fp16, 0.0\npush b, 1\nhalt"
@@ -170,6 +172,31 @@ def test_back_to_back_multiplications(rows: int, columns: int, k_blocks: int) ->
     report = multiply(30, rows, columns, k_blocks).profile()
     assert report.busy_cycles["dpe"] == 30 * each
     assert report.issued_macs == 30 * k_blocks * 16 * 32 * columns
+
+
+@pytest.mark.parametrize(("rows", "columns", "k_blocks"), [(32, 32, 8), (32, 2, 8), (3, 32, 4), (1, 24, 16)])
+def test_sparse_multiplications(rows: int, columns: int, k_blocks: int) -> None:
+    """Twice the rate as long as held rows fill in time; half the products, at the same energy each."""
+    each = k_blocks * max(columns // 2, -(-rows * 32 // 128)) / 2
+    sparse, dense = (multiply(30, rows, columns, k_blocks, name=name).profile() for name in ("mml_sparse", "mml"))
+    assert sparse.busy_cycles["dpe"] == 30 * each
+    assert sparse.issued_macs == dense.issued_macs / 2 == 30 * k_blocks * 8 * 32 * columns
+    assert sparse.energy_parts_joules["matrix"] == pytest.approx(dense.energy_parts_joules["matrix"] / 2)
+    reads = [report.energy_parts_joules["local_memory"] for report in (sparse, dense)]
+    per_byte = preset("mtia-2i").energy.local_memory_read_per_byte * 1e-12
+    saved = 30 * columns * k_blocks * (32 - 16 - 2)
+    assert reads[1] - reads[0] == pytest.approx(saved * per_byte, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16, INT8], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("chip", [name for name in PRESETS if preset(name).matrix.sparsity_2_4])
+def test_sparse_products_reach_twice_the_dense_peak(chip: str, dtype: Dtype) -> None:
+    """Back to back, K counted dense: within 1 % of both peaks and never above."""
+    described = preset(chip)
+    dense, sparse = (macs_per_second(described, name, dtype) for name in ("mml", "mml_sparse"))
+    assert 0.99 < dense / described.peak_macs_per_second(dtype.name) <= 1
+    assert 0.99 < sparse / described.sparse_peak_macs_per_second(dtype.name) <= 1
+    assert sparse / dense == pytest.approx(2, rel=0.01)
 
 
 def test_a_full_queue_stops_the_core() -> None:
