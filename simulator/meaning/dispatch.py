@@ -65,6 +65,8 @@ def execute(
         return _run_transfer(fields, values, out_address, a_address, b_address, local, sram, dram)
     if timing == _LAYOUT and opcode != _FILL:
         return _run_layout(fields, values, out_address, a_address, local, tables.element_bytes)
+    if _most_elements(fields, values, timing, tables) > local.shape[0]:
+        return codes.TOO_LARGE
     last = _A if timing in (_MATRIX, _VECTOR_MATRIX) else _B  # products read b themselves
     for operand in range(_A, last + 1):
         if addresses[operand] >= 0:
@@ -114,6 +116,14 @@ def _compute(
     if timing == _SIMD:
         return _run_elementwise(opcode, tables.a, tables.b, value, tables.out, count)
     return codes.NO_MEANING
+
+
+@inner_kernel
+def _most_elements(fields: Integers, values: Integers, timing: Scalar, tables: Tables) -> Scalar:
+    """Return the elements of the largest operand: the scratch of `Tables` holds as many as local memory has bytes."""
+    if timing in (_MATRIX, _VECTOR_MATRIX):
+        return max(values[6], values[7]) * _shape(fields, values, _A, tables)[1]
+    return values[6] * values[7]
 
 
 @inner_kernel
@@ -211,11 +221,22 @@ def execute_plain(
     try:
         for operand, address in enumerate(addresses):
             _check_plain(command, instruction, operand, address)
+        if _most_elements_plain(command, instruction) > len(local):
+            raise MeaningError(codes.TOO_LARGE)
         with np.errstate(all="ignore"):
             PLAIN[instruction.name](command)
     except MeaningError as error:
         return error.code
     return codes.OK
+
+
+def _most_elements_plain(command: Command, instruction: Instruction) -> int:
+    rows, columns = int(command.values[6]), int(command.values[7])
+    if instruction.timing in (Timing.MATRIX, Timing.VECTOR_MATRIX):
+        dtype = dtypes.BY_CODE[int(command.fields[col.D1])]
+        return max(rows, columns) * (int(command.values[0]) * command.block_k_bytes // dtype.bytes)
+    moves = instruction.timing in (Timing.TRANSFER, Timing.LAYOUT) and instruction.name != "fill"
+    return 0 if moves else rows * columns
 
 
 def _check_plain(command: Command, instruction: Instruction, operand: int, address: int) -> None:

@@ -101,3 +101,20 @@ def test_kernels_with_bounds_checks_find_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", *(f"tests/simulator/{name}" for name in tests)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "vadds out, r0, r0, tile, r0, r0, r6, r7, int8, int8, 1.0",
+        "fill out, r0, r0, r6, r7, int8, 1.0",
+        "mml bank0, tile, r0, r0, tile, r0, r0, r5, r5, r6, int8, set",
+    ],
+)
+def test_rows_that_lie_over_each_other_do_not_leave_the_scratch(command: str) -> None:
+    """With a pitch of 0 an operand may have far more elements than local memory has bytes: an error, not an overrun."""
+    text = f"li r5, 32\nli r6, 1000\nli r7, 32000\nli r8, 1\n{command}\nhalt"
+    buffers = ".buffer tile 32000 1\n.buffer out 32000 1"
+    filled = "li r7, 32000\nli r8, 1\nfill tile, r0, r0, r8, r7, int8, 1.0\npush tile, 1\nhalt"
+    with pytest.raises(SimulationError, match="more elements than local memory has bytes"):
+        job(filled, text, buffers).run(zeros(1 << 12, 1 << 12))

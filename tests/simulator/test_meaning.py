@@ -461,5 +461,6 @@ def test_one_compilation_serves_everything() -> None:
         codes.MISALIGNED,
         codes.ROW_OUTSIDE_MEMORY,
         codes.NOT_ASCENDING,
+        codes.TOO_LARGE,
     }
     assert all(instruction.opcode in BY_OPCODE for instruction in COMMANDS)
