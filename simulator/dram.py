@@ -18,8 +18,8 @@ from simulator.jit import inlined_kernel, inner_kernel
 Scalar = Any
 
 # Columns of a channel (`BUSY` is the time of data, and of refreshes that held them up): then per bank (open row + 1,
-# when its row takes the next access, when it may open another), per group when it is free, and when each entry of the
-# queue gets free.
+# when its row takes the next access, when it may open another), per group when it is free, and when each place of the
+# queue gets free, a heap.
 BUS, COMMANDS, ACTIVATIONS, REFRESH, REFRESHED, READS, WRITES, WAITING, BUSY = range(9)
 BANK = 9
 ROW, ACCESS, CLOSED = range(3)
@@ -94,53 +94,67 @@ def serve_stream(numbers: Integers, channel: Integers, bursts: Scalar, is_write:
 
 @inlined_kernel
 def _enter(numbers: Integers, channel: Integers, start: Scalar) -> Scalar:
-    """Take a place in the queue; return when the burst gets it."""
-    first = BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS]
+    """Return when a burst gets a place in the queue: at once, or when the first place gets free."""
     if channel[WAITING] < numbers[hw.DRAM_QUEUE]:
         return start
-    last = first + channel[WAITING] - 1
-    soonest = first
-    for place in range(first, last + 1):
-        if channel[place] < channel[soonest]:
-            soonest = place
-    time = max(start, channel[soonest])
-    channel[soonest] = channel[last]
-    channel[WAITING] -= 1
-    return time
+    return max(start, channel[BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS]])
+
+
+@inlined_kernel
+def _occupy_place(numbers: Integers, channel: Integers, time: Scalar) -> None:
+    """Take a place until a time. Places are a binary heap, the one that gets free first on top."""
+    top = BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS]
+    place = channel[WAITING]
+    if place < numbers[hw.DRAM_QUEUE]:
+        channel[WAITING] += 1
+        while place > 0 and channel[top + (place - 1) // 2] > time:
+            channel[top + place] = channel[top + (place - 1) // 2]
+            place = (place - 1) // 2
+        channel[top + place] = time
+        return
+    place, count = 0, numbers[hw.DRAM_QUEUE]
+    below = 1
+    while below < count:
+        if below + 1 < count and channel[top + below + 1] < channel[top + below]:
+            below += 1
+        if channel[top + below] >= time:
+            break
+        channel[top + place] = channel[top + below]
+        place, below = below, 2 * below + 1
+    channel[top + place] = time
 
 
 @inner_kernel
-def serve_burst(
-    numbers: Integers, channel: Integers, bank: Scalar, row: Scalar, is_write: Scalar, start: Scalar
+def serve_bursts(
+    numbers: Integers, channel: Integers, bank: Scalar, row: Scalar, bursts: Scalar, is_write: Scalar, start: Scalar
 ) -> Scalar:
-    """Serve one burst of a row; return when it passes, activation of its row not counted."""
-    entered = _enter(numbers, channel, start)
-    busy = max(max(channel[BUS], channel[COMMANDS]), channel[ACTIVATIONS])
-    _refresh(numbers, channel, max(entered, busy))
-    banks, place = numbers[hw.DRAM_BANKS], BANK + 3 * bank
+    """Serve bursts of a row one after another; return when the last passes, activation of the row not counted."""
+    banks, place, passed = numbers[hw.DRAM_BANKS], BANK + 3 * bank, start
     group = BANK + 3 * banks + bank % numbers[hw.DRAM_GROUPS]
-    commands = 1
-    if channel[place + ROW] != row + 1:
-        commands += numbers[hw.ROW_COMMANDS]
-        possible = max(channel[ACTIVATIONS], entered)
-        channel[ACTIVATIONS] = possible + numbers[hw.ACTIVATE_SPACING_TICKS]
-        opened = max(possible, channel[place + CLOSED])
-        channel[place + ROW] = row + 1
-        channel[place + ACCESS] = opened + numbers[hw.ACTIVATE_TICKS]
-        channel[place + CLOSED] = opened + numbers[hw.ROW_CYCLE_TICKS]
-    begin = max(channel[place + ACCESS], entered)
-    channel[place + ACCESS] = begin + numbers[hw.GROUP_BURST_TICKS]
-    _turn(numbers, channel, 1, is_write)
-    channel[BUS] = max(channel[BUS], entered) + numbers[hw.BURST_TICKS]
-    channel[BUSY] += numbers[hw.BURST_TICKS]
-    channel[COMMANDS] = max(channel[COMMANDS], entered) + commands * numbers[hw.COMMAND_TICKS]
-    channel[group] = max(channel[group], entered) + numbers[hw.GROUP_BURST_TICKS]
-    shared = max(max(channel[BUS], channel[COMMANDS]), channel[group])
-    done = max(shared, begin + numbers[hw.BURST_TICKS])
     closing = numbers[hw.WRITE_CLOSE_TICKS if is_write else hw.READ_CLOSE_TICKS]
-    channel[place + CLOSED] = max(channel[place + CLOSED], done + closing)
-    channel[group - bank % numbers[hw.DRAM_GROUPS] + numbers[hw.DRAM_GROUPS] + channel[WAITING]] = (
-        done + numbers[hw.READ_LATENCY_TICKS]
-    )
-    channel[WAITING] += 1
-    return max(shared, done - numbers[hw.ACTIVATE_TICKS])
+    for _ in range(bursts):
+        entered = _enter(numbers, channel, start)
+        busy = max(max(channel[BUS], channel[COMMANDS]), channel[ACTIVATIONS])
+        _refresh(numbers, channel, max(entered, busy))
+        commands = 1
+        if channel[place + ROW] != row + 1:
+            commands += numbers[hw.ROW_COMMANDS]
+            possible = max(channel[ACTIVATIONS], entered)
+            channel[ACTIVATIONS] = possible + numbers[hw.ACTIVATE_SPACING_TICKS]
+            opened = max(possible, channel[place + CLOSED])
+            channel[place + ROW] = row + 1
+            channel[place + ACCESS] = opened + numbers[hw.ACTIVATE_TICKS]
+            channel[place + CLOSED] = opened + numbers[hw.ROW_CYCLE_TICKS]
+        begin = max(channel[place + ACCESS], entered)
+        channel[place + ACCESS] = begin + numbers[hw.GROUP_BURST_TICKS]
+        _turn(numbers, channel, 1, is_write)
+        channel[BUS] = max(channel[BUS], entered) + numbers[hw.BURST_TICKS]
+        channel[BUSY] += numbers[hw.BURST_TICKS]
+        channel[COMMANDS] = max(channel[COMMANDS], entered) + commands * numbers[hw.COMMAND_TICKS]
+        channel[group] = max(channel[group], entered) + numbers[hw.GROUP_BURST_TICKS]
+        shared = max(max(channel[BUS], channel[COMMANDS]), channel[group])
+        done = max(shared, begin + numbers[hw.BURST_TICKS])
+        channel[place + CLOSED] = max(channel[place + CLOSED], done + closing)
+        _occupy_place(numbers, channel, done + numbers[hw.READ_LATENCY_TICKS])
+        passed = max(passed, max(shared, done - numbers[hw.ACTIVATE_TICKS]))
+    return passed

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _serve(numbers: Integers, channel: Integers, bank: Integers, row: Integers, is_write: Integers) -> Scalar:
     last = 0
     for index in range(len(bank)):
-        done = dram.serve_burst(numbers, channel, bank[index], row[index], is_write[index], 0)
+        done = dram.serve_bursts(numbers, channel, bank[index], row[index], 1, is_write[index], 0)
         last = max(last, done)
     return last
 

@@ -73,6 +73,10 @@ def _serve_unit(
     """Serve a part of one interleave unit of SRAM, which its slice spreads over its banks."""
     banks, piece_bytes = numbers[hw.SRAM_BANKS], numbers[hw.SRAM_BANK_INTERLEAVE]
     done, position = start, first
+    if size == banks * piece_bytes == numbers[hw.SRAM_INTERLEAVE]:  # no divisions for the most frequent size
+        for bank in range(unit * banks, (unit + 1) * banks):
+            done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, numbers[hw.SRAM_PIECE_TICKS]))
+        return done
     while position < first + size:
         piece = position // piece_bytes
         stop = min(first + size, (piece + 1) * piece_bytes)
@@ -158,8 +162,8 @@ def _serve_dram(
         stop = min(end, (index + 1) * interleave)
         channel, place = _unit_of(index, units, folds), index // units
         bank, row = _unit_of(place, banks, BANK_FOLDS), place // banks // numbers[hw.UNITS_PER_ROW]
-        for _ in range((stop - position + burst_bytes - 1) // burst_bytes):
-            done = max(done, dram.serve_burst(numbers, state.dram[channel], bank, row, is_write, start))
+        bursts = (stop - position + burst_bytes - 1) // burst_bytes
+        done = max(done, dram.serve_bursts(numbers, state.dram[channel], bank, row, bursts, is_write, start))
         state.ports[channel % numbers[hw.PORTS]] += stop - position
         position = stop
     return done + numbers[hw.DRAM_TICKS]

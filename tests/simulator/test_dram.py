@@ -22,7 +22,7 @@ def _serve(numbers: Integers, channel: Integers, requests: Integers, ends: Integ
     for index in range(len(requests)):
         bursts, bank, row, is_write, start = requests[index]
         if bursts == 0:
-            ends[index] = dram.serve_burst(numbers, channel, bank, row, is_write, start)
+            ends[index] = dram.serve_bursts(numbers, channel, bank, row, 1, is_write, start)
         else:
             ends[index] = dram.serve_stream(numbers, channel, bursts, is_write, start)
 
