@@ -255,8 +255,8 @@ class Sram(Section):
             yield "bytes", f"{self.bytes} is not a multiple of slices x interleave_bytes = {unit}"
         if self.cache_step_bytes and self.bytes % self.cache_step_bytes:
             yield "cache_step_bytes", f"{self.cache_step_bytes} does not divide bytes = {self.bytes}"
-        if self.cache_line_bytes % 8:
-            yield "cache_line_bytes", f"{self.cache_line_bytes} is not a multiple of 8"
+        if self.cache_line_bytes & (self.cache_line_bytes - 1):
+            yield "cache_line_bytes", f"must be a power of two, not {self.cache_line_bytes}"
         if self.bank_interleave_bytes % self.access_bytes:
             what = f"{self.bank_interleave_bytes} is not a multiple of access_bytes = {self.access_bytes}"
             yield "bank_interleave_bytes", what

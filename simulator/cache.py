@@ -1,10 +1,10 @@
 """The part of SRAM that caches DRAM: which lines it holds, which eighths of them, and since when.
 
-A set-associative cache with least-recently-used replacement; writes go through to DRAM and leave it as it is. It is
-empty when a launch starts. A line is known by its place in the storage it belongs to, not by its address, so that equal
-launches on other addresses hit and miss alike.
+A set-associative cache in which the line that came first is replaced; writes go through to DRAM and leave it as it is.
+It is empty when a launch starts. A line is known by its place in the storage it belongs to, not by its address, so that
+equal launches on other addresses hit and miss alike.
 
-A row of `State.cache` is a set: per way, the most recently used first, `key * 256 + eighths`; then when each arrived.
+A row of `State.cache` is a set: per way `key * 256 + eighths`, then when each arrived, then the way to replace next.
 Its last row holds the number of the launch, which is part of every key: that empties the cache without touching it.
 """
 
@@ -18,6 +18,7 @@ from simulator.jit import inlined_kernel
 
 Scalar = Any
 EIGHTHS = 8
+_EIGHTH_SHIFT = 3
 _LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 13, 12, 30
 _MOST_LAUNCHES = 1 << _LAUNCH_BITS
 
@@ -40,9 +41,9 @@ def key_of(cache: Integers, storage: Scalar, line: Scalar) -> Scalar:
 @inlined_kernel
 def eighths_of(numbers: Integers, first: Scalar, end: Scalar) -> Scalar:
     """Return one bit per eighth that the bytes first..end of a line touch."""
-    size = numbers[hw.CACHE_LINE_BYTES] // EIGHTHS
-    low = first % numbers[hw.CACHE_LINE_BYTES] // size
-    return (1 << ((end - first + first % size + size - 1) // size + low)) - (1 << low)
+    shift = numbers[hw.CACHE_LINE_SHIFT] - _EIGHTH_SHIFT
+    low, high = first >> shift, ((end - 1) >> shift) + 1
+    return ((1 << (high - low)) - 1) << (low & (EIGHTHS - 1))
 
 
 @inlined_kernel
@@ -54,16 +55,16 @@ def next_row(numbers: Integers, row: Scalar) -> Scalar:
 @inlined_kernel
 def touch(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, needed: Scalar) -> Scalar:
     """Use a line; return when it is there, or -1 if needed eighths are not: then they are on their way from now on."""
-    ways, way = numbers[hw.CACHE_WAYS], 0
-    while way < ways - 1 and cache[row, way] >> EIGHTHS != key:
-        way += 1
-    entry, time = cache[row, way], cache[row, ways + way]
-    if entry >> EIGHTHS != key:
-        entry, time = key << EIGHTHS, 0
-    for place in range(way, 0, -1):
-        cache[row, place], cache[row, ways + place] = cache[row, place - 1], cache[row, ways + place - 1]
-    cache[row, 0], cache[row, ways] = entry | needed, time
-    return time if entry & needed == needed else -1
+    ways = numbers[hw.CACHE_WAYS]
+    for way in range(ways):
+        entry = cache[row, way]
+        if entry >> EIGHTHS == key:
+            cache[row, way] = entry | needed
+            return cache[row, ways + way] if entry & needed == needed else -1
+    oldest = cache[row, 2 * ways]
+    cache[row, oldest], cache[row, ways + oldest] = (key << EIGHTHS) | needed, 0
+    cache[row, 2 * ways] = oldest + 1 if oldest + 1 < ways else 0
+    return -1
 
 
 @inlined_kernel

@@ -131,30 +131,36 @@ def serve_bursts(
     """Serve bursts of a row one after another; return when the last passes, activation of the row not counted."""
     banks, place, passed = numbers[hw.DRAM_BANKS], BANK + 3 * bank, start
     group = BANK + 3 * banks + bank % numbers[hw.DRAM_GROUPS]
+    # Read once: the compiler cannot know that the channel's state is not among the numbers.
+    burst, group_burst, command = numbers[hw.BURST_TICKS], numbers[hw.GROUP_BURST_TICKS], numbers[hw.COMMAND_TICKS]
     closing = numbers[hw.WRITE_CLOSE_TICKS if is_write else hw.READ_CLOSE_TICKS]
+    latency, activation = numbers[hw.READ_LATENCY_TICKS], numbers[hw.ACTIVATE_TICKS]
+    has_refresh = numbers[hw.REFRESH_PERIOD_TICKS] > 0
     for _ in range(bursts):
         entered = _enter(numbers, channel, start)
-        busy = max(max(channel[BUS], channel[COMMANDS]), channel[ACTIVATIONS])
-        _refresh(numbers, channel, max(entered, busy))
-        commands = 1
+        now = max(max(max(channel[BUS], channel[COMMANDS]), channel[ACTIVATIONS]), entered)
+        if has_refresh and channel[REFRESH] <= now:
+            _refresh(numbers, channel, now)
+        commands = command
         if channel[place + ROW] != row + 1:
-            commands += numbers[hw.ROW_COMMANDS]
+            commands += numbers[hw.ROW_COMMANDS] * command
             possible = max(channel[ACTIVATIONS], entered)
             channel[ACTIVATIONS] = possible + numbers[hw.ACTIVATE_SPACING_TICKS]
             opened = max(possible, channel[place + CLOSED])
             channel[place + ROW] = row + 1
-            channel[place + ACCESS] = opened + numbers[hw.ACTIVATE_TICKS]
+            channel[place + ACCESS] = opened + activation
             channel[place + CLOSED] = opened + numbers[hw.ROW_CYCLE_TICKS]
         begin = max(channel[place + ACCESS], entered)
-        channel[place + ACCESS] = begin + numbers[hw.GROUP_BURST_TICKS]
+        channel[place + ACCESS] = begin + group_burst
         _turn(numbers, channel, 1, is_write)
-        channel[BUS] = max(channel[BUS], entered) + numbers[hw.BURST_TICKS]
-        channel[BUSY] += numbers[hw.BURST_TICKS]
-        channel[COMMANDS] = max(channel[COMMANDS], entered) + commands * numbers[hw.COMMAND_TICKS]
-        channel[group] = max(channel[group], entered) + numbers[hw.GROUP_BURST_TICKS]
-        shared = max(max(channel[BUS], channel[COMMANDS]), channel[group])
-        done = max(shared, begin + numbers[hw.BURST_TICKS])
+        bus = max(channel[BUS], entered) + burst
+        used = max(channel[COMMANDS], entered) + commands
+        shared_group = max(channel[group], entered) + group_burst
+        channel[BUS], channel[COMMANDS], channel[group] = bus, used, shared_group
+        channel[BUSY] += burst
+        shared = max(max(bus, used), shared_group)
+        done = max(shared, begin + burst)
         channel[place + CLOSED] = max(channel[place + CLOSED], done + closing)
-        _occupy_place(numbers, channel, done + numbers[hw.READ_LATENCY_TICKS])
-        passed = max(passed, max(shared, done - numbers[hw.ACTIVATE_TICKS]))
+        _occupy_place(numbers, channel, done + latency)
+        passed = max(passed, max(shared, done - activation))
     return passed

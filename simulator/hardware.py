@@ -30,7 +30,7 @@ Integers = npt.NDArray[np.int64]
     BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS,
     ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
     REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW, HOP_TICKS, PORTS, LINKS, ROW_LINKS,
-    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE, CACHE_SETS, CACHE_WAYS, CACHE_LINE_BYTES,
+    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE, CACHE_SETS, CACHE_WAYS, CACHE_LINE_SHIFT,
 ) = range(63)  # fmt: skip
 MATRIX_TICKS = 63
 ELEMENT_BYTES = MATRIX_TICKS + 16
@@ -130,7 +130,7 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0, 
         SRAM_ACCESS_BYTES: sram.access_bytes, SRAM_BANKS: sram.banks,
         SRAM_BANK_INTERLEAVE: sram.bank_interleave_bytes, SRAM_PIECE_TICKS: _piece_ticks(machine),
         DRAM_ROW_BYTES: dram.row_bytes, CACHE_SETS: cache_bytes // (sram.cache_line_bytes * sram.cache_ways),
-        CACHE_WAYS: sram.cache_ways, CACHE_LINE_BYTES: sram.cache_line_bytes,
+        CACHE_WAYS: sram.cache_ways, CACHE_LINE_SHIFT: sram.cache_line_bytes.bit_length() - 1,
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)

@@ -217,10 +217,10 @@ def _next_piece(
     Return (end of the piece, when it is there or -1, the same of the line behind it or _UNTOUCHED); `touched` is what
     the last call returned of the first line.
     """
-    line_bytes, row = numbers[hw.CACHE_LINE_BYTES], key % numbers[hw.CACHE_SETS]
-    position, stop, ready = first, first // line_bytes * line_bytes, touched
+    shift, row = numbers[hw.CACHE_LINE_SHIFT], key % numbers[hw.CACHE_SETS]
+    position, stop, ready = first, first >> shift << shift, touched
     while position < end:
-        stop += line_bytes
+        stop += 1 << shift
         time = touched
         if touched == _UNTOUCHED:
             needed = (1 << cache.EIGHTHS) - 1
@@ -240,7 +240,8 @@ def _next_piece(
 def _arrive(numbers: Integers, state: State, key: Scalar, first: Scalar, end: Scalar, time: Scalar) -> None:
     """Note when the missing lines of a piece are there."""
     row = key % numbers[hw.CACHE_SETS]
-    for _ in range((end - 1) // numbers[hw.CACHE_LINE_BYTES] - first // numbers[hw.CACHE_LINE_BYTES] + 1):
+    shift = numbers[hw.CACHE_LINE_SHIFT]
+    for _ in range(((end - 1) >> shift) - (first >> shift) + 1):
         cache.arrive(numbers, state.cache, row, key, time)
         key, row = key + 1, cache.next_row(numbers, row)
 
@@ -260,7 +261,7 @@ def serve_memory(
 ) -> Scalar:
     """Serve rows from one memory; return when the last byte is there, latency included."""
     numbers, done = hardware.numbers, start
-    line_bytes, eighth = numbers[hw.CACHE_LINE_BYTES], numbers[hw.CACHE_LINE_BYTES] // cache.EIGHTHS
+    shift, eighth = numbers[hw.CACHE_LINE_SHIFT], (1 << numbers[hw.CACHE_LINE_SHIFT]) // cache.EIGHTHS
     is_cached = address >= DRAM_BASE and not is_write and numbers[hw.CACHE_SETS] > 0
     base, kind, storage, origin = DRAM_BASE, _WRITES_DRAM if is_write else _READS_DRAM, -1, 0
     if address < DRAM_BASE:
@@ -268,7 +269,7 @@ def serve_memory(
         stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += rows * row_bytes
     if is_cached:
         storage, origin = _storage_of(code, address)
-        origin = origin // line_bytes * line_bytes
+        origin = origin >> shift << shift
     for row in range(rows):
         position = address - base + row * pitch
         end = position + row_bytes
@@ -276,11 +277,11 @@ def serve_memory(
         while position < end:
             first, last = position, stop
             if is_cached:
-                key = cache.key_of(state.cache, storage, position // line_bytes - origin // line_bytes)
+                key = cache.key_of(state.cache, storage, (position - origin) >> shift)
                 stop, ready, touched = _next_piece(numbers, state, key, position, end, touched)
                 kind, last = _HITS if ready >= 0 else _MISSES, stop
                 if kind == _MISSES:
-                    first, last = first // eighth * eighth, (last + eighth - 1) // eighth * eighth
+                    first, last = first & -eighth, (last + eighth - 1) & -eighth
             served = _serve_piece(numbers, state, stats, kind, first, last - first, origin, start)
             if kind == _MISSES:
                 _arrive(numbers, state, key, position, stop, served)

@@ -25,13 +25,13 @@ LINE, WAYS, SETS = 64, 3, 5
 
 @dataclass
 class Twin:
-    """A set-associative cache, least recently used first, as one would write it on a page."""
+    """A set-associative cache, the line that came first in front, as one would write it on a page."""
 
     sets: list[OrderedDict[int, list[int]]] = field(default_factory=lambda: [OrderedDict() for _ in range(SETS)])
 
     def touch(self, key: int, needed: int, now: int) -> int:
         lines = self.sets[key % SETS]
-        eighths, since = lines.pop(key, [0, 0])
+        eighths, since = lines.get(key, [0, 0])
         is_hit = eighths & needed == needed
         lines[key] = [eighths | needed, since if is_hit else now]
         if len(lines) > WAYS:
@@ -61,8 +61,8 @@ ACCESSES = st.lists(
 def test_lines_are_those_of_the_twin(launches: list[list[tuple[int, int, int, int]]]) -> None:
     """Same hits, misses and times for any accesses; every launch starts with nothing."""
     numbers = np.zeros(hw.NUMBER_COUNT, np.int64)
-    numbers[[hw.CACHE_SETS, hw.CACHE_WAYS, hw.CACHE_LINE_BYTES]] = SETS, WAYS, LINE
-    lines = np.zeros((SETS + 1, 2 * WAYS), np.int64)
+    numbers[[hw.CACHE_SETS, hw.CACHE_WAYS, hw.CACHE_LINE_SHIFT]] = SETS, WAYS, LINE.bit_length() - 1
+    lines = np.zeros((SETS + 1, 2 * WAYS + 1), np.int64)
     for accesses in launches:
         cache.start_launch(lines)
         columns = np.array(accesses, np.int64).reshape(-1, 4)
