@@ -41,7 +41,7 @@ from isa.machine_sections import (
     described,
     dtype_family,
 )
-from isa.memory_map import BANK_FOLDS, MOST_CACHE_LINES, interleave_period_bytes
+from isa.memory_map import BANK_FOLDS, CACHE_SECTORS, MOST_CACHE_LINES, interleave_period_bytes
 from isa.network import Network, network_of
 from isa.power_sections import Dvfs, EnergyUncertainty
 
@@ -182,9 +182,9 @@ class Machine(Section):
         if self.dram_period_bytes % line:
             period = f"the {self.dram_period_bytes} after which DRAM addresses meet the same banks"
             yield "sram.cache_line_bytes", f"{line} does not divide {period}"
-        if line > 8 * self.dram.access_bytes:
-            accesses = f"eight accesses of dram.access_bytes = {self.dram.access_bytes}"
-            yield "sram.cache_line_bytes", f"{line} is more than {accesses}: an eighth is fetched by one"
+        if line > CACHE_SECTORS * self.dram.access_bytes:
+            accesses = f"{CACHE_SECTORS} accesses of dram.access_bytes = {self.dram.access_bytes}"
+            yield "sram.cache_line_bytes", f"{line} is more than {accesses}: a sector is one access"
         if self.dram.bytes // line >= MOST_CACHE_LINES:
             yield "sram.cache_line_bytes", f"{line} splits dram.bytes into more than {MOST_CACHE_LINES} lines"
 

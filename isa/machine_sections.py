@@ -245,7 +245,7 @@ class Sram(Section):
         ge=0,
     )
     cache_line_bytes: int = described(
-        "line of the cache; its eighths are fetched one by one", unit="bytes", shapes="time", ge=8
+        "line of the cache; its 16 sectors are fetched one by one", unit="bytes", shapes="time", ge=16
     )
     cache_ways: int = described("lines that a set of the cache holds", shapes="time", gt=0, le=64)
 

@@ -37,7 +37,9 @@ BANK_FOLDS = 2
 """Units of a channel choose its bank by the sum of two digits in base `banks`: such pitches spread there too."""
 
 
-MOST_CACHE_LINES = 1 << 30
+CACHE_SECTORS = 16
+"""Parts of a cache line that are fetched one by one."""
+MOST_CACHE_LINES = 1 << 29
 """Lines of DRAM that the simulator's cache can tell apart."""
 
 

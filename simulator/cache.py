@@ -1,10 +1,10 @@
-"""The part of SRAM that caches DRAM: which lines it holds, which eighths of them, and since when.
+"""The part of SRAM that caches DRAM: which lines it holds, which sectors of them, and since when.
 
 A set-associative cache in which the line that came first is replaced; writes go through to DRAM and leave it as it is.
 It is empty when a launch starts. A line is known by its place in the storage it belongs to, not by its address, so that
 equal launches on other addresses hit and miss alike.
 
-A row of `State.cache` is a set: per way `key * 256 + eighths`, then when each arrived, then the way to replace next.
+A row of `State.cache` is a set: per way `key * 2^16 + sectors`, then when each arrived, then the way to replace next.
 Its last row holds the number of the launch, which is part of every key: that empties the cache without touching it.
 """
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from isa.memory_map import CACHE_SECTORS as SECTORS
 from simulator import hardware as hw
 from simulator.hardware import Integers
 from simulator.jit import inlined_kernel
 
 Scalar = Any
-EIGHTHS = 8
-_EIGHTH_SHIFT = 3
-_LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 13, 12, 30
+_SECTOR_SHIFT = SECTORS.bit_length() - 1
+_LAUNCH_BITS, _STORAGE_BITS, _LINE_BITS = 8, 10, 29
 _MOST_LAUNCHES = 1 << _LAUNCH_BITS
 
 
@@ -39,11 +39,11 @@ def key_of(cache: Integers, storage: Scalar, line: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def eighths_of(numbers: Integers, first: Scalar, end: Scalar) -> Scalar:
-    """Return one bit per eighth that the bytes first..end of a line touch."""
-    shift = numbers[hw.CACHE_LINE_SHIFT] - _EIGHTH_SHIFT
+def sectors_of(numbers: Integers, first: Scalar, end: Scalar) -> Scalar:
+    """Return one bit per sector that the bytes first..end of a line touch."""
+    shift = numbers[hw.CACHE_LINE_SHIFT] - _SECTOR_SHIFT
     low, high = first >> shift, ((end - 1) >> shift) + 1
-    return ((1 << (high - low)) - 1) << (low & (EIGHTHS - 1))
+    return ((1 << (high - low)) - 1) << (low & (SECTORS - 1))
 
 
 @inlined_kernel
@@ -54,15 +54,15 @@ def next_row(numbers: Integers, row: Scalar) -> Scalar:
 
 @inlined_kernel
 def touch(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, needed: Scalar) -> Scalar:
-    """Use a line; return when it is there, or -1 if needed eighths are not: then they are on their way from now on."""
+    """Use a line; return when it is there, or -1 if needed sectors are not: then they are on their way from now on."""
     ways = numbers[hw.CACHE_WAYS]
     for way in range(ways):
         entry = cache[row, way]
-        if entry >> EIGHTHS == key:
+        if entry >> SECTORS == key:
             cache[row, way] = entry | needed
             return cache[row, ways + way] if entry & needed == needed else -1
     oldest = cache[row, 2 * ways]
-    cache[row, oldest], cache[row, ways + oldest] = (key << EIGHTHS) | needed, 0
+    cache[row, oldest], cache[row, ways + oldest] = (key << SECTORS) | needed, 0
     cache[row, 2 * ways] = oldest + 1 if oldest + 1 < ways else 0
     return -1
 
@@ -71,10 +71,10 @@ def touch(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, needed: 
 def arrive(numbers: Integers, cache: Integers, row: Scalar, key: Scalar, time: Scalar) -> None:
     """Note when a line that was missing is there, if it was not replaced in the meantime.
 
-    One time serves the whole line: eighths that were there before count as coming with the last ones.
+    One time serves the whole line: sectors that were there before count as coming with the last ones.
     """
     ways = numbers[hw.CACHE_WAYS]
     for way in range(ways):
-        if cache[row, way] >> EIGHTHS == key:
+        if cache[row, way] >> SECTORS == key:
             cache[row, ways + way] = time
             return

@@ -19,9 +19,9 @@ Scalar = Any
 
 # Columns of a channel (`BUSY` is the time of data, and of refreshes that held them up): then per bank (open row + 1,
 # when its row takes the next access, when it may open another), per group when it is free, and when each place of the
-# queue gets free, a heap.
-BUS, COMMANDS, ACTIVATIONS, REFRESH, REFRESHED, READS, WRITES, WAITING, BUSY = range(9)
-BANK = 9
+# queue gets free, in a ring from place `FIRST` on, the one that gets free first in front.
+BUS, COMMANDS, ACTIVATIONS, REFRESH, REFRESHED, READS, WRITES, WAITING, BUSY, FIRST = range(10)
+BANK = 10
 ROW, ACCESS, CLOSED = range(3)
 
 
@@ -97,31 +97,26 @@ def _enter(numbers: Integers, channel: Integers, start: Scalar) -> Scalar:
     """Return when a burst gets a place in the queue: at once, or when the first place gets free."""
     if channel[WAITING] < numbers[hw.DRAM_QUEUE]:
         return start
-    return max(start, channel[BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS]])
+    return max(start, channel[BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS] + channel[FIRST]])
 
 
 @inlined_kernel
 def _occupy_place(numbers: Integers, channel: Integers, time: Scalar) -> None:
-    """Take a place until a time. Places are a binary heap, the one that gets free first on top."""
-    top = BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS]
-    place = channel[WAITING]
-    if place < numbers[hw.DRAM_QUEUE]:
-        channel[WAITING] += 1
-        while place > 0 and channel[top + (place - 1) // 2] > time:
-            channel[top + place] = channel[top + (place - 1) // 2]
-            place = (place - 1) // 2
-        channel[top + place] = time
-        return
-    place, count = 0, numbers[hw.DRAM_QUEUE]
-    below = 1
-    while below < count:
-        if below + 1 < count and channel[top + below + 1] < channel[top + below]:
-            below += 1
-        if channel[top + below] >= time:
+    """Take a place until a time. Times mostly rise, so it takes few steps to keep the ring in order."""
+    ring, size = BANK + 3 * numbers[hw.DRAM_BANKS] + numbers[hw.DRAM_GROUPS], numbers[hw.DRAM_QUEUE]
+    if channel[WAITING] == size:
+        channel[FIRST] = channel[FIRST] + 1 if channel[FIRST] + 1 < size else 0
+        channel[WAITING] -= 1
+    place = channel[FIRST] + channel[WAITING]
+    place -= size if place >= size else 0
+    for _ in range(channel[WAITING]):
+        before = place - 1 if place > 0 else size - 1
+        if channel[ring + before] <= time:
             break
-        channel[top + place] = channel[top + below]
-        place, below = below, 2 * below + 1
-    channel[top + place] = time
+        channel[ring + place] = channel[ring + before]
+        place = before
+    channel[ring + place] = time
+    channel[WAITING] += 1
 
 
 @inner_kernel

@@ -7,7 +7,7 @@ latencies of the way. SRAM serves whole interleave units; what a DRAM channel do
 from __future__ import annotations
 
 from isa import network
-from isa.memory_map import BANK_FOLDS, DRAM_BASE, SRAM_BASE, fold_count
+from isa.memory_map import BANK_FOLDS, CACHE_SECTORS, DRAM_BASE, SRAM_BASE, fold_count
 from simulator import cache, codes, dram
 from simulator import hardware as hw
 from simulator import state as st
@@ -223,9 +223,9 @@ def _next_piece(
         stop += 1 << shift
         time = touched
         if touched == _UNTOUCHED:
-            needed = (1 << cache.EIGHTHS) - 1
+            needed = (1 << CACHE_SECTORS) - 1
             if stop > end or position == first:
-                needed = cache.eighths_of(numbers, position, min(stop, end))
+                needed = cache.sectors_of(numbers, position, min(stop, end))
             time = cache.touch(numbers, state.cache, row, key, needed)
         touched = _UNTOUCHED
         if position > first and (time >= 0) != (ready >= 0):
@@ -261,7 +261,7 @@ def serve_memory(
 ) -> Scalar:
     """Serve rows from one memory; return when the last byte is there, latency included."""
     numbers, done = hardware.numbers, start
-    shift, eighth = numbers[hw.CACHE_LINE_SHIFT], (1 << numbers[hw.CACHE_LINE_SHIFT]) // cache.EIGHTHS
+    shift, sector = numbers[hw.CACHE_LINE_SHIFT], (1 << numbers[hw.CACHE_LINE_SHIFT]) // CACHE_SECTORS
     is_cached = address >= DRAM_BASE and not is_write and numbers[hw.CACHE_SETS] > 0
     base, kind, storage, origin = DRAM_BASE, _WRITES_DRAM if is_write else _READS_DRAM, -1, 0
     if address < DRAM_BASE:
@@ -281,7 +281,7 @@ def serve_memory(
                 stop, ready, touched = _next_piece(numbers, state, key, position, end, touched)
                 kind, last = _HITS if ready >= 0 else _MISSES, stop
                 if kind == _MISSES:
-                    first, last = first & -eighth, (last + eighth - 1) & -eighth
+                    first, last = first & -sector, (last + sector - 1) & -sector
             served = _serve_piece(numbers, state, stats, kind, first, last - first, origin, start)
             if kind == _MISSES:
                 _arrive(numbers, state, key, position, stop, served)

@@ -31,9 +31,9 @@ class Twin:
 
     def touch(self, key: int, needed: int, now: int) -> int:
         lines = self.sets[key % SETS]
-        eighths, since = lines.get(key, [0, 0])
-        is_hit = eighths & needed == needed
-        lines[key] = [eighths | needed, since if is_hit else now]
+        sectors, since = lines.get(key, [0, 0])
+        is_hit = sectors & needed == needed
+        lines[key] = [sectors | needed, since if is_hit else now]
         if len(lines) > WAYS:
             lines.popitem(last=False)
         return since if is_hit else -1
@@ -46,7 +46,7 @@ def _touch_all(numbers: Integers, lines: Integers, storage: Integers, first: Int
     for index in range(len(first)):
         key = cache.key_of(lines, storage[index], first[index] // LINE)
         row = key % numbers[hw.CACHE_SETS]
-        found[index] = cache.touch(numbers, lines, row, key, cache.eighths_of(numbers, first[index], last[index]))
+        found[index] = cache.touch(numbers, lines, row, key, cache.sectors_of(numbers, first[index], last[index]))
         if found[index] < 0:
             cache.arrive(numbers, lines, row, key, index + 1)
 
@@ -70,10 +70,10 @@ def test_lines_are_those_of_the_twin(launches: list[list[tuple[int, int, int, in
         last = np.minimum(first + columns[:, 3], (columns[:, 1] + 1) * LINE)
         found = np.zeros(len(first), np.int64)
         _touch_all(numbers, lines, columns[:, 0].copy(), first, last, found)
-        twin, eighth = Twin(), LINE // cache.EIGHTHS
+        twin, sector = Twin(), LINE // cache.SECTORS
         for index, storage in enumerate(columns[:, 0]):
             key = cache.key_of.py_func(lines, storage, first[index] // LINE)
-            bits = {(byte % LINE) // eighth for byte in range(first[index], last[index])}
+            bits = {(byte % LINE) // sector for byte in range(first[index], last[index])}
             assert found[index] == twin.touch(int(key), sum(1 << bit for bit in bits), index + 1)
 
 
@@ -116,14 +116,14 @@ def test_what_fits_is_read_once() -> None:
     ("first", "second", "fetched"), [(256, 512, 256 + 512), (512, 256, 512), (100, 50, 128), (64, 65, 64 + 128)]
 )
 def test_parts_of_lines(first: int, second: int, fetched: int) -> None:
-    """An eighth of a line that was read is a hit; one that was not is fetched whole, with what is asked with it."""
+    """A sector of a line that was read is a hit; one that was not is fetched whole, with what is asked with it."""
     report = reading([first, second], small(1), 1).profile()
     assert report.dram_read_bytes == report.cache_filled_bytes == fetched
     assert report.cache_hit_bytes == (0 if second > first else second)
 
 
 def test_bytes_one_by_one_are_fetched_once() -> None:
-    """256 reads of a byte each fetch the four eighths they lie in."""
+    """256 reads of a byte each fetch the four sectors they lie in."""
     text = ".kernel bytes\n.args x\n.buffer tile 32 1\n.core A\narg r1, 0\nli r2, 1\nli r4, 256\nloop r4, end\n"
     text += "dma_in tile, r0, r0, r1, r0, r2, r2, none\nadd r1, r1, r2\nend:\nhalt\n.core B\nhalt\n"
     (parsed,) = parse_assembly(text)
