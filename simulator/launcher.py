@@ -1,8 +1,8 @@
 """Runs the launches of an entry one by one on the sequencer, and recognises launches that must take equal time.
 
 Launch boundaries are canonical (nothing is in flight, `state.reset`), so a launch's time depends on its kernel, its
-rectangle, its argument values, and, for addresses, on what the memory interleave and the rows of DRAM see of them. When
-nothing is executed, launches that agree in all of these are simulated once.
+rectangle, its argument values, and, for addresses, on what the memory interleave, the rows of DRAM and the cache see of
+them. When nothing is executed, launches that agree in all of these are simulated once.
 """
 
 from __future__ import annotations
@@ -111,15 +111,17 @@ class Launcher:
     def _key(self, launch: Launch, bindings: Mapping[str, int]) -> tuple[object, ...]:
         arguments: list[object] = []
         numbers: dict[str, int] = {}
-        is_indexed = self._is_indexed(launch.kernel)
+        is_indexed, is_cached = self._is_indexed(launch.kernel), self._hardware.numbers[hw.CACHE_SETS] > 0
         for argument in launch.arguments:
             value = self._value(argument, bindings)
             if argument.storage:
                 storage = self._program.storage_by_name[argument.storage]
                 space = storage.space
                 behind = storage.address + storage.bytes - value if is_indexed else 0
+                # Lines of the cache are known by their place in the storage.
+                before = value - storage.address if space == "dram" and is_cached else 0
                 number = numbers.setdefault(argument.storage, len(numbers))
-                arguments.append((space, number, (value - BASES[space]) % self._periods[space], behind))
+                arguments.append((space, number, (value - BASES[space]) % self._periods[space], before, behind))
             else:
                 arguments.append(value)
         return launch.kernel, launch.row, launch.column, launch.rows, launch.columns, tuple(arguments)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isa.assembly import parse_assembly
 from isa.machine import Machine, preset
 from isa.memory_map import DRAM_BASE
-from isa.program import Argument, Entry, Launch, Port, Program, Storage
+from isa.program import Argument, Entry, Launch, Program, Storage
 from simulator import Simulator, cache
 from simulator import hardware as hw
 from simulator.hardware import Integers
@@ -131,22 +131,23 @@ def test_bytes_one_by_one_are_fetched_once() -> None:
     assert (report.dram_read_bytes, report.cache_hit_bytes) == (256, 252)
 
 
-def _launches(addresses: list[int], machine: Machine) -> Simulator:
-    """Return a program that reads 64 KB of each of two storages twice, once per pair of addresses."""
+def _launches(addresses: list[int], machine: Machine, *, in_one_storage: bool = False) -> Simulator:
+    """Return a program that reads 64 KB at each of two addresses twice, once per pair of addresses."""
     text = ".kernel pair\n.args x y\n.buffer tile 65536 4\n.core A\narg r1, 0\narg r4, 1\nli r2, 1\nli r3, 65536\n"
     for register in ("r1", "r4", "r1", "r4"):
         text += f"dma_in tile, r0, r0, {register}, r0, r2, r3, none\npush tile, 1\nfence\n"
     (parsed,) = parse_assembly(text + "halt\n.core B\nhalt\n")
-    names = [f"s{index}" for index in range(len(addresses))]
-    storages = tuple(
-        Storage(name, "dram", DRAM_BASE + at, 65536, "state") for name, at in zip(names, addresses, strict=True)
-    )
+    starts = [0] if in_one_storage else addresses
+    size = max(addresses) + 65536 if in_one_storage else 65536
+    storages = tuple(Storage(f"s{index}", "dram", DRAM_BASE + at, size, "state") for index, at in enumerate(starts))
+    arguments = [
+        Argument(at, "s0") if in_one_storage else Argument(0, f"s{index}") for index, at in enumerate(addresses)
+    ]
     launches = tuple(
-        Launch(f"l{index}", "pair", 0, 0, 0, 1, 1, (Argument(0, names[index]), Argument(0, names[index + 1])), (), 0)
-        for index in range(0, len(names), 2)
+        Launch(f"l{index}", "pair", 0, 0, 0, 1, 1, tuple(arguments[index : index + 2]), (), 0)
+        for index in range(0, len(arguments), 2)
     )
-    ports = tuple(Port(name, name, 0, (65536,), (1,), "int8", "int8") for name in names)
-    return Simulator(Program(machine, (parsed,), storages, (), (Entry("main", {}, ports, ports, launches),)))
+    return Simulator(Program(machine, (parsed,), storages, (), (Entry("main", {}, (), (), launches),)))
 
 
 @pytest.mark.parametrize("name", ["mtia-2i", "mtia-500"])
@@ -159,3 +160,13 @@ def test_hits_do_not_depend_on_where_storages_lie(name: str) -> None:
     assert (quick.simulated_launches, full.simulated_launches) == (1, 3)
     assert quick.cycles == full.cycles and quick.busy_cycles == full.busy_cycles
     assert quick.cache_hit_bytes == full.cache_hit_bytes == 3 * 2 * 65536
+
+
+@pytest.mark.parametrize("name", ["mtia-2i", "mtia-500"])
+def test_places_in_one_storage_are_told_apart(name: str) -> None:
+    """Where a place in a storage decides lines and banks, launches at different ones are simulated each."""
+    machine = preset(name)
+    places = [index * machine.dram_period_bytes for index in (0, 1, 1, 2, 0, 1)]
+    quick, full = (_launches(places, machine, in_one_storage=True).profile(reuse=reuse) for reuse in (True, False))
+    assert (quick.simulated_launches, full.simulated_launches) == (2, 3)
+    assert quick.cycles == full.cycles and quick.busy_cycles == full.busy_cycles
