@@ -189,6 +189,10 @@ def command(machines: tuple[str, ...], rows: tuple[int, ...], size: int, picture
     chosen = [load_machine(name) for name in machines or PRESETS]
     if picture:
         check_picture(picture)
+    for machine in chosen:
+        if not machine.matrix.rate_by_dtype[DTYPE]:
+            help = "the sweep is in that type: give matrix.rate_by_dtype a rate above 0 for it"
+            raise ToolError(f"the matrix engine does not multiply {DTYPE}", where=machine.name, help=help)
     by_machine = []
     for machine in sorted(chosen, key=lambda each: each.peak_macs_per_second(DTYPE)):
         by_machine.append(list(sweep(machine, rows or ROWS, size)))
