@@ -260,7 +260,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
     sram = x_bytes * mapping.row_parts * streams / machine.sram.bytes_per_cycle
-    issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.pe.command_issue_cycles + 3)
+    issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
     turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)

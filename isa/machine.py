@@ -44,6 +44,7 @@ from isa.machine_sections import (
 from isa.memory_map import BANK_FOLDS, CACHE_SECTORS, MOST_CACHE_LINES, interleave_period_bytes
 from isa.network import Network, network_of
 from isa.power_sections import Dvfs, EnergyUncertainty
+from isa.table import BY_NAME, Kind
 
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.toml")))
@@ -233,6 +234,11 @@ class Machine(Section):
     def matrix_instruction(self, dtype: str) -> str:
         """Name of the instruction that multiplies blocks of a dtype: fp32 needs vector lanes if the DPE lacks it."""
         return "vmml" if dtype == "fp32" and not self.matrix.rate_by_dtype.fp32 else "mml"
+
+    def issue_cycles(self, instruction: str) -> int:
+        """Cycles that a core spends on issuing a command: it writes the register operands, then it goes."""
+        registers = sum(operand.kind is Kind.REGISTER for operand in BY_NAME[instruction].operands)
+        return self.pe.command_issue_cycles + registers * self.pe.operand_write_cycles
 
     def peak_macs_per_cycle(self, dtype: str) -> float:
         """Multiply-accumulates of one PE per cycle by `matrix_instruction`.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.dtypes import DTYPES
-from isa.table import INSTRUCTIONS, Kind, Timing
+from isa.table import INSTRUCTIONS, Timing
 
 if TYPE_CHECKING:
     from isa.machine import Machine
@@ -90,12 +90,10 @@ def _vector_ticks(machine: Machine) -> Integers:
 
 
 def _issue_ticks(machine: Machine) -> Integers:
-    """Return what a core spends on issuing each command: its register operands are written, then it goes."""
+    """Return what a core spends on issuing each command, by opcode."""
     ticks = np.zeros(256, dtype=np.int64)
     for instruction in INSTRUCTIONS:
-        registers = sum(operand.kind is Kind.REGISTER for operand in instruction.operands)
-        cycles = machine.pe.command_issue_cycles + registers * machine.pe.operand_write_cycles
-        ticks[instruction.opcode] = cycles * TICKS_PER_CYCLE
+        ticks[instruction.opcode] = machine.issue_cycles(instruction.name) * TICKS_PER_CYCLE
     return ticks
 
 

@@ -210,6 +210,15 @@ def test_a_full_queue_stops_the_core() -> None:
     assert multiply(count, 32, 32, k_blocks).cycles() == start + count * each + MATRIX_LATENCY
 
 
+def test_commands_pay_for_their_register_operands() -> None:
+    """Four registers of a fill are written before it is issued, unless contexts keep them; the last one is done later."""
+    count, code = 30, "li r1, 1\nli r2, 30\nloop r2, end\nfill a, r0, r0, r1, r1, int8, 0.0\nend:\nhalt"
+    kept, written = (
+        job(code, buffers=".buffer a 32 1", chip=machine(pe__operand_write_cycles=cycles)).cycles() for cycles in (0, 3)
+    )
+    assert written - kept == count * 4 * 3
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(4, 1), (3, 32), (4, 33), (7, 100), (8, 512)])
 @pytest.mark.parametrize(("name", "lanes"), [("vabs", 32), ("vexp", 16), ("rowsum", 32)])
 def test_simd_rows(name: str, lanes: int, rows: int, columns: int) -> None:
