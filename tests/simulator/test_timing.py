@@ -211,7 +211,7 @@ def test_a_full_queue_stops_the_core() -> None:
 
 
 def test_commands_pay_for_their_register_operands() -> None:
-    """Four registers of a fill are written before it is issued, unless contexts keep them; the last one is done later."""
+    """Four registers of a fill are written before it is issued, unless contexts keep them."""
     count, code = 30, "li r1, 1\nli r2, 30\nloop r2, end\nfill a, r0, r0, r1, r1, int8, 0.0\nend:\nhalt"
     kept, written = (
         job(code, buffers=".buffer a 32 1", chip=machine(pe__operand_write_cycles=cycles)).cycles() for cycles in (0, 3)
