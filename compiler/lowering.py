@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
+from compiler.touched import touches
 from isa.affine import Dim
 from isa.dtypes import Dtype
 from isa.kernel import Kernel
@@ -111,6 +112,7 @@ class Lowering:
                 useful_macs=useful_macs,
                 issued_macs=issued_macs,
                 rounded_macs=rounded_macs,
+                touches=touches(self.mapped, op),
             )
         )
 
