@@ -96,6 +96,10 @@ class Lowering:
         if set(arguments) != set(names):
             raise ValueError(f"{op.name}: arguments {sorted(arguments)} for a kernel with {sorted(names)}")
         values = [arguments[name] for name in names]
+        touched = touches(self.mapped, op)
+        used = {value.storage for value in values if isinstance(value, Argument) and value.storage}
+        if not used <= {touch.storage for touch in touched}:
+            raise ValueError(f"{op.name}: the kernel uses storages that compiler.touched does not know")
         index = len(self.launches)
         self.launches.append(
             Launch(
@@ -112,7 +116,7 @@ class Lowering:
                 useful_macs=useful_macs,
                 issued_macs=issued_macs,
                 rounded_macs=rounded_macs,
-                touches=touches(self.mapped, op),
+                touches=touched,
             )
         )
 

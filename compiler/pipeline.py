@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union
 
 from compiler.emit import MODULE_BY_KIND, PLACED_KINDS, emit
 from compiler.frontend import FRONT_END
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
+from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
@@ -24,11 +24,9 @@ from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
 from isa.machine import Machine
+from isa.program import Program
 
-if TYPE_CHECKING:
-    from isa.program import Program
-
-Level = Union[Graph, MappedGraph, "Program"]
+Level = Graph | MappedGraph | Program
 DimRange = int | tuple[int, int]
 Observer = Callable[[str, Level], None]
 
@@ -69,6 +67,11 @@ def _mapped(level: Level) -> MappedGraph:
     return level
 
 
+def _program(level: Level) -> Program:
+    assert isinstance(level, Program)
+    return level
+
+
 FRONT = (
     Pass("bind_dims", "Give named dims their sizes; ranges stay symbols.",
          lambda level, options: bind_dims(_graph(level), options.dims)),
@@ -90,7 +93,10 @@ BACK = (
          lambda level, options: place(_mapped(level), options.ignore_capacity), requires=("mapped",),
          ensures=("placed",)),
     Pass("emit", "Build kernels and launches, describe ports and constants.",
-         lambda level, options: emit(_mapped(level), options.ignore_capacity), requires=("placed",)),
+         lambda level, options: emit(_mapped(level), options.ignore_capacity), requires=("placed",),
+         ensures=("emitted",)),
+    Pass("merge_launches", "Make one launch of several where starting them would show.",
+         lambda level, _: merge_launches(_program(level)), requires=("emitted",), ensures=("emitted",)),
 )  # fmt: skip
 """Fused graph -> program."""
 
@@ -103,6 +109,7 @@ FACTS: Mapping[str, Callable[[Level], bool]] = {
     "placed": lambda level: (
         isinstance(level, MappedGraph) and all(item.address is not None for item in level.storages.values())
     ),
+    "emitted": lambda level: isinstance(level, Program),
 }
 """Facts that passes require and ensure."""
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from compiler.graph import AttentionAttributes, EmbeddingBagAttributes, LinearAttributes, Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from compiler.shape_inference import int_shape
-from isa.affine import Dim
 from isa.program import Touch
 
 _ROWS_OF_TABLES = {"embedding": (1, 2, 3), "rope": (2, 3)}
@@ -19,34 +18,37 @@ _ROWS_OF_TABLES = {"embedding": (1, 2, 3), "rope": (2, 3)}
 
 
 def touches(mapped: MappedGraph, op: Operation) -> tuple[Touch, ...]:
-    """Return the bytes of each storage, those of views counted for each of them."""
-    bytes_by_storage: dict[str, Dim] = {}
-    for storage, size in (*_constants(mapped, op), *_values(mapped, op), *_caches(mapped, op)):
-        bytes_by_storage[storage] = bytes_by_storage.get(storage, 0) + size
-    return tuple(Touch(storage, size) for storage, size in bytes_by_storage.items())
+    """Return all storages that an operation uses, those of several views with the sum of their bytes."""
+    found: dict[str, Touch] = {}
+    for touch in (*_constants(mapped, op), *_values(mapped, op), *_caches(mapped, op)):
+        known = found.get(touch.storage, Touch(touch.storage, 0, is_written=False))
+        is_written = known.is_written or touch.is_written
+        found[touch.storage] = Touch(touch.storage, known.bytes + touch.bytes, is_written)
+    return tuple(found.values())
 
 
-def _values(mapped: MappedGraph, op: Operation) -> Iterator[tuple[str, Dim]]:
+def _values(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
     chosen = op.inputs[1] if op.kind == "take" else None
     for name in dict.fromkeys((*op.inputs, *op.outputs)):
-        if name not in mapped.regions or name in mapped.caches:
+        if name is None or name not in mapped.regions or name in mapped.caches:
             continue
         region = mapped.regions[name]
         size = _data_bytes(region)
         if op.kind == "take" and name == op.inputs[0] and chosen:
             size = min(size, _data_bytes(mapped.regions[op.outputs[0] or ""]))
-        yield region.storage, size
+        yield Touch(region.storage, size, name in op.outputs)
 
 
 def _data_bytes(region: Region) -> int:
     return region.rows * region.dtype.row_bytes(region.columns)
 
 
-def _constants(mapped: MappedGraph, op: Operation) -> Iterator[tuple[str, Dim]]:
+def _constants(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
     for index in range(len(op.inputs)):
         storage = mapped.packed.get((op.name, index))
         if storage is not None:
-            yield storage, min(mapped.storages[storage].bytes, _least_bytes(mapped, op, index))
+            size = min(mapped.storages[storage].bytes, _least_bytes(mapped, op, index))
+            yield Touch(storage, size, is_written=False)
 
 
 def _least_bytes(mapped: MappedGraph, op: Operation, index: int) -> int:
@@ -57,12 +59,12 @@ def _least_bytes(mapped: MappedGraph, op: Operation, index: int) -> int:
         return storage.bytes * _result_rows(mapped, op) // max(table_rows, 1)
     if isinstance(op.attributes, EmbeddingBagAttributes):
         bags = op.attributes.tables[index // 2]
-        shape = int_shape(mapped.graph.value(op.inputs[index] or "").shape)
-        return op.attributes.count * bags.hot * mapped.dtype.row_bytes(shape[-1])
+        columns = int_shape(mapped.graph.value(op.inputs[index] or "").shape)[-1]
+        return op.attributes.count * bags.hot * mapped.dtype.row_bytes(columns)
     if isinstance(op.attributes, LinearAttributes) and index == 1:
-        shape = mapped.linears[op.name].shape
-        bits = shape.packed.dtype.bits if shape.packed else shape.dtype.bits
-        return math.ceil(shape.inputs * shape.outputs * bits / 8)
+        linear = mapped.linears[op.name].shape
+        bits = (linear.packed.dtype if linear.packed else linear.dtype).bits
+        return math.ceil(linear.inputs * linear.outputs * bits / 8)
     return storage.bytes
 
 
@@ -73,17 +75,17 @@ def _result_rows(mapped: MappedGraph, op: Operation) -> int:
     return mapped.caches[name].batch * mapped.caches[name].sequence
 
 
-def _caches(mapped: MappedGraph, op: Operation) -> Iterator[tuple[str, Dim]]:
+def _caches(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
     """Attention reads what is there and what is new; others write what is new."""
     if isinstance(op.attributes, AttentionAttributes):
         for name in op.inputs[1:3]:
             cache = mapped.caches[name or ""]
-            yield cache.storage, (cache.past + cache.sequence) * _position_bytes(cache)
+            yield Touch(cache.storage, (cache.past + cache.sequence) * _position_bytes(cache), is_written=False)
         return
     for name in op.outputs:
-        if name in mapped.caches:
+        if name and name in mapped.caches:
             cache = mapped.caches[name]
-            yield cache.storage, cache.sequence * _position_bytes(cache)
+            yield Touch(cache.storage, cache.sequence * _position_bytes(cache), is_written=True)
 
 
 def _position_bytes(cache: CacheRegion) -> int:

@@ -124,18 +124,19 @@ class RoundedMacs(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """Bytes of a storage that an operation must read or write at least once, however it is mapped."""
+    """A storage that a launch reads or writes, and how many of its bytes at least, however it is mapped."""
 
     storage: str
     bytes: Dim
+    is_written: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
 
-    It starts when all events in `waits` have happened; when it ends, the event `signals` has. MACs and `touches` are
-    for reports.
+    It starts when all events in `waits` have happened; when it ends, the event `signals` has. `touches` has every
+    storage that it uses; numbers of MACs and bytes are for reports.
     """
 
     name: str

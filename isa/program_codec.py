@@ -215,7 +215,7 @@ _LAUNCH = record(
     useful_macs=DIM,
     issued_macs=DIM,
     rounded_macs=many(record(RoundedMacs, factor=INTEGER, size=DIM, multiple=INTEGER)),
-    touches=many(record(Touch, storage=TEXT, bytes=DIM)),
+    touches=many(record(Touch, storage=TEXT, bytes=DIM, is_written=BOOLEAN)),
 )
 
 

@@ -51,10 +51,11 @@ def lower_bound(
             products += macs * share / machine.peak_macs_per_second(dtype)
             commands += macs * share / _macs_per_command(machine, dtype)
         touched = 0
-        for storage, size in launch.touches:
+        for storage, size, _ in launch.touches:
             count = evaluate(size, bindings)
-            if program.storage_by_name[storage].role in IN_DRAM:
-                in_dram[storage] = max(in_dram.get(storage, 0), count)
+            place = program.storage_by_name[storage]
+            if place.role in IN_DRAM:
+                in_dram[storage] = max(in_dram.get(storage, 0), min(count, place.bytes))
             else:
                 touched += count
         activations += touched
