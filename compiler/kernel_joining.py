@@ -50,7 +50,10 @@ def joint_rectangle(bodies: Sequence[Body]) -> Rectangle:
 
 
 def can_join(bodies: Sequence[Body]) -> bool:
-    """Tell whether bodies do not use what joining needs, and broadcast only to PEs that run them."""
+    """Tell whether bodies do not use what joining needs, and broadcast along rows and columns of the whole only.
+
+    What a body broadcasts to all its PEs is small, like a row of x: where others run the whole too, each reads it.
+    """
     whole = joint_rectangle(bodies)
     return all(_can_run_on(body, whole) for body in bodies)
 
@@ -58,7 +61,7 @@ def can_join(bodies: Sequence[Body]) -> bool:
 def _can_run_on(body: Body, whole: Rectangle) -> bool:
     has_all_of = {
         "none": True, "row": body.rectangle[1] == whole[1], "column": body.rectangle[0] == whole[0],
-        "all": body.rectangle == whole,
+        "all": True,
     }  # fmt: skip
     for words in (body.kernel.core_a, body.kernel.core_b):
         for instruction, operands in decode_all(words):
@@ -149,6 +152,8 @@ def _renumbered(bodies: Sequence[Body], index: int, words: Words) -> list[Line]:
             name: int(value) + first_buffer if instruction.by_name[name].kind in _BUFFERS else value
             for name, value in operands.items()
         }
+        if values.get("broadcast") == "all" and bodies[index].rectangle != joint_rectangle(bodies):
+            values["broadcast"] = "none"
         if instruction.name == "arg":
             values["value"] = int(values["value"]) + first_argument
         if instruction.name == "coord" and values["which"] in extent:

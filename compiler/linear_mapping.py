@@ -11,15 +11,16 @@ Two ways, both output-stationary (accumulators stay until K is done):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import lcm
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
 from isa.dtypes import INT8, Dtype
 from isa.errors import UnsupportedError
+from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
 
@@ -28,6 +29,9 @@ COLUMN_STEP = 16
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk."""
 PREFERRED_SLOTS = 4
+EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
+"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
+local memory, of which other operations of the same launch need the rest."""
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
 TRIP_CYCLES = 8
@@ -436,12 +440,22 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         chunks = -(-choice.k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
-        for slots in range(PREFERRED_SLOTS, 1, -1):
+        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
             mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 yield mapping
                 break
+
+
+def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
+    """Return how many chunks of the weight should be on their way."""
+    if not choice.resident:
+        return PREFERRED_SLOTS
+    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
+    early_bytes = EARLY_CYCLES * machine.dram_bytes_per_cycle / choice.pe_count
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
+    return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
 
 
 def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
@@ -450,7 +464,7 @@ def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
     packed = choice.shape.packed
     if packed is None or packed.block is None:
         return block_bytes
-    step = lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
+    step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
     return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
 
 

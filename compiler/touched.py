@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from compiler.graph import AttentionAttributes, EmbeddingBagAttributes, LinearAttributes, Operation
-from compiler.mapped import CacheRegion, MappedGraph, Region
+from compiler.mapped import ROW_SCALES, CacheRegion, MappedGraph, Region
 from compiler.shape_inference import int_shape
 from isa.program import Touch
 
@@ -44,7 +44,7 @@ def _data_bytes(region: Region) -> int:
 
 
 def _constants(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
-    for index in range(len(op.inputs)):
+    for index in range(max(len(op.inputs), ROW_SCALES)):
         storage = mapped.packed.get((op.name, index))
         if storage is not None:
             size = min(mapped.storages[storage].bytes, _least_bytes(mapped, op, index))
@@ -54,6 +54,8 @@ def _constants(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
 def _least_bytes(mapped: MappedGraph, op: Operation, index: int) -> int:
     """Return the bytes of a packed constant that are needed, all of them where nothing better is known."""
     storage = mapped.storages[mapped.packed[op.name, index]]
+    if index >= len(op.inputs):
+        return storage.bytes
     if index in _ROWS_OF_TABLES.get(op.kind, ()):
         table_rows = int_shape(mapped.graph.value(op.inputs[index] or "").shape)[0]
         return storage.bytes * _result_rows(mapped, op) // max(table_rows, 1)

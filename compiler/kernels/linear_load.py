@@ -12,45 +12,83 @@ class Loader(Walk):
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
         weight_tile, tile_step = core.register(), core.register()
-        x_row = core.register()
+        x_row, early = core.register(), core.register()
         core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
+        core.copy(0, early)
         if mapping.resident:
+            self._load_early(tile_step, early)
+            core.await_inputs()
             self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
         for _ in self.row_tiles():
-            core.multiply(self.index, tile_step, weight_tile)
-            with core.scratch() as base:
-                core.increase(weight_tile, core.load_argument("weight", base))
+            self._weight_address(tile_step, weight_tile)
             core.multiply(self.first_row, core.argument("x_pitch"), x_row)
             with core.scratch() as base:
                 core.increase(x_row, core.load_argument("x", base))
             for _ in self.output_tiles():
                 self._load_initial()
-                self._load_chunks(weight_tile, x_row)
+                self._load_chunks(weight_tile, x_row, early)
                 with core.scratch() as step:
                     core.multiply(self.stride, tile_step, step)
                     core.increase(weight_tile, step)
 
-    def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
+    def _weight_address(self, tile_step: Register, into: Register) -> None:
+        """Emit the address of this PE's first tile of the weight."""
+        core = self.core
+        core.multiply(self.index, tile_step, into)
+        with core.scratch() as base:
+            core.increase(into, core.load_argument("weight", base))
+
+    def _load_early(self, tile_step: Register, early: Register) -> None:
+        """Load the first chunks of the weight, if this PE has a tile, and leave their number in `early`.
+
+        A slot stays free, so that more of the weight is on its way while x is being loaded.
+        """
         core, mapping = self.core, self.mapping
-        with core.scratch() as weight, core.scratch() as x, core.scratch() as left, core.scratch() as size:
+        with core.scratch() as tiles, core.scratch() as weight:
+            core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
+            core.minimum(tiles, 1, tiles)
+            core.maximum(tiles, 0, tiles)
+            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, early)
+            core.multiply(early, tiles, early)
+            self._weight_address(tile_step, weight)
+            with core.loop(early):
+                self._load_weight(weight)
+
+    def _load_chunks(self, weight_tile: Register, x_row: Register, early: Register) -> None:
+        """Load the chunks of a tile, of a resident x without those that were loaded early."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as weight:
+            if mapping.resident:
+                core.multiply(early, mapping.weight_chunk_bytes, weight)
+                core.increase(weight, weight_tile)
+                with core.scratch() as chunks:
+                    core.subtract(core.argument("chunks"), early, chunks)
+                    core.copy(0, early)
+                    with core.loop(chunks):
+                        self._load_weight(weight)
+                return
             core.copy(weight_tile, weight)
-            if not mapping.resident:
+            with core.scratch() as x, core.scratch() as left, core.scratch() as size:
                 core.copy(x_row, x)
                 core.copy(core.argument("k_bytes"), left)
-            with core.loop(core.argument("chunks")):
-                if not mapping.resident:
+                with core.loop(core.argument("chunks")):
                     core.minimum(left, mapping.chunk_bytes, size)
                     self._load_x(x, self.tile_rows, size)
                     core.increase(x, mapping.chunk_bytes)
                     core.increase(left, -mapping.chunk_bytes)
-                core.emit(
-                    "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
-                    broadcast=self._broadcast(mapping.weight_receivers),
-                )  # fmt: skip
-                core.push(self.buffers.weight)
-                self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
-                self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
-                core.increase(weight, mapping.weight_chunk_bytes)
+                    self._load_weight(weight)
+
+    def _load_weight(self, weight: Register) -> None:
+        """Load the chunk at the address `weight` with what it is expanded with, and go on to the next."""
+        core, mapping = self.core, self.mapping
+        core.emit(
+            "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
+            broadcast=self._broadcast(mapping.weight_receivers),
+        )  # fmt: skip
+        core.push(self.buffers.weight)
+        self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
+        self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
+        core.increase(weight, mapping.weight_chunk_bytes)
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
         """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""
