@@ -30,6 +30,7 @@ def compile_model(
     ignore_capacity: bool = False,
     quantize: str | None = None,
     group_size: int | None = None,
+    separate_launches: bool = False,
 ) -> Program:
     """Compile an ONNX file or model, or a checkpoint directory.
 
@@ -37,6 +38,7 @@ def compile_model(
 
     `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
     `quantize` (int8 or int4) gives float weights fewer bits, int4 ones a scale per `group_size` elements of K.
+    `separate_launches` keeps a launch for each operation, so that reports tell all of them apart; it is slower.
     Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
     """
     from compiler.pipeline import BACK, FRONT, Options, run_passes
@@ -45,7 +47,8 @@ def compile_model(
     from isa.program import Program
 
     chosen = load_machine(machine) if isinstance(machine, (str, Path)) else machine
-    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity, quantization(quantize, group_size))
+    weights = quantization(quantize, group_size)
+    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity, weights, separate_launches)
     check_dtype(options.dtype, chosen)
     outcome = run_passes((*FRONT, *BACK), _imported(model, dtype), options)
     assert isinstance(outcome.level, Program)

@@ -46,6 +46,7 @@ class Request:
     print_after: tuple[str, ...]
     stop_after: str | None
     ignore_capacity: bool
+    separate_launches: bool
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together, ToolError for files that cannot be written."""
@@ -115,6 +116,7 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--print-after", multiple=True, metavar="PASS", help="Print what a pass has made. May be repeated.")
 @click.option("--stop-after", metavar="PASS", help="End after this pass and print what it has made.")
 @click.option("--ignore-capacity", is_flag=True, help="Time a model that does not fit the memories; marks the report.")
+@click.option("--separate-launches", is_flag=True, help="One launch per operation, for reports that tell all apart.")
 @click.option(
     "--list-models",
     is_flag=True,
@@ -173,7 +175,7 @@ def _compiled(request: Request) -> Program | None:
                 click.echo(f"{title}{text(level)}")
 
         graph, dims = _imported(request)
-        options = Options(machine, request.dtype, dims, request.ignore_capacity, weights)
+        options = Options(machine, request.dtype, dims, request.ignore_capacity, weights, request.separate_launches)
         last = request.stop_after or _last_pass(request, printers, names)
         level = run_passes(passes, graph, options, observe=observe, stop_after=last).level
     if not isinstance(level, Program):

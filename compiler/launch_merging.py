@@ -108,7 +108,7 @@ class _Merger:
             useful_macs=sum((launch.useful_macs for launch in launches), start=0),
             issued_macs=sum((launch.issued_macs for launch in launches), start=0),
             rounded_macs=tuple(part for launch in launches for part in launch.rounded_macs),
-            touches=_summed(launches),
+            touches=tuple(touch for launch in launches for touch in launch.touches),
         )  # fmt: skip
 
     def _kernel(self, group: _Group) -> int:
@@ -133,14 +133,6 @@ class _Merger:
 
 def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}.{number}"
-
-
-def _summed(launches: Sequence[Launch]) -> tuple[Touch, ...]:
-    found: dict[str, Touch] = {}
-    for touch in (touch for launch in launches for touch in launch.touches):
-        known = found.get(touch.storage, Touch(touch.storage, 0, is_written=False))
-        found[touch.storage] = Touch(touch.storage, known.bytes + touch.bytes, known.is_written or touch.is_written)
-    return tuple(found.values())
 
 
 def _least_seconds(launch: Launch, program: Program, entry: Entry) -> float:

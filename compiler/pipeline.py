@@ -33,13 +33,17 @@ Observer = Callable[[str, Level], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization."""
+    """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization.
+
+    With `separate_launches` every operation has a launch of its own.
+    """
 
     machine: Machine
     dtype: str = "fp16"
     dims: Mapping[str, DimRange] = field(default_factory=dict)
     ignore_capacity: bool = False
     quantization: Quantization | None = None
+    separate_launches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ BACK = (
          lambda level, options: emit(_mapped(level), options.ignore_capacity), requires=("placed",),
          ensures=("emitted",)),
     Pass("merge_launches", "Make one launch of several where starting them would show.",
-         lambda level, _: merge_launches(_program(level)), requires=("emitted",), ensures=("emitted",)),
+         lambda level, options: _program(level) if options.separate_launches else merge_launches(_program(level)),
+         requires=("emitted",), ensures=("emitted",)),
 )  # fmt: skip
 """Fused graph -> program."""
 

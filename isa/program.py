@@ -136,7 +136,7 @@ class Launch:
     """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
 
     It starts when all events in `waits` have happened; when it ends, the event `signals` has. `touches` has every
-    storage that it uses; numbers of MACs and bytes are for reports.
+    storage that it uses, once for each operation; numbers of MACs and bytes are for reports.
     """
 
     name: str
