@@ -11,24 +11,37 @@ class Loader(Walk):
 
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
-        weight_tile, tile_step = core.register(), core.register()
-        x_row = core.register()
-        core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
+        weight_tile, x_row = core.register(), core.register()
+        self._prepare()
         if mapping.resident:
             self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
         for _ in self.row_tiles():
-            core.multiply(self.index, tile_step, weight_tile)
-            with core.scratch() as base:
-                core.increase(weight_tile, core.load_argument("weight", base))
+            self._find_first_tile(weight_tile)
             core.multiply(self.first_row, core.argument("x_pitch"), x_row)
             with core.scratch() as base:
                 core.increase(x_row, core.load_argument("x", base))
             for _ in self.output_tiles():
                 self._load_initial()
                 self._load_chunks(weight_tile, x_row)
-                with core.scratch() as step:
-                    core.multiply(self.stride, tile_step, step)
-                    core.increase(weight_tile, step)
+                self._find_next_tile(weight_tile)
+
+    def _prepare(self) -> None:
+        """Note how many bytes of the weight a tile has."""
+        core = self.core
+        self.tile_step = core.multiply(core.argument("chunks"), self.mapping.weight_chunk_bytes, core.register())
+
+    def _find_first_tile(self, weight_tile: Register) -> None:
+        """Point at the weight of this PE's first tile."""
+        core = self.core
+        core.multiply(self.index, self.tile_step, weight_tile)
+        with core.scratch() as base:
+            core.increase(weight_tile, core.load_argument("weight", base))
+
+    def _find_next_tile(self, weight_tile: Register) -> None:
+        """Point at the weight of this PE's next tile."""
+        with self.core.scratch() as step:
+            self.core.multiply(self.stride, self.tile_step, step)
+            self.core.increase(weight_tile, step)
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
         core, mapping = self.core, self.mapping
@@ -43,14 +56,19 @@ class Loader(Walk):
                     self._load_x(x, self.tile_rows, size)
                     core.increase(x, mapping.chunk_bytes)
                     core.increase(left, -mapping.chunk_bytes)
-                core.emit(
-                    "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
-                    broadcast=self._broadcast(mapping.weight_receivers),
-                )  # fmt: skip
-                core.push(self.buffers.weight)
-                self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
-                self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
-                core.increase(weight, mapping.weight_chunk_bytes)
+                self._load_weight(weight)
+
+    def _load_weight(self, weight: Register) -> None:
+        """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""
+        core, mapping = self.core, self.mapping
+        core.emit(
+            "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,
+            broadcast=self._broadcast(mapping.weight_receivers),
+        )  # fmt: skip
+        core.push(self.buffers.weight)
+        self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
+        self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
+        core.increase(weight, mapping.weight_chunk_bytes)
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
         """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""
