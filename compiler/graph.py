@@ -313,6 +313,13 @@ class PointwiseAttributes:
 
 
 @dataclass(frozen=True, slots=True)
+class ProductAttributes:
+    """`a @ b` of computed tensors; b is stored as [..., N, K] when `rows_are_outputs`, else as [..., K, N]."""
+
+    rows_are_outputs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SizesAttributes:
     """The elements, in C order, of a small integer tensor that depends on sizes only; before fusion is complete."""
 
@@ -335,6 +342,7 @@ Attributes = (
     | ShapeAttributes
     | AxisAttributes
     | PointwiseAttributes
+    | ProductAttributes
     | SizesAttributes
 )
 

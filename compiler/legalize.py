@@ -1,6 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
 * A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* A product with a transposed second operand takes it as it lies, if it is spread like a linear.
 * A slice becomes a move, sums and gates become recipes: those have views and kernels for any place, rank and machine.
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
 * Pooled embeddings of equal size become one operation: their tables are read in one launch.
@@ -20,12 +21,14 @@ from compiler.graph import (
     MoveAttributes,
     Operation,
     PointwiseAttributes,
+    ProductAttributes,
     ShapeAttributes,
     SliceAttributes,
     Step,
     Value,
 )  # fmt: skip
 from compiler.kinds import INDEX_INPUTS
+from compiler.products import is_spread
 from compiler.shape_inference import int_shape
 from isa.affine import Affine
 from isa.errors import UnsupportedError
@@ -41,8 +44,32 @@ PLACES_INPUT = 7
 
 def legalize(graph: Graph) -> Graph:
     """Return the graph with the rewrites above; the order of operations stays topological."""
-    graph = _append_to_caches(_split_double_epilogues(_join_bags(graph)))
+    graph = _append_to_caches(_split_double_epilogues(_join_bags(_take_operands_as_they_lie(graph))))
     return _write_recipes(_flatten_indices(_move_slices(graph)))
+
+
+def _take_operands_as_they_lie(graph: Graph) -> Graph:
+    """Multiply by [K, N] where a move makes [N, K] of it, and drop moves that nothing needs any more."""
+    producers, operations, dropped = graph.producers(), list[Operation](), set[str]()
+    for op in graph.operations:
+        move = producers.get(op.inputs[1] or "") if op.kind == "matmul" else None
+        if move is not None and is_spread(graph, op) and _swaps_rows_and_columns(graph, move):
+            dropped.add(move.name)
+            op = replace(op, inputs=(op.inputs[0], move.inputs[0]), attributes=ProductAttributes(False))
+        operations.append(op)
+    needed = {*graph.outputs, *(name for op in operations for name in op.inputs)}
+    kept = (op for op in operations if op.name not in dropped or op.outputs[0] in needed)
+    return replace(graph, operations=tuple(kept))
+
+
+def _swaps_rows_and_columns(graph: Graph, op: Operation) -> bool:
+    """Tell whether an operation moves the last two axes of something computed into each other's place."""
+    if not isinstance(op.attributes, MoveAttributes):
+        return False
+    shape, axes = int_shape(graph.value(op.inputs[0] or "").shape), op.attributes.axes
+    *outer, rows, columns = range(len(shape))
+    is_whole = not any(op.attributes.starts) and set(op.attributes.steps) <= {1} and None not in axes
+    return is_whole and axes == (*outer, columns, rows) and sorted(op.attributes.sizes) == sorted(shape)
 
 
 def _move_slices(graph: Graph) -> Graph:

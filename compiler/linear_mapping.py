@@ -1,4 +1,4 @@
-"""How a `linear` is spread over the grid: the choices, their cost, and the best one.
+"""How a `linear` is spread over the grid: what a choice is, and what it costs. `linear_search` finds the best one.
 
 Two ways, both output-stationary (accumulators stay until K is done):
 
@@ -11,35 +11,31 @@ Two ways, both output-stationary (accumulators stay until K is done):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
 from isa.dtypes import INT8, Dtype
-from isa.errors import UnsupportedError
-from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
 
-COLUMN_STEP = 16
-"""Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
-SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
-"""K bytes per row of a chunk."""
-PREFERRED_SLOTS = 4
-EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
-"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
-local memory, of which other operations of the same launch need the rest."""
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
+TURNED_SLOTS = 2
+"""Chunks of a computed [K, N] that are turned at the same time."""
 TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
 
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
+
+
+Factor = Literal["tiles", "rows", "columns"]
+"""How the second operand lies in memory: a constant packed in tiles, or a computed [N, K] or [K, N] in SRAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,12 @@ class LinearShape:
     has_residual: bool
     activation: Activation | None = None
     packed: PackedWeight | None = None
+    factor: Factor = "tiles"
+
+    @property
+    def is_computed(self) -> bool:
+        """True if the second operand is no constant: it lies in SRAM, as rows."""
+        return self.factor != "tiles"
 
     @property
     def is_scaled(self) -> bool:
@@ -125,6 +127,11 @@ class LinearMapping:
         return "none" if self.resident else "row" if self.is_turned else "column"
 
     @property
+    def loads_early(self) -> bool:
+        """True if the first chunks of the weight can be loaded before x is there."""
+        return self.resident and not self.shape.is_computed
+
+    @property
     def output_tiles(self) -> int:
         """Tiles of the packed weight, those of padding included."""
         if self.resident:
@@ -172,6 +179,27 @@ class LinearMapping:
         return self.tile_outputs * self.chunk_bytes if self.shape.packed else 0
 
     @property
+    def turned_chunk_bytes(self) -> int:
+        """Bytes of one block of a computed [K, N] as the matrix engine reads it."""
+        return self.tile_outputs * self.chunk_bytes if self.shape.factor == "columns" else 0
+
+    @property
+    def multiplied_outputs(self) -> int:
+        """Outputs that are multiplied: whole tiles, but of the last tile of a computed operand only what is there.
+
+        Then a tile of padding multiplies a single one.
+        """
+        tile = self.tile_outputs
+        whole = self.output_tiles * tile
+        needed = {"tiles": whole, "rows": self.shape.outputs, "columns": padded_outputs(self.shape)}[self.shape.factor]
+        return needed + self.output_tiles - -(-needed // tile) if needed % tile else whole
+
+    @property
+    def is_ragged(self) -> bool:
+        """True if the last tile of a computed operand is not multiplied as a whole."""
+        return self.multiplied_outputs < self.output_tiles * self.tile_outputs
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weight with its scales and zero points."""
         chunk_bytes = self.weight_chunk_bytes + self.scale_chunk_bytes + self.zero_point_chunk_bytes
@@ -207,7 +235,7 @@ class LinearMapping:
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
-            scaled if self.shape.is_scaled else 0,
+            scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
         )  # fmt: skip
         return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
 
@@ -225,7 +253,7 @@ class LinearMapping:
             rows = tiles * round_up(self.tile_rows, self.block_rows)
         else:
             rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
-        return rows * self.output_tiles * self.tile_outputs * (self.k_bytes // self.shape.dtype.bytes)
+        return rows * self.multiplied_outputs * (self.k_bytes // self.shape.dtype.bytes)
 
     def _valid_rows(self, tile: int) -> Iterator[int]:
         """Yield the rows of each block of a tile of rows; a block of padding has one."""
@@ -253,17 +281,19 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
     products = _matrix_cycles(mapping, machine)
-    expansion = chunk_trips * _expansion_cycles(mapping, machine)
+    expansion = chunk_trips * (_expansion_cycles(mapping, machine) + _turning_cycles(mapping, machine))
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
-    memory = mapping.weight_bytes * mapping.row_rounds * copies / machine.dram_bytes_per_cycle
+    weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
     streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
-    sram = x_bytes * mapping.row_parts * streams / machine.sram.bytes_per_cycle
+    sram_bytes = x_bytes * mapping.row_parts * streams + (weight_bytes if mapping.shape.is_computed else 0)
+    sram = sram_bytes / machine.sram.bytes_per_cycle
+    memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
@@ -280,7 +310,8 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
     x = Pattern(rows, columns, x_mode, machine.sram.slices)
-    weight = Pattern(rows, columns, weight_mode, machine.dram.channels)
+    units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
+    weight = Pattern(rows, columns, weight_mode, units)
     return x_bytes * max(link_cycles(machine, x)) + weight_bytes * max(link_cycles(machine, weight))
 
 
@@ -309,6 +340,11 @@ def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
         return 0.0
     vectors = mapping.tile_outputs * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
     return vectors / machine.simd.rate_by_dtype[mapping.shape.dtype.name] * (2 if packed.has_zero_points else 1)
+
+
+def _turning_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the layout unit takes to turn one block of a computed [K, N]."""
+    return mapping.turned_chunk_bytes / machine.layout.bytes_per_cycle
 
 
 def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix_cycles: float) -> float:
@@ -348,128 +384,3 @@ def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
 def _banks(tile_rows: int, tile_outputs: int, machine: Machine) -> int:
     held = machine.matrix.block_rows
     return -(-tile_rows // held) * -(-tile_outputs // held)
-
-
-@lru_cache(maxsize=512)
-def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
-    best = min(
-        _candidates(shape, machine),
-        key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
-        default=None,
-    )
-    if best is None:
-        what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
-        raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
-    return best
-
-
-def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    yield from _resident(shape, machine)
-    yield from _streamed(shape, machine)
-
-
-def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    held = machine.matrix.block_rows
-    if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
-        return
-    grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
-    instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks * held
-    for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
-        tiles = -(-padded_outputs(shape) // tile)
-        rounds = -(-tiles // (grid_rows * grid_columns))
-        rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
-        rounds = -(-tiles // (rows * columns))
-        choice = LinearMapping(
-            shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
-            chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
-        )  # fmt: skip
-        yield from _chunked(choice, machine)
-
-
-def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
-    """Return (rows, columns) of a rectangle with at least `pes` PEs, whole rows unless one row is enough."""
-    return (1, pes) if pes <= columns else (min(-(-pes // columns), rows), columns)
-
-
-def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    rows, columns = machine.grid.rows, machine.grid.columns
-    yield from _streamed_over(shape, machine, rows, columns, is_turned=False)
-    if rows != columns:
-        yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
-
-
-def _streamed_over(
-    shape: LinearShape, machine: Machine, most_row_parts: int, most_output_parts: int, *, is_turned: bool
-) -> Iterator[LinearMapping]:
-    """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
-    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
-    for row_blocks in range(1, machine.accumulator.banks + 1):
-        rounds = -(-shape.rows // (most_row_parts * row_blocks * held))
-        tile_rows = -(-shape.rows // (most_row_parts * rounds))
-        if tile_rows <= (row_blocks - 1) * held:
-            continue
-        row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
-        for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
-            tile = column_blocks * held
-            if tile % COLUMN_STEP:
-                continue
-            tiles = -(-padded_outputs(shape) // tile)
-            output_rounds = -(-tiles // most_output_parts)
-            output_parts = -(-tiles // output_rounds)
-            grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
-            choice = LinearMapping(
-                shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
-                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned,
-            )  # fmt: skip
-            yield from _chunked(choice, machine)
-
-
-def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    """Complete a choice with every useful split of K and the most slots that fit."""
-    block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.k_bytes // MAXIMUM_CHUNK_BYTES)
-    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
-        chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
-        if chunk_bytes in seen:
-            continue
-        seen.add(chunk_bytes)
-        chunks = -(-choice.k_bytes // chunk_bytes)
-        if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
-            continue
-        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
-            x_slots = 1 if choice.resident else slots
-            mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
-            if mapping.local_bytes <= machine.pe.local_memory_bytes:
-                yield mapping
-                break
-
-
-def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
-    """Return how many chunks of the weight should be on their way."""
-    if not choice.resident:
-        return PREFERRED_SLOTS
-    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
-    early_bytes = EARLY_CYCLES * machine.dram_bytes_per_cycle / choice.pe_count
-    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
-    return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
-
-
-def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
-    """Return what the bytes of a chunk's rows are a multiple of: blocks of K, and of scales unless those are long."""
-    block_bytes = machine.matrix.block_k_bytes
-    packed = choice.shape.packed
-    if packed is None or packed.block is None:
-        return block_bytes
-    step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
-    return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
-
-
-def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:
-    """Tell whether no chunk but a single one cuts a block of elements that share a scale, other than into chunks."""
-    block = shape.packed.block if shape.packed else None
-    inputs = chunk_bytes // shape.dtype.bytes
-    return block is None or chunks == 1 or inputs % block == 0 or block % inputs == 0

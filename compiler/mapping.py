@@ -22,7 +22,8 @@ from compiler.graph import (
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
 from compiler.kinds import GENERIC_KINDS, INDEX_INPUTS, VIEW_KINDS
-from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
+from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight
+from compiler.linear_search import choose_linear
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS, CacheRegion, MappedGraph, MappedStorage, Region
 from compiler.packing import (
     ROW_ALIGNMENT_BYTES,

@@ -29,7 +29,8 @@ from compiler.graph import (
     Value,
 )
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight, choose_linear
+from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight
+from compiler.linear_search import choose_linear
 from compiler.mapping import map_graph
 from compiler.placement import place
 from compiler.quantize import DEFAULT_GROUP_SIZE, quantization, quantize_weights

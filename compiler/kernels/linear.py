@@ -16,10 +16,11 @@ from dataclasses import replace
 from compiler.graph import Operation
 from compiler.kernel_builder import KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
+from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
 from compiler.kernels.linear_walk import Buffers, arguments_of
-from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
+from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
 from isa.kernel import Kernel
@@ -47,7 +48,12 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     )
     if shape.packed:
         buffers = _with_expansion(builder, mapping, buffers)
-    if shape.is_scaled:
+    if mapping.turned_chunk_bytes:
+        buffers = replace(buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS))
+    if shape.is_computed:
+        ComputedLoader(mapping, machine, builder.core_a, buffers).emit()
+        ComputedMultiplier(mapping, machine, builder.core_b, buffers).emit()
+    elif shape.is_scaled:
         scaling = scaling_buffers(builder, mapping, machine, buffers.initial)
         ScaledLoader(mapping, machine, builder.core_a, buffers, scaling).emit()
         ScaledMultiplier(mapping, machine, builder.core_b, buffers, scaling).emit()
@@ -75,6 +81,7 @@ def _name(mapping: LinearMapping) -> str:
     start += f"_{shape.activation}" if shape.activation else ""
     kind = "resident" if mapping.resident else "turned" if mapping.is_turned else "streamed"
     operands = f"_int{shape.packed.dtype.bits}" if shape.packed else "_int8x8" if shape.is_scaled else ""
+    operands += f"_by_{shape.factor}" if shape.is_computed else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 
 

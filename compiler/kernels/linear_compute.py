@@ -31,18 +31,22 @@ class Multiplier(Walk):
         for _ in self.row_tiles():
             self._split_rows()
             for _ in self.output_tiles():
-                self._start_accumulators()
+                if self._starts_loaded:
+                    self._start_accumulators()
                 self._multiply_chunks()
                 self._finish()
 
     def _prepare(self) -> None:
-        """Make zeros to start accumulators from, if there is nothing else."""
-        if not self._has_initial:
-            self._fill_zeros(self.buffers.initial)
+        """Make what all tiles need; nothing here."""
 
     @property
     def _has_initial(self) -> bool:
         return self.mapping.shape.has_bias or self.mapping.shape.has_residual
+
+    @property
+    def _starts_loaded(self) -> bool:
+        """Tell whether products add to what accumulators are loaded with; else the first ones are set."""
+        return self._has_initial
 
     def _fill_zeros(self, buffer: BufferHandle) -> None:
         self.core.emit("fill", out=buffer, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0)
@@ -77,11 +81,9 @@ class Multiplier(Walk):
                 )  # fmt: skip
             else:
                 self._with_offset(
-                    start * 4 if shape.has_bias else 0, "acc_load", bank=bank, a=initial, rows=rows, columns=width,
-                    a_dtype="fp32", spread="row",
-                )  # fmt: skip
-        if self._has_initial:
-            self.core.pop(initial)
+                    start * 4, "acc_load", bank=bank, a=initial, rows=rows, columns=width, a_dtype="fp32", spread="row"
+                )
+        self.core.pop(initial)
 
     def _with_offset(self, offset: int, name: str, operand: str = "a_offset", **operands: object) -> None:
         """Emit a command whose constant offset passes through a scratch register."""
@@ -90,23 +92,33 @@ class Multiplier(Walk):
             self.core.emit(name, **{operand: value}, **operands)  # type: ignore[arg-type]
 
     def _multiply_chunks(self) -> None:
-        core, mapping = self.core, self.mapping
-        with core.scratch() as left, core.scratch() as blocks, core.scratch() as x_offset:
-            core.copy(core.argument("k_bytes"), left)
-            if mapping.resident:
+        core = self.core
+        with core.scratch() as left, core.scratch() as x_offset, core.scratch() as chunks:
+            core.load_argument("k_bytes", left)
+            if self.mapping.resident:
                 core.copy(0, x_offset)
-            with core.loop(core.argument("chunks")):
-                core.minimum(left, mapping.chunk_bytes, blocks)
-                core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
-                if self.buffers.scales is not None:
-                    self._expand(self.buffers.scales)
-                self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO)
-                core.increase(left, -mapping.chunk_bytes)
-                core.pop(self.buffers.factor)
-                if mapping.resident:
-                    core.increase(x_offset, mapping.chunk_bytes)
-                else:
-                    core.pop(self.buffers.x)
+            core.load_argument("chunks", chunks)
+            if not self._starts_loaded:
+                self._take_chunk(left, x_offset, is_first=True)
+                core.increase(chunks, -1)
+            with core.loop(chunks):
+                self._take_chunk(left, x_offset, is_first=False)
+
+    def _take_chunk(self, left: Register, x_offset: Register, *, is_first: bool) -> None:
+        """Multiply a chunk, of `left` bytes at most, and give its slots back; move to the next one."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as blocks:
+            core.minimum(left, mapping.chunk_bytes, blocks)
+            core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
+            if self.buffers.scales is not None:
+                self._expand(self.buffers.scales)
+            self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
+        core.increase(left, -mapping.chunk_bytes)
+        core.pop(self.buffers.factor)
+        if mapping.resident:
+            core.increase(x_offset, mapping.chunk_bytes)
+        else:
+            core.pop(self.buffers.x)
 
     def _expand(self, scales: BufferHandle) -> None:
         """Turn a chunk of integers into the matrix engine's type: minus zero points, times scales."""
@@ -137,26 +149,35 @@ class Multiplier(Walk):
         core.pop(a[0])
         core.pop(b[0])
 
-    def _multiply_chunk(self, blocks: Register, x_offset: Register) -> None:
+    def _multiply_chunk(self, blocks: Register, x_offset: Register, *, is_first: bool) -> None:
         """Multiply `blocks` blocks of K; in as many commands as the machine's repeat asks for."""
         core, repeat = self.core, self.machine.matrix.max_repeat_blocks
         block_bytes = self.machine.matrix.block_k_bytes
         if self.mapping.chunk_bytes // block_bytes <= repeat:
-            self._multiply_blocks(blocks, x_offset, ZERO)
+            self._multiply_blocks(blocks, x_offset, ZERO, is_first=is_first)
             return
         with core.scratch() as trips, core.scratch() as x, core.scratch() as weight, core.scratch() as step:
             core.add(blocks, repeat - 1, trips)
             core.compute("div", trips, repeat, trips)
             core.copy(x_offset, x)
             core.copy(0, weight)
-            with core.loop(trips):
+
+            def take_step(*, is_first: bool) -> None:
                 core.minimum(blocks, repeat, step)
-                self._multiply_blocks(step, x, weight)
+                self._multiply_blocks(step, x, weight, is_first=is_first)
                 core.increase(x, repeat * block_bytes)
                 core.increase(weight, repeat * block_bytes)
                 core.increase(blocks, -repeat)
 
-    def _multiply_blocks(self, blocks: Register, x_offset: Register, weight_offset: Register) -> None:
+            if is_first:
+                take_step(is_first=True)
+                core.increase(trips, -1)
+            with core.loop(trips):
+                take_step(is_first=False)
+
+    def _multiply_blocks(
+        self, blocks: Register, x_offset: Register, weight_offset: Register, *, is_first: bool
+    ) -> None:
         core, mapping = self.core, self.mapping
         x_pitch = core.argument("k_bytes") if mapping.resident else core.constant(mapping.chunk_bytes)
         held = self.mapping.block_rows
@@ -164,11 +185,18 @@ class Multiplier(Walk):
             for bank, block, start, width in self._banks():
                 a_offset = x_offset if block == 0 else core.add(x_offset, block * held * mapping.chunk_bytes, x)
                 b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.chunk_bytes, weight)
-                core.emit(
-                    mapping.instruction, bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch,
-                    b=self.buffers.factor, b_offset=b_offset, b_pitch=mapping.chunk_bytes, rows=self.block_rows[block],
-                    columns=width, k_blocks=blocks, a_dtype=mapping.shape.dtype.name, accumulate="add",
-                )  # fmt: skip
+                with self._columns(start, width) as columns:
+                    core.emit(
+                        mapping.instruction, bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch,
+                        b=self.buffers.factor, b_offset=b_offset, b_pitch=mapping.chunk_bytes,
+                        rows=self.block_rows[block], columns=columns, k_blocks=blocks,
+                        a_dtype=mapping.shape.dtype.name, accumulate="set" if is_first else "add",
+                    )  # fmt: skip
+
+    @contextmanager
+    def _columns(self, start: int, width: int) -> Iterator[Register | int]:
+        """Run the block if `width` columns from `start` on are to be multiplied; yields how many of them."""
+        yield width
 
     def _finish(self) -> None:
         """Round the results of a tile and store them, if it is no padding."""
@@ -189,10 +217,10 @@ class Multiplier(Walk):
     def _inside(self) -> Iterator[None]:
         """Run the block for tiles that are not beyond the last row or column."""
         core = self.core
-        with (
-            core.when_less(self.row_start, core.argument("rows")),
-            core.when_less(self.out_offset, core.argument("out_bytes")),
-        ):
+        with ExitStack() as inside:
+            for place, name in ((self.row_start, "rows"), (self.out_offset, "out_bytes")):
+                with core.scratch() as limit:
+                    inside.enter_context(core.when_less(place, core.load_argument(name, limit)))
             yield
 
     def _drain(self, out: BufferHandle, dtype: Dtype) -> None:
@@ -213,7 +241,7 @@ class Multiplier(Walk):
             core.multiply(self.first_row, core.load_argument("out_pitch", out_pitch), address)
             core.increase(address, self.out_offset)
             core.increase(address, core.load_argument("out", size))
-            core.subtract(core.argument("out_bytes"), self.out_offset, size)
+            core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
             core.minimum(size, self.tile_bytes, size)
             core.emit(
                 "dma_out", address=address, address_pitch=out_pitch, a=out, a_pitch=self.tile_bytes,

@@ -11,75 +11,86 @@ class Loader(Walk):
 
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
-        weight_tile, tile_step = core.register(), core.register()
-        x_row, early = core.register(), core.register()
-        core.multiply(core.argument("chunks"), mapping.weight_chunk_bytes, tile_step)
-        core.copy(0, early)
+        weight_tile, x_row = core.register(), core.register()
+        self._prepare()
         if mapping.resident:
-            self._load_early(tile_step, early)
-            core.await_inputs()
+            if mapping.loads_early:
+                self._load_early()
+                core.await_inputs()
             self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
         for _ in self.row_tiles():
-            self._weight_address(tile_step, weight_tile)
+            self._find_first_tile(weight_tile)
             core.multiply(self.first_row, core.argument("x_pitch"), x_row)
             with core.scratch() as base:
                 core.increase(x_row, core.load_argument("x", base))
             for _ in self.output_tiles():
                 self._load_initial()
-                self._load_chunks(weight_tile, x_row, early)
-                with core.scratch() as step:
-                    core.multiply(self.stride, tile_step, step)
-                    core.increase(weight_tile, step)
+                self._load_chunks(weight_tile, x_row)
+                self._find_next_tile(weight_tile)
 
-    def _weight_address(self, tile_step: Register, into: Register) -> None:
-        """Emit the address of this PE's first tile of the weight."""
-        core = self.core
-        core.multiply(self.index, tile_step, into)
-        with core.scratch() as base:
-            core.increase(into, core.load_argument("weight", base))
-
-    def _load_early(self, tile_step: Register, early: Register) -> None:
-        """Load the first chunks of the weight, if this PE has a tile, and leave their number in `early`.
+    def _load_early(self) -> None:
+        """Load the first chunks of the weight, if this PE has a tile, and note their number.
 
         A slot stays free, so that more of the weight is on its way while x is being loaded.
         """
         core, mapping = self.core, self.mapping
+        self.early = core.register()
         with core.scratch() as tiles, core.scratch() as weight:
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, early)
-            core.multiply(early, tiles, early)
-            self._weight_address(tile_step, weight)
-            with core.loop(early):
+            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
+            core.multiply(self.early, tiles, self.early)
+            self._find_first_tile(weight)
+            with core.loop(self.early):
                 self._load_weight(weight)
 
-    def _load_chunks(self, weight_tile: Register, x_row: Register, early: Register) -> None:
-        """Load the chunks of a tile, of a resident x without those that were loaded early."""
+    def _prepare(self) -> None:
+        """Note how many bytes of the weight a tile has."""
+        core = self.core
+        self.tile_step = core.multiply(core.argument("chunks"), self.mapping.weight_chunk_bytes, core.register())
+
+    def _find_first_tile(self, weight_tile: Register) -> None:
+        """Point at the weight of this PE's first tile."""
+        core = self.core
+        core.multiply(self.index, self.tile_step, weight_tile)
+        with core.scratch() as base:
+            core.increase(weight_tile, core.load_argument("weight", base))
+
+    def _find_next_tile(self, weight_tile: Register) -> None:
+        """Point at the weight of this PE's next tile."""
+        with self.core.scratch() as step:
+            self.core.multiply(self.stride, self.tile_step, step)
+            self.core.increase(weight_tile, step)
+
+    def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
+        """Load the chunks of a tile but those that were loaded early."""
         core, mapping = self.core, self.mapping
         with core.scratch() as weight:
-            if mapping.resident:
-                core.multiply(early, mapping.weight_chunk_bytes, weight)
+            if mapping.loads_early:
+                core.multiply(self.early, mapping.weight_chunk_bytes, weight)
                 core.increase(weight, weight_tile)
                 with core.scratch() as chunks:
-                    core.subtract(core.argument("chunks"), early, chunks)
-                    core.copy(0, early)
+                    core.subtract(core.argument("chunks"), self.early, chunks)
+                    core.copy(0, self.early)
                     with core.loop(chunks):
                         self._load_weight(weight)
                 return
             core.copy(weight_tile, weight)
             with core.scratch() as x, core.scratch() as left, core.scratch() as size:
-                core.copy(x_row, x)
-                core.copy(core.argument("k_bytes"), left)
+                if not mapping.resident:
+                    core.copy(x_row, x)
+                    core.copy(core.argument("k_bytes"), left)
                 with core.loop(core.argument("chunks")):
-                    core.minimum(left, mapping.chunk_bytes, size)
-                    self._load_x(x, self.tile_rows, size)
-                    core.increase(x, mapping.chunk_bytes)
-                    core.increase(left, -mapping.chunk_bytes)
+                    if not mapping.resident:
+                        core.minimum(left, mapping.chunk_bytes, size)
+                        self._load_x(x, self.tile_rows, size)
+                        core.increase(x, mapping.chunk_bytes)
+                        core.increase(left, -mapping.chunk_bytes)
                     self._load_weight(weight)
 
     def _load_weight(self, weight: Register) -> None:
-        """Load the chunk at the address `weight` with what it is expanded with, and go on to the next."""
+        """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""
         core, mapping = self.core, self.mapping
         core.emit(
             "dma_in", out=self.buffers.weight, address=weight, rows=1, row_bytes=mapping.weight_chunk_bytes,

@@ -77,6 +77,10 @@ class ScaledMultiplier(Multiplier):
         super().__init__(mapping, machine, core, buffers)
         self.scaling = scaling
 
+    @property
+    def _starts_loaded(self) -> bool:
+        return True
+
     def _prepare(self) -> None:
         self._fill_zeros(self.scaling.zeros)
 

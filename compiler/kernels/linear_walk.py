@@ -22,6 +22,8 @@ ACTIVATED_ARGUMENTS = ("outputs",)
 """With an activation that does not keep zeros: the outputs that are no padding."""
 SCALED_ARGUMENTS = ("row_scales", "row_scales_pitch", "scales")
 """Addresses of the fp32 scales of integer operands: of the rows of x, and one row of whole tiles for the columns."""
+COMPUTED_ARGUMENTS = ("weight_pitch", "inputs", "outputs")
+"""With a computed second operand: the pitch of its rows, its rows and columns that hold data or are needed as zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Buffers:
     initial: BufferHandle
     out: BufferHandle
     factor: BufferHandle
-    """The weight as it is multiplied: where a packed one is expanded to, else `weight`."""
+    """The weight as it is multiplied: where a packed one is expanded to, or [K, N] is turned to, else `weight`."""
     activation: tuple[BufferHandle, ...]
     """What the accumulators held; what it became, if its padding must be made zero again."""
     scales: BufferHandle | None = None
@@ -45,7 +47,7 @@ class Buffers:
 def arguments_of(shape: LinearShape) -> tuple[str, ...]:
     """Return the names of the kernel's arguments."""
     activated = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" else ()
-    packed = PACKED_ARGUMENTS if shape.packed else ()
+    packed = PACKED_ARGUMENTS if shape.packed else COMPUTED_ARGUMENTS if shape.is_computed else ()
     return (*ARGUMENTS, *activated, *packed, *(SCALED_ARGUMENTS if shape.is_scaled else ()))
 
 
@@ -70,13 +72,17 @@ class Walk:
             if self.mapping.is_turned:
                 return core.coordinate("row"), core.coordinate("rows")
             return core.coordinate("column"), core.coordinate("columns")
-        index = core.multiply(core.coordinate("row"), core.coordinate("columns"))
-        core.increase(index, core.coordinate("column"))
-        return index, core.multiply(core.coordinate("rows"), core.coordinate("columns"))
+        index, stride = core.register(), core.register()
+        with core.scratch() as columns:
+            core.load_coordinate("columns", columns)
+            core.multiply(core.load_coordinate("row", index), columns, index)
+            core.multiply(core.load_coordinate("rows", stride), columns, stride)
+            core.increase(index, core.load_coordinate("column", columns))
+        return index, stride
 
     def row_tiles(self) -> Iterator[None]:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
-        core, rows = self.core, self.core.argument("rows")
+        core = self.core
         if self.mapping.resident:
             core.copy(0, self.row_start)
         else:
@@ -85,8 +91,9 @@ class Walk:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
             with core.scratch() as last:
-                core.minimum(self.row_start, core.subtract(rows, 1, last), self.first_row)
-            core.subtract(rows, self.first_row, self.tile_rows)
+                core.load_argument("rows", self.tile_rows)
+                core.minimum(self.row_start, core.subtract(self.tile_rows, 1, last), self.first_row)
+            core.subtract(self.tile_rows, self.first_row, self.tile_rows)
             core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
             yield
             with core.scratch() as step:

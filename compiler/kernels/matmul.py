@@ -1,6 +1,7 @@
 """`a @ b.T` of two computed tensors of any rank: core A loads chunks of rows of both, core B multiplies and stores.
 
-Tiles of the result are dealt over the PEs. Rows are padded with zeros up to a block of K, so padding adds nothing.
+Large products take the way of a linear (`compiler.kernels.product`). Of others, which are often small and many, tiles
+of the result are dealt over the PEs. Rows are padded with zeros up to a block of K, so padding adds nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from compiler.graph import Operation
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
 from compiler.kernels.blocks import add_outer, outer_arguments, outer_names
 from compiler.kernels.dealing import dealt_items
+from compiler.kernels.product import launch_spread
 from compiler.kernels.tiling import Axis, collapsed, row_strides
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import Region
 from compiler.packing import ROW_ALIGNMENT_BYTES
+from compiler.products import is_spread
 from compiler.shape_inference import int_shape
 from isa.dtypes import FP32, INT32, Dtype
 from isa.errors import UnsupportedError
@@ -238,6 +241,9 @@ def _store(core: CoreBuilder, plan: Plan, held: int, tile: _Tile, buffers: _Buff
 def lower(context: Lowering, op: Operation) -> None:
     """Launch all products; nothing for a result without elements."""
     graph, machine = context.mapped.graph, context.machine
+    if is_spread(graph, op):
+        launch_spread(context, op)
+        return
     names = (op.inputs[0], op.inputs[1], op.outputs[0])
     shapes = [int_shape(graph.value(name or "").shape) for name in names]
     a, b, out = (context.region(name) for name in names)

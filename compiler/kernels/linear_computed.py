@@ -1,0 +1,160 @@
+"""A linear whose second operand is computed: it lies in SRAM as [N, K] or [K, N], not packed in tiles.
+
+Rows of [N, K] are read as they are multiplied. A chunk of [K, N] is loaded as it lies and turned by the layout unit, at
+the command of core A, so that this runs ahead of the products as loading does. Tiles beyond the last column read some
+other part, because broadcasts are collective; their products are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
+from compiler.kernels.linear_compute import Multiplier
+from compiler.kernels.linear_load import Loader
+from compiler.kernels.linear_walk import Buffers
+from compiler.linear_mapping import LinearMapping, padded_outputs
+from isa.machine import Machine
+
+SHORTEST_ROW_BYTES = 32
+"""What a tile beyond the last column reads of each row of [K, N]."""
+
+
+class ComputedLoader(Loader):
+    """Core A: chunks of x and of rows, which it turns where they are rows of K."""
+
+    def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
+        super().__init__(mapping, machine, core, buffers)
+        self.width = core.register()
+        """Rows of the tile's [N, K], or bytes of its rows of [K, N]."""
+        self.left = core.register()
+        """Bytes of K, or rows of K, that are still to be loaded for the tile."""
+
+    @property
+    def _is_turned(self) -> bool:
+        return self.mapping.shape.factor == "columns"
+
+    def _prepare(self) -> None:
+        """Nothing: tiles are found by their first output."""
+
+    def _find_first_tile(self, weight_tile: Register) -> None:
+        """Nothing: see `_load_chunks`."""
+
+    def _find_next_tile(self, weight_tile: Register) -> None:
+        """Nothing: see `_load_chunks`."""
+
+    def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
+        core = self.core
+        with core.scratch() as limit:
+            if self._is_turned:
+                core.load_argument("out_bytes", limit)
+                core.minimum(self.out_offset, core.add(limit, -SHORTEST_ROW_BYTES, weight_tile), weight_tile)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.tile_bytes, self.width)
+                core.load_argument("inputs", self.left)
+            else:
+                core.load_argument("outputs", limit)
+                core.compute("div", self.out_offset, self.mapping.shape.out_dtype.bytes, weight_tile)
+                core.minimum(weight_tile, core.add(limit, -1, self.width), weight_tile)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.mapping.tile_outputs, self.width)
+                core.multiply(weight_tile, core.load_argument("weight_pitch", limit), weight_tile)
+                core.load_argument("k_bytes", self.left)
+            core.increase(weight_tile, core.load_argument("weight", limit))
+        super()._load_chunks(weight_tile, x_row)
+
+    def _load_weight(self, weight: Register) -> None:
+        core, mapping, buffer = self.core, self.mapping, self.buffers.weight
+        most = mapping.chunk_inputs if self._is_turned else mapping.chunk_bytes
+        broadcast = self._broadcast(mapping.weight_receivers)
+        with core.scratch() as size, core.scratch() as pitch:
+            core.load_argument("weight_pitch", pitch)
+            core.minimum(self.left, most, size)
+            core.increase(self.left, -most)
+            if not self._is_turned:
+                core.emit(
+                    "dma_in", out=buffer, out_pitch=mapping.chunk_bytes, address=weight, address_pitch=pitch,
+                    rows=self.width, row_bytes=size, broadcast=broadcast,
+                )  # fmt: skip
+                core.push(buffer)
+                core.increase(weight, mapping.chunk_bytes)
+                return
+            core.emit(
+                "dma_in", out=buffer, out_pitch=self.tile_bytes, address=weight, address_pitch=pitch, rows=size,
+                row_bytes=self.width, broadcast=broadcast,
+            )  # fmt: skip
+            core.push(buffer)
+            core.increase(weight, core.multiply(pitch, mapping.chunk_inputs, pitch))
+            self._turn(buffer, size)
+
+    def _turn(self, rows_of_k: BufferHandle, count: Register) -> None:
+        """Turn a chunk of `count` rows, with zeros behind the last one up to a block of K."""
+        core, mapping, turned = self.core, self.mapping, self.buffers.factor
+        element, dtype = mapping.shape.dtype.bytes, mapping.shape.dtype.name
+        block = self.machine.matrix.block_k_bytes // element
+        if mapping.shape.inputs % block:
+            with core.scratch() as missing, core.scratch() as offset:
+                core.add(count, block - 1, missing)
+                core.compute("div", missing, block, missing)
+                core.multiply(missing, block, missing)
+                core.subtract(missing, count, missing)
+                with core.when_less(0, missing):
+                    core.emit(
+                        "fill", out=turned, out_offset=core.multiply(count, element, offset),
+                        out_pitch=mapping.chunk_bytes, rows=mapping.tile_outputs, columns=missing, out_dtype=dtype,
+                        value=0.0,
+                    )  # fmt: skip
+        core.emit(
+            "transpose", out=turned, out_pitch=mapping.chunk_bytes, a=rows_of_k, a_pitch=self.tile_bytes, rows=count,
+            columns=mapping.tile_outputs, a_dtype=dtype,
+        )  # fmt: skip
+        core.push(turned)
+        core.pop(rows_of_k)
+
+
+class ComputedMultiplier(Multiplier):
+    """Core B: of the last tile only the columns that are there are multiplied."""
+
+    def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
+        super().__init__(mapping, machine, core, buffers)
+        if mapping.is_ragged:
+            self.valid = core.register()
+            """Columns of the tile that are multiplied; a tile of padding keeps one, which is not stored."""
+
+    @property
+    def _starts_loaded(self) -> bool:
+        """Columns of padding that are stored but not multiplied must be zero."""
+        shape = self.mapping.shape
+        return shape.factor == "rows" and shape.outputs < padded_outputs(shape)
+
+    def _prepare(self) -> None:
+        if self._starts_loaded:
+            self._fill_zeros(self.buffers.initial)
+
+    def _start_accumulators(self) -> None:
+        for bank, block, _, width in self._banks():
+            self.core.emit(
+                "acc_load", bank=bank, a=self.buffers.initial, rows=self.block_rows[block], columns=width,
+                a_dtype="fp32", spread="row",
+            )  # fmt: skip
+
+    def _multiply_chunks(self) -> None:
+        core = self.core
+        if self.mapping.is_ragged:
+            core.compute("div", self.out_offset, self.mapping.shape.out_dtype.bytes, self.valid)
+            with core.scratch() as outputs:
+                core.subtract(core.load_argument("outputs", outputs), self.valid, self.valid)
+            core.maximum(self.valid, 1, self.valid)
+        super()._multiply_chunks()
+
+    @contextmanager
+    def _columns(self, start: int, width: int) -> Iterator[Register | int]:
+        if not self.mapping.is_ragged:
+            yield width
+            return
+        core = self.core
+        with ExitStack() as inside:
+            columns = inside.enter_context(core.scratch())
+            if start:
+                inside.enter_context(core.when_less(start, self.valid))
+            core.subtract(self.valid, start, columns)
+            yield core.minimum(columns, width, columns)

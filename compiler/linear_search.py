@@ -1,0 +1,155 @@
+"""The search for the cheapest way to spread a linear over the grid: tiles, parts of the grid, chunks of K, slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from compiler.kernel_builder import round_up
+from compiler.linear_mapping import LinearMapping, LinearShape, cycles, padded_outputs
+from isa.errors import UnsupportedError
+from isa.kernel import MAX_SLOTS
+from isa.machine import Machine
+
+COLUMN_STEP = 16
+"""Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
+SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
+"""K bytes per row of a chunk."""
+PREFERRED_SLOTS = 4
+EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
+"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
+local memory, of which other operations of the same launch need the rest."""
+
+
+@lru_cache(maxsize=512)
+def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
+    best = min(
+        _candidates(shape, machine),
+        key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
+        default=None,
+    )
+    if best is None:
+        what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
+        raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
+    return best
+
+
+def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    for mapping in (*_resident(shape, machine), *_streamed(shape, machine)):
+        if not _has_stored_gap(mapping):
+            yield mapping
+
+
+def _has_stored_gap(mapping: LinearMapping) -> bool:
+    """Tell whether a whole tile is stored as padding although no row of a computed [N, K] is there for it."""
+    last_tile = (mapping.shape.outputs - 1) // mapping.tile_outputs
+    return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
+
+
+def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    held = machine.matrix.block_rows
+    if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
+        return
+    grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
+    instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks * held
+    for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
+        tiles = -(-padded_outputs(shape) // tile)
+        rounds = -(-tiles // (grid_rows * grid_columns))
+        rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
+        rounds = -(-tiles // (rows * columns))
+        choice = LinearMapping(
+            shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
+            chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
+        )  # fmt: skip
+        yield from _chunked(choice, machine)
+
+
+def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
+    """Return (rows, columns) of a rectangle with at least `pes` PEs, whole rows unless one row is enough."""
+    return (1, pes) if pes <= columns else (min(-(-pes // columns), rows), columns)
+
+
+def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    rows, columns = machine.grid.rows, machine.grid.columns
+    yield from _streamed_over(shape, machine, rows, columns, is_turned=False)
+    if rows != columns:
+        yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
+
+
+def _streamed_over(
+    shape: LinearShape, machine: Machine, most_row_parts: int, most_output_parts: int, *, is_turned: bool
+) -> Iterator[LinearMapping]:
+    """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
+    for row_blocks in range(1, machine.accumulator.banks + 1):
+        rounds = -(-shape.rows // (most_row_parts * row_blocks * held))
+        tile_rows = -(-shape.rows // (most_row_parts * rounds))
+        if tile_rows <= (row_blocks - 1) * held:
+            continue
+        row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
+        for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
+            tile = column_blocks * held
+            if tile % COLUMN_STEP:
+                continue
+            tiles = -(-padded_outputs(shape) // tile)
+            output_rounds = -(-tiles // most_output_parts)
+            output_parts = -(-tiles // output_rounds)
+            grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
+            choice = LinearMapping(
+                shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
+                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
+                is_turned=is_turned,
+            )  # fmt: skip
+            yield from _chunked(choice, machine)
+
+
+def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Complete a choice with every useful split of K and the most slots that fit."""
+    block, seen = _chunk_step(choice, machine), set()
+    fewest = -(-choice.k_bytes // MAXIMUM_CHUNK_BYTES)
+    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
+        chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
+        if chunk_bytes in seen:
+            continue
+        seen.add(chunk_bytes)
+        chunks = -(-choice.k_bytes // chunk_bytes)
+        if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
+            continue
+        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
+            x_slots = 1 if choice.resident else slots
+            mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
+            if mapping.local_bytes <= machine.pe.local_memory_bytes:
+                yield mapping
+                break
+
+
+def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
+    """Return how many chunks of the weight should be on their way."""
+    if not choice.loads_early:
+        return PREFERRED_SLOTS
+    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
+    early_bytes = EARLY_CYCLES * machine.dram_bytes_per_cycle / choice.pe_count
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
+    return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
+
+
+def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
+    """Return what the bytes of a chunk's rows are a multiple of: blocks of K, and of scales unless those are long."""
+    block_bytes = machine.matrix.block_k_bytes
+    packed = choice.shape.packed
+    if packed is None or packed.block is None:
+        return block_bytes
+    step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
+    return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
+
+
+def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:
+    """Tell whether no chunk but a single one cuts a block of elements that share a scale, other than into chunks."""
+    block = shape.packed.block if shape.packed else None
+    inputs = chunk_bytes // shape.dtype.bytes
+    return block is None or chunks == 1 or inputs % block == 0 or block % inputs == 0
