@@ -25,16 +25,22 @@ local memory, of which other operations of the same launch need the rest."""
 
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
-    best = min(
-        _candidates(shape, machine),
-        key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
-        default=None,
-    )
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    best = min(_candidates(shape, machine), key=lambda mapping: _rank(mapping, machine), default=None)
     if best is None:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
     return best
+
+
+def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
+    """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`."""
+    choose_linear(shape, machine)
+    return sorted(_candidates(shape, machine), key=lambda mapping: _rank(mapping, machine))
+
+
+def _rank(mapping: LinearMapping, machine: Machine) -> tuple[float, int, int]:
+    return round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks
 
 
 def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:

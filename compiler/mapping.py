@@ -63,21 +63,30 @@ MASK_INPUTS = (5, 6)
 """Indices of the keep mask and the bias among the inputs of attention."""
 
 
-def map_graph(graph: Graph, machine: Machine, dtype: str) -> MappedGraph:
+Choose = Callable[[LinearShape, Operation, Graph, Machine, str], LinearMapping]
+"""Chooses the mapping of a linear of a graph for a machine and an element type."""
+
+
+def by_estimate(shape: LinearShape, op: Operation, graph: Graph, machine: Machine, dtype: str) -> LinearMapping:
+    """Return the mapping with the lowest estimated cost."""
+    return choose_linear(shape, machine)
+
+
+def map_graph(graph: Graph, machine: Machine, dtype: str, choose: Choose = by_estimate) -> MappedGraph:
     """Give every value a region and every linear its mapping; raises UnsupportedError with the operation's name."""
     if machine.matrix.block_k_bytes > ROW_ALIGNMENT_BYTES:
         what = f"blocks with {machine.matrix.block_k_bytes} bytes of K; rows are padded to {ROW_ALIGNMENT_BYTES} bytes"
         raise UnsupportedError(
             what, where=machine.name, help=f"set matrix.block_k_bytes to {ROW_ALIGNMENT_BYTES} or less"
         )
-    return _Mapper(graph, machine, BY_NAME[dtype]).run()
+    return _Mapper(graph, machine, BY_NAME[dtype], choose).run()
 
 
 class _Mapper:
     """Collects the tables of a mapped graph, operation by operation."""
 
-    def __init__(self, graph: Graph, machine: Machine, dtype: Dtype) -> None:
-        self.graph, self.machine, self.dtype = graph, machine, dtype
+    def __init__(self, graph: Graph, machine: Machine, dtype: Dtype, choose: Choose) -> None:
+        self.graph, self.machine, self.dtype, self.choose = graph, machine, dtype, choose
         self.regions: dict[str, Region] = {}
         self.caches: dict[str, CacheRegion] = {}
         self.packed: dict[tuple[str, int], str] = {}
@@ -279,7 +288,7 @@ class _Mapper:
         )  # fmt: skip
         if shape.is_scaled and not self.machine.matrix.rate_by_dtype.int8:
             raise _without_int8(self.machine, op)
-        choice = choose_linear(shape, self.machine)
+        choice = self.choose(shape, op, self.graph, self.machine, self.dtype.name)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]
         rows_are_outputs = op.attributes.weight_rows_are_outputs

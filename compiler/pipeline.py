@@ -17,7 +17,7 @@ from compiler.kinds import SUPPORTED_KINDS
 from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
-from compiler.mapping import map_graph
+from compiler.mapping import Choose, by_estimate, map_graph
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
 from compiler.shape_inference import bind_dims
@@ -35,7 +35,7 @@ Observer = Callable[[str, Level], None]
 class Options:
     """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization.
 
-    With `separate_launches` every operation has a launch of its own.
+    With `separate_launches` every operation has a launch of its own. `choose` finds the mapping of a linear.
     """
 
     machine: Machine
@@ -44,6 +44,7 @@ class Options:
     ignore_capacity: bool = False
     quantization: Quantization | None = None
     separate_launches: bool = False
+    choose: Choose = by_estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ BACK = (
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
-         lambda level, options: map_graph(_graph(level), options.machine, options.dtype),
+         lambda level, options: map_graph(_graph(level), options.machine, options.dtype, options.choose),
          requires=("has_kernels",), ensures=("mapped",)),
     Pass("place", "Give every tensor an address in SRAM or DRAM by its live range.",
          lambda level, options: place(_mapped(level), options.ignore_capacity), requires=("mapped",),

@@ -2,7 +2,8 @@
 
 The kernels are the very ones of the full-size programs (equal code), launched on few PEs so that every loop over work
 makes at least three trips. Products keep their tiles but get fewer outputs, and streamed ones a shorter K: sizes that
-reach a kernel as launch arguments. Everything else runs at its full size.
+reach a kernel as launch arguments. Everything else runs at its full size. Launches are separate here: merged ones are
+these kernels one after another, see `tests/compiler/test_launch_merging.py`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ SCHEMES = (None, "int8", "int4")
 def _full_size(phase: str, scheme: str | None) -> Program:
     sequence, past = PHASES[phase]
     dims = {"batch": 1, "sequence": sequence, "past": past}
-    return compile_model(build("llama-3-8b", weights="absent", dtype="float16"), dims=dims, quantize=scheme)
+    model = build("llama-3-8b", weights="absent", dtype="float16")
+    return compile_model(model, dims=dims, quantize=scheme, separate_launches=True)
 
 
 def _reduced(mapping: LinearMapping) -> LinearMapping:
