@@ -18,7 +18,7 @@ from math import lcm
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
-from isa.dtypes import INT8, Dtype
+from isa.dtypes import FP8E4M3, INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
@@ -54,8 +54,8 @@ class PackedWeight:
 class LinearShape:
     """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result.
 
-    With `packed`, the weight becomes `dtype` in local memory only. With int8 operands, results are scaled by row and
-    column on the way out.
+    With `packed`, the weight becomes `dtype` in local memory only. With int8 or e4m3 operands, results are scaled by
+    row and column on the way out.
     """
 
     rows: int
@@ -70,8 +70,8 @@ class LinearShape:
 
     @property
     def is_scaled(self) -> bool:
-        """True if the products are integers, which become floats on the way out."""
-        return self.dtype is INT8
+        """True if x and the weight are numbers of a byte, whose sums get their scales on the way out."""
+        return self.dtype in (INT8, FP8E4M3)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from compiler.graph import (
     MoveAttributes,
     Operation,
     PointwiseAttributes,
+    QuantizeAttributes,
     RequantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
@@ -256,6 +257,12 @@ def _slice(arguments: Arguments) -> list[np.ndarray]:
     return [np.take(arguments[0], np.arange(start, start + size), axis=attributes.axis)]
 
 
+def _quantize(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, QuantizeAttributes)
+    return list(quantized_rows(arguments[0], attributes.dtype))
+
+
 def _requantize(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, RequantizeAttributes)
@@ -303,7 +310,7 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "swiglu": _swiglu,
     "add": _add,
     "slice": _slice,
-    "quantize": lambda arguments: list(quantized_rows(arguments[0])),
+    "quantize": _quantize,
     "requantize": _requantize,
     "move": _move,
     "reshape": _reshape,

@@ -5,8 +5,8 @@ Accumulators start from the bias, the residual or zeros, so that all products ad
 to a block of K. Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with
 the same tiles.
 
-Integer weights with floating-point x are expanded chunk by chunk in local memory; integer weights with integer x are
-multiplied as they are, and their sums scaled by row and column before bias or residual are added.
+Integer weights with floating-point x are expanded chunk by chunk in local memory; weights in int8 or e4m3 with x of
+the same type are multiplied as they are, and their sums scaled by row and column before bias or residual are added.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
 from isa.kernel import Kernel
 from isa.machine import Machine
+from isa.machine_sections import dtype_family
 
 
 def build(mapping: LinearMapping, machine: Machine) -> Kernel:
@@ -74,7 +75,8 @@ def _name(mapping: LinearMapping) -> str:
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
     kind = "resident" if mapping.resident else "turned" if mapping.is_turned else "streamed"
-    operands = f"_int{shape.packed.dtype.bits}" if shape.packed else "_int8x8" if shape.is_scaled else ""
+    scaled = f"_{dtype_family(shape.dtype.name)}x8" if shape.is_scaled else ""
+    operands = f"_int{shape.packed.dtype.bits}" if shape.packed else scaled
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 
 

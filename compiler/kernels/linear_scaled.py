@@ -1,4 +1,7 @@
-"""A linear of int8 by int8: sums in int32, scaled by row and column on the way out; bias and residual come last."""
+"""A linear of int8 by int8 (sums in int32) or e4m3 by e4m3 (sums in fp32).
+
+Sums are scaled by row, then by column on the way out; bias and residual come last, in fp32 like all of it.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +72,14 @@ class ScaledLoader(Loader):
 
 
 class ScaledMultiplier(Multiplier):
-    """Core B: accumulators start from zeros, their int32 sums become floats."""
+    """Core B: accumulators start from zeros, their sums are scaled."""
 
     def __init__(
         self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers, scaling: ScalingBuffers
     ) -> None:
         super().__init__(mapping, machine, core, buffers)
         self.scaling = scaling
+        self.sum_dtype = FP32 if mapping.shape.dtype.is_float else INT32
 
     def _prepare(self) -> None:
         self._fill_zeros(self.scaling.zeros)
@@ -89,7 +93,7 @@ class ScaledMultiplier(Multiplier):
 
     def _finish(self) -> None:
         """Scale every tile, so that what was loaded for it is used up, and store those that are no padding."""
-        self._drain(self.scaling.sums, INT32)
+        self._drain(self.scaling.sums, self.sum_dtype)
         self.core.push(self.scaling.sums)
         self._scale()
         if self.buffers.activation:
@@ -99,7 +103,7 @@ class ScaledMultiplier(Multiplier):
 
     def _scale(self) -> None:
         scaling, shape = self.scaling, self.mapping.shape
-        sums = (scaling.sums, self.mapping.tile_outputs * INT32.bytes, INT32.name)
+        sums = (scaling.sums, self.mapping.tile_outputs * self.sum_dtype.bytes, self.sum_dtype.name)
         scaled = (scaling.scaled, self.mapping.tile_outputs * FP32.bytes, FP32.name)
         target, dtype = self._target()
         out = (target, self.mapping.tile_outputs * dtype.bytes, dtype.name)

@@ -21,7 +21,7 @@ PACKED_ARGUMENTS = ("scales", "zero_points")
 ACTIVATED_ARGUMENTS = ("outputs",)
 """With an activation that does not keep zeros: the outputs that are no padding."""
 SCALED_ARGUMENTS = ("row_scales", "row_scales_pitch", "scales")
-"""Addresses of the fp32 scales of integer operands: of the rows of x, and one row of whole tiles for the columns."""
+"""Addresses of the fp32 scales of operands of a byte: of the rows of x, and one row of whole tiles for the columns."""
 
 
 @dataclass(frozen=True, slots=True)

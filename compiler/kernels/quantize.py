@@ -1,4 +1,4 @@
-"""Rows of floats -> int8 with a scale per row: largest magnitude / 127. One row at a time per PE.
+"""Rows of floats -> int8 or e4m3 with a scale per row: largest magnitude / 127 or 448. One row at a time per PE.
 
 A row is as long as K, so its largest magnitude comes from `rowmax` of pieces; the accumulators' row ranges would need
 the row in banks first.
@@ -14,7 +14,7 @@ from compiler.kernels.dealing import dealt_items, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from compiler.reference_quantized import SMALLEST_RANGE
-from isa.dtypes import FP32, INT8, Dtype
+from isa.dtypes import FP32, Dtype
 from isa.errors import UnsupportedError
 from isa.kernel import Kernel
 from isa.machine import Machine
@@ -26,11 +26,12 @@ _SCALE_ELEMENTS = ROW_ALIGNMENT_BYTES // FP32.bytes
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """Elements of a row with the padding of x and with that of the integers, and the type of x."""
+    """Elements of a row with the padding of x and with that of the result, and the types of both."""
 
     columns: int
     out_columns: int
     dtype: Dtype
+    out_dtype: Dtype
 
     @property
     def chunks(self) -> list[tuple[int, int]]:
@@ -101,7 +102,7 @@ def _statistic(core: CoreBuilder, buffers: _Buffers, shape: RowShape) -> None:
     core.push(buffers.partial)
     _single(core, "rowmax", buffers.statistic, buffers.partial, columns=len(shape.chunks))
     core.pop(buffers.partial)
-    for name, value in (("vmaxs", float(SMALLEST_RANGE)), ("vmuls", 1 / 127)):
+    for name, value in (("vmaxs", float(SMALLEST_RANGE)), ("vmuls", 1 / shape.out_dtype.largest)):
         _single(core, name, buffers.statistic, buffers.statistic, columns=1, value=value)
         core.pop(buffers.statistic)
     _single(core, "vlimit", buffers.scale, buffers.statistic, columns=_SCALE_ELEMENTS, first=1, value=0.0)
@@ -113,17 +114,17 @@ def _single(core: CoreBuilder, name: str, out: BufferHandle, a: BufferHandle, **
 
 
 def _round(core: CoreBuilder, buffers: _Buffers, shape: RowShape) -> None:
-    """Divide the row by its scale, rounded to int8; integers beyond the row's padding are zeros."""
+    """Divide the row by its scale, rounded to a byte; what is beyond the row's padding is zeros."""
     core.emit(
-        "vdiv", out=buffers.out, a=buffers.x, b=buffers.statistic, rows=1, columns=shape.columns, out_dtype="int8",
-        a_dtype=shape.dtype.name, b_dtype="fp32", spread="column",
+        "vdiv", out=buffers.out, a=buffers.x, b=buffers.statistic, rows=1, columns=shape.columns,
+        out_dtype=shape.out_dtype.name, a_dtype=shape.dtype.name, b_dtype="fp32", spread="column",
     )  # fmt: skip
     for start in range(shape.columns, shape.out_columns, _SCALE_ELEMENTS):
         with core.scratch() as offset:
             core.copy(start, offset)
             core.emit(
                 "vlimit", out=buffers.out, out_offset=offset, a=buffers.statistic, rows=1, columns=_SCALE_ELEMENTS,
-                out_dtype="int8", a_dtype="fp32", value=0.0,
+                out_dtype=shape.out_dtype.name, a_dtype="fp32", value=0.0,
             )  # fmt: skip
     core.push(buffers.out)
     core.pop(buffers.x)
@@ -140,8 +141,8 @@ def _store(core: CoreBuilder, buffer: BufferHandle, name: str, item: Register, s
 def lower(context: Lowering, op: Operation) -> None:
     """Launch; rows are dealt over the PEs."""
     x, (out, scales) = context.region(op.inputs[0]), (context.region(name) for name in op.outputs)
-    out_columns = out.row_bytes // INT8.bytes
-    shape = RowShape(min(x.row_bytes // x.dtype.bytes, out_columns), out_columns, x.dtype)
+    out_columns = out.row_bytes // out.dtype.bytes
+    shape = RowShape(min(x.row_bytes // x.dtype.bytes, out_columns), out_columns, x.dtype, out.dtype)
     kernel = context.kernel(("quantize", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "out": context.address(out), "out_pitch": out.pitch_bytes,

@@ -8,7 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from compiler.graph import Activation, LinearAttributes, Operation, RequantizeAttributes, Value, WeightFormat
+from compiler.graph import (
+    Activation,
+    LinearAttributes,
+    Operation,
+    QuantizeAttributes,
+    RequantizeAttributes,
+    Value,
+    WeightFormat,
+)
 from compiler.quantize import Quantization, quantize_weights
 from compiler.reference import run_reference
 from tests.compiler.graphs import Array, GraphWriter, run_graph, small_machine
@@ -107,7 +115,7 @@ def scaled(case: Case) -> tuple[GraphWriter, dict[str, Array]]:
     writer.values["q"] = Value("q", inputs["x"].shape, "int8")
     writer.values["s"] = Value("s", (*inputs["x"].shape[:-1], 1), "float32")
     (linear,) = writer.operations
-    rounding = Operation("quantize", "rounding", ("x",), ("q", "s"))
+    rounding = Operation("quantize", "rounding", ("x",), ("q", "s"), QuantizeAttributes("int8"))
     operands = ("q", *linear.inputs[1:5], None, "s")
     writer.operations[:] = [rounding, replace(linear, inputs=operands)]
     return writer, inputs
