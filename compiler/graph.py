@@ -150,21 +150,23 @@ class WeightFormat:
     is_float: bool = False
 
 
+RowDtype = Literal["int8", "float8_e4m3fn"]
+"""Types that rows of x are rounded to, each row with a scale of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearAttributes:
     """`activation(x @ W + bias + residual)`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`.
 
     A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 or e4m3 from
-    `quantize`, input 6 is its scale per row, and W must be of that type too, symmetric with one scale per output.
+    `quantize`, input 6 is its scale per row, and W must be of that type too, symmetric with one scale per output. With
+    `x_rounding` x is what `quantize` to that type reads, and the linear does it.
     """
 
     weight_rows_are_outputs: bool
     activation: Activation | None = None
     weight_format: WeightFormat | None = None
-
-
-RowDtype = Literal["int8", "float8_e4m3fn"]
-"""Types that rows of x are rounded to, each row with a scale of its own."""
+    x_rounding: RowDtype | None = None
 
 
 @dataclass(frozen=True, slots=True)

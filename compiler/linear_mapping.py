@@ -18,7 +18,7 @@ from math import lcm
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
-from isa.dtypes import FP8E4M3, INT8, Dtype
+from isa.dtypes import FP8E4M3, FP32, INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
@@ -30,6 +30,8 @@ SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 PREFERRED_SLOTS = 4
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
+ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
+"""How often rows are read to round them, and the commands one behind the other."""
 TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
@@ -55,7 +57,7 @@ class LinearShape:
     """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result.
 
     With `packed`, the weight becomes `dtype` in local memory only. With int8 or e4m3 operands, results are scaled by
-    row and column on the way out.
+    row and column on the way out; with `rounded_from`, x lies in memory in that type and every PE rounds it for itself.
     """
 
     rows: int
@@ -67,6 +69,7 @@ class LinearShape:
     has_residual: bool
     activation: Activation | None = None
     packed: PackedWeight | None = None
+    rounded_from: Dtype | None = None
 
     @property
     def is_scaled(self) -> bool:
@@ -179,6 +182,12 @@ class LinearMapping:
         return self.tile_rows * (self.k_bytes if self.resident else self.chunk_bytes)
 
     @property
+    def raw_row_bytes(self) -> int:
+        """Bytes of a row of x before this launch rounds it; 0 if it does not."""
+        raw = self.shape.rounded_from
+        return self.k_bytes // self.shape.dtype.bytes * raw.bytes if raw else 0
+
+    @property
     def pe_count(self) -> int:
         """PEs that take part."""
         return self.grid_rows * self.grid_columns
@@ -203,7 +212,7 @@ class LinearMapping:
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
-            scaled if self.shape.is_scaled else 0,
+            scaled if self.shape.is_scaled else 0, self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
         return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
 
@@ -253,6 +262,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
+    x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
@@ -266,7 +276,9 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
     stages = (transfer, latency, expansion, products)
     edges = (sum(stages) - max(stages)) / chunk_trips + chunk_trips * TRIP_CYCLES
-    return max(matrix, transfer, issue, turnaround, expansion) + edges
+    ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
+    waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
+    return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
 
 
 def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:
@@ -296,6 +308,21 @@ def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float,
     is_expanded_alone = mapping.shape.packed is not None and mapping.resident
     held = expansion if is_expanded_alone else expansion + products
     return max((loading + held) / mapping.weight_slots, (expansion + products) / EXPANDED_SLOTS)
+
+
+def _rounding_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long a PE rounds its rows of x; weights come in beside it until their slots are full."""
+    raw = mapping.shape.rounded_from
+    if raw is None:
+        return 0.0
+    return row_rounding_cycles(mapping.tile_rows, mapping.chunk_inputs * mapping.chunks, raw, machine)
+
+
+def row_rounding_cycles(rows: int, columns: int, dtype: Dtype, machine: Machine) -> float:
+    """Return how long the SIMD engine takes for the largest magnitudes of rows and their division (an estimate)."""
+    vectors = rows * -(-columns // machine.simd.elements_per_cycle)
+    passes = ROUNDING_PASSES * vectors / machine.simd.rate_by_dtype[dtype.name]
+    return passes + ROUNDING_COMMANDS * machine.simd.latency_cycles
 
 
 def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -362,7 +389,8 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
 
 def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     yield from _resident(shape, machine)
-    yield from _streamed(shape, machine)
+    if shape.rounded_from is None:
+        yield from _streamed(shape, machine)
 
 
 def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:

@@ -274,9 +274,11 @@ class _Mapper:
         assert isinstance(op.attributes, LinearAttributes)
         x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
         bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
+        rounding = op.attributes.x_rounding
         shape = LinearShape(
-            x.rows, x.columns, out.columns, x.dtype, self.dtype, bias is not None, residual is not None,
-            op.attributes.activation, self._packed_weight(op),
+            x.rows, x.columns, out.columns, _QUANTIZED[rounding] if rounding else x.dtype, self.dtype,
+            bias is not None, residual is not None, op.attributes.activation, self._packed_weight(op),
+            x.dtype if rounding else None,
         )  # fmt: skip
         if shape.is_scaled and not self.machine.matrix.rate_by_dtype[shape.dtype.name]:
             raise _without_type(self.machine, op, dtype_family(shape.dtype.name))
@@ -305,7 +307,7 @@ class _Mapper:
         attributes = op.attributes
         assert isinstance(attributes, LinearAttributes)
         weight_format = attributes.weight_format
-        if weight_format is None or _at(op.inputs, ROW_SCALES) is not None:
+        if weight_format is None or attributes.x_rounding or _at(op.inputs, ROW_SCALES) is not None:
             return None
         has_zero_points = _at(op.inputs, ZERO_POINTS) is not None
         return PackedWeight(stored_dtype(weight_format), weight_format.block, has_zero_points)

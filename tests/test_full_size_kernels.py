@@ -36,6 +36,7 @@ from compiler.mapping import map_graph
 from compiler.placement import place
 from compiler.quantize import DEFAULT_GROUP_SIZE, quantization, quantize_weights
 from compiler.reference import run_reference
+from compiler.round_in_linears import move_into_readers
 from isa.affine import Affine
 from isa.dtypes import FP8E4M3, FP16, INT4, INT8, Dtype
 from isa.kernel import Kernel
@@ -89,9 +90,13 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
 def _linear(
     rows: int, inputs: int, outputs: int, has_residual: bool, scheme: str | None
 ) -> tuple[Graph, LinearMapping]:
+    """Return a graph with one linear, which rounds x itself if it is one row, and its mapping."""
+    rounds_x = rows == 1 and scheme in ROW_DTYPES
     packed = PackedWeight(INT4, DEFAULT_GROUP_SIZE, has_zero_points=False) if scheme == "int4" else None
     dtype = ROW_DTYPES[scheme][0] if scheme in ROW_DTYPES else FP16
-    full_size = LinearShape(rows, inputs, outputs, dtype, FP16, False, has_residual, packed=packed)
+    full_size = LinearShape(
+        rows, inputs, outputs, dtype, FP16, False, has_residual, packed=packed, rounded_from=FP16 if rounds_x else None
+    )
     mapping = _reduced(choose_linear(full_size, MACHINE))
     shape, writer = mapping.shape, GraphWriter()
     writer.input("x", (1, shape.rows, shape.inputs))
@@ -102,7 +107,9 @@ def _linear(
         "linear", ("x", "w", None, residual), "y", (1, shape.rows, shape.outputs),
         LinearAttributes(weight_rows_are_outputs=True),
     )  # fmt: skip
-    return quantize_weights(writer.graph("y"), quantization(scheme)), mapping
+    graph = quantize_weights(writer.graph("y"), quantization(scheme))
+    roundings = [op for op in graph.operations if op.kind == "quantize"] if rounds_x else []
+    return move_into_readers(graph, roundings), mapping
 
 
 def _rounding(sequence: int, width: int, dtype: RowDtype) -> Graph:

@@ -18,7 +18,10 @@ from isa.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class ScalingBuffers:
-    """`zeros` starts accumulators; a row of `row_scales` begins with its scale; `scaled` holds fp32 between steps."""
+    """`zeros` starts accumulators; a row of `row_scales` begins with its scale; `scaled` holds fp32 between steps.
+
+    `kept` are operands of the way out that serve all tiles.
+    """
 
     zeros: BufferHandle
     row_scales: BufferHandle
@@ -26,6 +29,7 @@ class ScalingBuffers:
     sums: BufferHandle
     scaled: BufferHandle
     row_scale_bytes: int
+    kept: tuple[BufferHandle, ...] = ()
 
 
 def scaling_buffers(
@@ -57,6 +61,9 @@ class ScaledLoader(Loader):
     def _load_initial(self) -> None:
         super()._load_initial()
         self._load_columns(self.scaling.column_scales, "scales")
+        self._load_row_scales()
+
+    def _load_row_scales(self) -> None:
         core = self.core
         with core.scratch() as address, core.scratch() as pitch:
             core.load_argument("row_scales_pitch", pitch)
@@ -127,7 +134,7 @@ class ScaledMultiplier(Multiplier):
         b: tuple[BufferHandle, int, str],
         spread: str,
     ) -> None:
-        """Emit `out = a (name) b` for a tile, each (buffer, pitch, element type); both operands are used up."""
+        """Emit `out = a (name) b` for a tile, each (buffer, pitch, element type); both are used up but what is kept."""
         core = self.core
         with core.scratch() as out_pitch, core.scratch() as a_pitch, core.scratch() as b_pitch:
             operands: dict[str, OperandValue] = {
@@ -142,4 +149,5 @@ class ScaledMultiplier(Multiplier):
         if out[0] is not self.buffers.out:
             core.push(out[0])
         core.pop(a[0])
-        core.pop(b[0])
+        if b[0] not in self.scaling.kept:
+            core.pop(b[0])

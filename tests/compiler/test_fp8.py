@@ -20,6 +20,7 @@ from compiler.graph import (
     Value,
 )
 from compiler.quantize import Quantization, quantize_weights
+from compiler.round_in_linears import move_into_readers
 from isa import dtypes
 from isa.machine import Machine
 from isa.program import Reference
@@ -112,13 +113,27 @@ CASES = [
     Case(200, 2304, 700, rows_are_outputs=False, bias=True, changes=(("pe.local_memory_bytes", 98304),)),
 ]
 
+WHOLE_TILES = [
+    *(Case(rows, inputs, 600, residual=True, dtype=dtype)
+      for rows, inputs in ((2, 33), (8, 96), (32, 300)) for dtype in ("fp32", "bf16")),
+    Case(32, 1500, 333, bias=True),
+]  # fmt: skip
+"""Rows that a PE can hold."""
+
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_bit_is_that_of_numpy(case: Case, machine: str) -> None:
-    """Resident and streamed mappings, several trips, tails, rows and outputs of zeros."""
+@pytest.mark.parametrize(
+    ("case", "is_own"),
+    [*((case, False) for case in CASES), *((case, True) for case in (*CASES, *WHOLE_TILES) if case.rows <= 32)],
+    ids=str,
+)
+def test_every_bit_is_that_of_numpy(case: Case, is_own: bool, machine: str) -> None:
+    """Resident and streamed mappings, several trips, tails, rows and outputs of zeros; x rounded by a launch or not."""
     writer, inputs = product(case)
     graph = quantize_weights(writer.graph("y"), Quantization("fp8"))
+    if is_own:
+        graph = move_into_readers(graph, [op for op in graph.operations if op.kind == "quantize"])
+        assert [op.kind for op in graph.operations] == ["linear"]
     result = run_graph(graph, able_machine(machine, **dict(case.changes)), inputs, case.dtype)["y"]
     expected = by_hand(case, writer, inputs).astype(HOST[case.dtype])
     np.testing.assert_array_equal(result[0], expected)

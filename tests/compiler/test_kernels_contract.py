@@ -7,6 +7,7 @@ import pytest
 
 from compiler.graph import LinearAttributes, RmsNormAttributes, RopeAttributes, SliceAttributes
 from compiler.quantize import Quantization, Scheme, quantize_weights
+from compiler.round_in_linears import move_into_readers
 from isa.affine import evaluate
 from isa.program import Program
 from simulator import Simulator
@@ -43,6 +44,8 @@ def _program(tokens: int, machine: str, scheme: Scheme | None = None) -> Program
     writer.add("slice", ("d",), "part", (1, tokens, 20), SliceAttributes(2, 16, 20))
     changes = {} if machine == "mtia-2i" else {"matrix.max_repeat_blocks": 1}
     graph = quantize_weights(writer.graph("d", "part"), Quantization(scheme) if scheme else None)
+    if tokens <= 32:
+        graph = move_into_readers(graph, [op for op in graph.operations if op.kind == "quantize"])
     return compile_graph(graph, small_machine(machine, **changes))
 
 
