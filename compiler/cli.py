@@ -104,8 +104,8 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["int8", "int4"]),
-    help="Quantize the weights of linears: int8 (activations too, row by row) or int4 in groups along K.",
+    type=click.Choice(["int8", "fp8", "int4"]),
+    help="Quantize the weights of linears: int8 or fp8 (activations too, row by row), or int4 in groups along K.",
 )
 @click.option("--group-size", type=int, metavar="N", help="Elements of K that share a scale in int4.  [default: 32]")
 @click.option("-o", "--output", metavar="OUT", help="Write the program to this file.")

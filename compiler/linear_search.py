@@ -44,7 +44,8 @@ def _rank(mapping: LinearMapping, machine: Machine) -> tuple[float, int, int]:
 
 
 def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    for mapping in (*_resident(shape, machine), *_streamed(shape, machine)):
+    streamed = () if shape.rounded_from else _streamed(shape, machine)
+    for mapping in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(mapping):
             yield mapping
 

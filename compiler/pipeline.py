@@ -20,6 +20,7 @@ from compiler.mapped import MappedGraph
 from compiler.mapping import Choose, by_estimate, map_graph
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
+from compiler.round_in_linears import round_in_linears
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
@@ -91,6 +92,9 @@ BACK = (
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
+    Pass("round_in_linears", "Let linears round their own rows of x where that costs less than a launch.",
+         lambda level, options: round_in_linears(_graph(level), options.machine, options.dtype),
+         requires=("has_kernels",), ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
          lambda level, options: map_graph(_graph(level), options.machine, options.dtype, options.choose),
          requires=("has_kernels",), ensures=("mapped",)),
