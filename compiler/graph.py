@@ -131,7 +131,7 @@ class RmsNormAttributes:
     epsilon: float
 
 
-Activation = Literal["relu", "sigmoid", "tanh"]
+Activation = Literal["relu", "sigmoid", "tanh", "silu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +154,15 @@ class LinearAttributes:
 
     A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 from `quantize`,
     input 6 is its scale per row, and W must be symmetric with one scale per output.
+
+    With a `gate` there is a second weight U like W, and the result is `gate(x @ W + bias) * (x @ U + bias of U)`:
+    inputs 7 to 10 are U, its bias, scales and zero points.
     """
 
     weight_rows_are_outputs: bool
     activation: Activation | None = None
     weight_format: WeightFormat | None = None
+    gate: Activation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import pytest
 
 from compiler.graph import LinearAttributes, RmsNormAttributes, SliceAttributes
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearShape, choose_linear, cycles, padded_outputs
+from compiler.linear_mapping import choose_linear, cycles, padded_outputs
+from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
 from isa.affine import Affine
