@@ -7,23 +7,24 @@ product of the step before is added after it. While the SIMD engine is at the so
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from compiler.attention_mapping import FP32_BYTES, AttentionTile
+from compiler.attention_mapping import AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_softmax import Softmax
+from compiler.kernels.attention_parts import Joiner
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
 
-class Attender(Softmax):
+class Attender(Joiner):
     """Core B: scores, running softmax and weighted sum of each block of query rows."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         super().__init__(tile, machine, core, buffers)
         self.left = core.register()
         """Steps of the item that are still to come."""
-        self.next_block, self.next_key = core.register(), core.register()
+        self.next_block, self.next_key = core.register() if tile.blocks > 1 else ZERO, core.register()
         """Block and first key of the step whose scores come next."""
         banks = machine.accumulator.banks
         columns = -(-self.shape.padded_head_dim // self.shape.block_rows) + 1
@@ -33,8 +34,10 @@ class Attender(Softmax):
     def item(self, is_part: bool) -> None:
         """Work through the steps, then divide and store."""
         core = self.core
-        for register in (self.next_block, self.block, self.done):
-            core.copy(0, register)
+        core.copy(0, self.done)
+        if self.tile.blocks > 1:
+            core.copy(0, self.next_block)
+            core.copy(0, self.block)
         for register in (self.next_key, self.first_key):
             core.copy(self.begin, register)
         self.load_chunk_count(self.left)
@@ -68,15 +71,25 @@ class Attender(Softmax):
         """Go on to the next step: the next block, or the first one of the next chunk."""
         core, buffers = self.core, self.buffers
         core.increase(self.done, 1)
-        core.increase(self.block, 1)
-        with core.when_at_least(self.block, self.blocks):
+        with self._after_last_block(self.block):
             core.pop(buffers.v_transposed)
             if self.shape.has_mask:
                 core.pop(buffers.mask)
             if buffers.bias is not None:
                 core.pop(buffers.bias)
-            core.copy(0, self.block)
             core.increase(self.first_key, self.tile.keys)
+
+    @contextmanager
+    def _after_last_block(self, block: Register) -> Iterator[None]:
+        """Go on to the next block; after the last one to the first, and do what is in here."""
+        core = self.core
+        if self.tile.blocks == 1:
+            yield
+            return
+        core.increase(block, 1)
+        with core.when_at_least(block, self.blocks):
+            core.copy(0, block)
+            yield
 
     def _scores(self) -> None:
         """Multiply the next block of queries with its chunk of keys."""
@@ -100,10 +113,8 @@ class Attender(Softmax):
                     self._multiply(bank, a, b, columns, shape.row_bytes // self.machine.matrix.block_k_bytes)
                     self.drain(bank, buffers.scores, index, tile.keys, columns)
         core.push(buffers.scores)
-        core.increase(self.next_block, 1)
-        with core.when_at_least(self.next_block, self.blocks):
+        with self._after_last_block(self.next_block):
             core.pop(buffers.k)
-            core.copy(0, self.next_block)
             core.increase(self.next_key, tile.keys)
 
     def _multiply(

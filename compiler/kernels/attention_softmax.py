@@ -21,7 +21,7 @@ class Softmax(Walk):
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         super().__init__(tile, machine, core, buffers)
-        self.block, self.first_key = core.register(), core.register()
+        self.block, self.first_key = core.register() if tile.blocks > 1 else ZERO, core.register()
         """Block and first key of the step whose softmax comes next."""
         self.done = core.register()
         """Steps of the item whose products have been asked for."""
@@ -69,21 +69,21 @@ class Softmax(Walk):
         source = buffers.scores
         with loaded(core, tile.keys * FP32_BYTES) as (pitch,):
             if not self.shape.is_scaled_late:
-                self._wide("vmuls", buffers.masked, source, pitch, columns, value=self.shape.scale)
-                self._move(buffers.masked, source)
+                self.wide("vmuls", buffers.masked, source, pitch, columns, value=self.shape.scale)
+                self.move(buffers.masked, source)
                 source = buffers.masked
             if buffers.bias is not None:
                 self._add_bias(buffers.bias, columns)
             is_causal = self.shape.causal and not self.shape.is_stacked
             with loaded(core, int(is_causal)) as (step,):
-                self._wide("vlimit", buffers.masked, source, pitch, columns, first=limit, step=step, value=HIDDEN)
-            self._move(buffers.masked, source)
+                self.wide("vlimit", buffers.masked, source, pitch, columns, first=limit, step=step, value=HIDDEN)
+            self.move(buffers.masked, source)
             if self.shape.has_mask:
-                self._wide(
+                self.wide(
                     "vselect", buffers.masked, buffers.masked, pitch, columns, b=buffers.mask, b_dtype="int32",
                     spread="row", value=HIDDEN,
                 )  # fmt: skip
-                self._move(buffers.masked, buffers.masked)
+                self.move(buffers.masked, buffers.masked)
 
     def _add_bias(self, bias: BufferHandle, columns: Register) -> None:
         """Add the rows that belong to a block; minus infinity becomes the finite number of a hidden key."""
@@ -100,13 +100,13 @@ class Softmax(Walk):
                         core.compute("rem", self.block, heads, head)
                         core.multiply(head, tile.item_tokens * row_bytes, head)
                         core.increase(offset, head)
-            self._wide(
+            self.wide(
                 "vadd", masked, masked, pitch, columns, b=bias, b_offset=offset, b_pitch=bias_pitch,
                 b_dtype=self.shape.dtype.name, spread="row" if has_one_row else "full",
             )  # fmt: skip
-            self._move(masked, masked)
-            self._wide("vmaxs", masked, masked, pitch, columns, value=HIDDEN)
-            self._move(masked, masked)
+            self.move(masked, masked)
+            self.wide("vmaxs", masked, masked, pitch, columns, value=HIDDEN)
+            self.move(masked, masked)
 
     def _exponentiate(self, scores: BufferHandle, columns: Register) -> None:
         """Leave weights in `probabilities`; the old maximum stays in front of the new one until it is not needed."""
@@ -119,10 +119,10 @@ class Softmax(Walk):
             )  # fmt: skip
             core.push(buffers.column)
             with core.when_less(self.done, self.blocks):
-                self._dense("vcast", buffers.maximum, buffers.column)
+                self.dense("vcast", buffers.maximum, buffers.column)
             with core.when_at_least(self.done, self.blocks):
-                self._dense("vmax", buffers.maximum, buffers.maximum, b=buffers.column)
-            self._move(buffers.maximum, buffers.column)
+                self.dense("vmax", buffers.maximum, buffers.maximum, b=buffers.column)
+            self.move(buffers.maximum, buffers.column)
             core.minimum(self.done, self.blocks, newest)
             core.multiply(newest, buffers.maximum.slot_bytes, newest)
             core.emit(
@@ -130,39 +130,39 @@ class Softmax(Walk):
                 b_offset=newest, b_pitch=dense, rows=self.rows, columns=columns, out_dtype=dtype.name, a_dtype="fp32",
                 b_dtype="fp32", spread="column", value=self.late_scale,
             )  # fmt: skip
-            self._move(buffers.probabilities, scores)
+            self.move(buffers.probabilities, scores)
             with core.when_at_least(self.done, self.blocks):
-                self._dense(
+                self.dense(
                     "vexpsub", buffers.rescale, buffers.maximum, b=buffers.maximum, b_offset=newest,
                     value=self.late_scale,
                 )  # fmt: skip
-                self._move(buffers.rescale, buffers.maximum)
+                self.move(buffers.rescale, buffers.maximum)
 
     def accumulate(self) -> None:
         """Update sum of weights and weighted sum of values with the products of the step before this one."""
         core, buffers = self.core, self.buffers
         with loaded(core, self.shape.padded_head_dim * FP32_BYTES, self.shape.padded_head_dim) as (pitch, columns):
             with core.when_at_least(self.blocks, self.done):
-                self._wide("vcast", buffers.output, buffers.product, pitch, columns)
-                self._move(buffers.output, buffers.product)
-                self._dense("vcast", buffers.weight, buffers.sums)
-                self._move(buffers.weight, buffers.sums)
+                self.wide("vcast", buffers.output, buffers.product, pitch, columns)
+                self.move(buffers.output, buffers.product)
+                self.dense("vcast", buffers.weight, buffers.sums)
+                self.move(buffers.weight, buffers.sums)
             with core.when_less(self.blocks, self.done), loaded(core, FP32_BYTES) as (dense,):
-                self._wide(
+                self.wide(
                     "vmul", buffers.scaled, buffers.output, pitch, columns, b=buffers.rescale, b_pitch=dense,
                     b_dtype="fp32", spread="column",
                 )  # fmt: skip
-                self._dense("vmul", buffers.column, buffers.weight, b=buffers.rescale)
-                self._move(buffers.scaled, buffers.output)
-                self._move(buffers.column, buffers.weight)
+                self.dense("vmul", buffers.column, buffers.weight, b=buffers.rescale)
+                self.move(buffers.scaled, buffers.output)
+                self.move(buffers.column, buffers.weight)
                 core.pop(buffers.rescale)
-                self._wide(
+                self.wide(
                     "vadd", buffers.output, buffers.scaled, pitch, columns, b=buffers.product, b_pitch=pitch,
                     b_dtype="fp32",
                 )  # fmt: skip
-                self._dense("vadd", buffers.weight, buffers.column, b=buffers.sums)
-                self._move(buffers.output, buffers.product)
-                self._move(buffers.weight, buffers.sums)
+                self.dense("vadd", buffers.weight, buffers.column, b=buffers.sums)
+                self.move(buffers.output, buffers.product)
+                self.move(buffers.weight, buffers.sums)
                 core.pop(buffers.scaled)
                 core.pop(buffers.column)
 
@@ -172,7 +172,7 @@ class Softmax(Walk):
         """Divide all blocks and store them."""
         core, tile, shape = self.core, self.tile, self.shape
         with core.scratch() as address, core.scratch() as left:
-            self._load_out_address(address)
+            self.load_out_address(address)
             if shape.is_stacked:
                 core.pop(self.buffers.maximum)
                 self.divide(self.buffers.output, self.buffers.weight)
@@ -194,7 +194,7 @@ class Softmax(Walk):
                     core.multiply(core.load_argument("out_pitch", rows), tile.tokens, rows)
                     core.increase(address, rows)
 
-    def _load_out_address(self, address: Register) -> None:
+    def load_out_address(self, address: Register) -> None:
         """Emit the address of the item's first head and token in the result."""
         core, shape = self.core, self.shape
         with core.scratch() as offset:
@@ -208,8 +208,8 @@ class Softmax(Walk):
     def divide(self, values: BufferHandle, weight: BufferHandle) -> None:
         """Divide a block by its sums of weights."""
         core, shape, buffers = self.core, self.shape, self.buffers
-        self._dense("vrecip", buffers.column, weight)
-        self._move(buffers.column, weight)
+        self.dense("vrecip", buffers.column, weight)
+        self.move(buffers.column, weight)
         wide = shape.padded_head_dim * FP32_BYTES
         with loaded(core, shape.row_bytes, wide, shape.padded_head_dim, FP32_BYTES) as (narrow, pitch, columns, dense):
             core.emit(
@@ -217,7 +217,7 @@ class Softmax(Walk):
                 rows=self.rows, columns=columns, out_dtype=shape.dtype.name, a_dtype="fp32", b_dtype="fp32",
                 spread="column",
             )  # fmt: skip
-        self._move(buffers.out, values)
+        self.move(buffers.out, values)
         core.pop(buffers.column)
 
     def write_out(self, address: Register, rows: Register) -> None:
@@ -232,10 +232,6 @@ class Softmax(Walk):
             )  # fmt: skip
         core.pop(buffers.out)
 
-    def join(self) -> None:
-        """Join the results of the parts of an item, and store them."""
-        raise NotImplementedError
-
     # --- commands ----------------------------------------------------------------------------------------------
 
     def drain(self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register) -> None:
@@ -247,7 +243,7 @@ class Softmax(Walk):
                 out_dtype="fp32",
             )  # fmt: skip
 
-    def _wide(self, name: str, out: BufferHandle, a: BufferHandle, pitch: Register, columns: Register,
+    def wide(self, name: str, out: BufferHandle, a: BufferHandle, pitch: Register, columns: Register,
               **operands: OperandValue) -> None:  # fmt: skip
         """Emit a SIMD command on all rows of the block, fp32 to fp32 with equal pitches."""
         self.core.emit(
@@ -255,7 +251,7 @@ class Softmax(Walk):
             a_dtype="fp32", **operands,
         )  # fmt: skip
 
-    def _dense(self, name: str, out: BufferHandle, a: BufferHandle, **operands: OperandValue) -> None:
+    def dense(self, name: str, out: BufferHandle, a: BufferHandle, **operands: OperandValue) -> None:
         """Emit a SIMD command on one fp32 per row of the block, which lie as a row."""
         more: dict[str, OperandValue] = {"b_dtype": "fp32"} if "b" in operands else {}
         with loaded(self.core, 1) as (one,):
@@ -263,6 +259,6 @@ class Softmax(Walk):
                 name, out=out, a=a, rows=one, columns=self.rows, out_dtype="fp32", a_dtype="fp32", **more, **operands
             )
 
-    def _move(self, written: BufferHandle, read: BufferHandle) -> None:
+    def move(self, written: BufferHandle, read: BufferHandle) -> None:
         self.core.push(written)
         self.core.pop(read)

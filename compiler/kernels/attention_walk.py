@@ -77,7 +77,8 @@ class Walk:
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         self.tile, self.shape, self.machine, self.core, self.buffers = tile, tile.shape, machine, core, buffers
-        self.token, self.visible, self.batch = core.register(), core.register(), core.register()
+        self.token = ZERO if tile.shape.sequence == 1 else core.register()
+        self.visible, self.batch = core.register(), core.register()
         self.query_head = core.register()
         self.blocks = core.register()
         """Blocks of this item."""
@@ -93,18 +94,18 @@ class Walk:
         core = self.core
         self.load_position(self._place)
         core.copy(0, self._base)
-        with core.scratch() as stride, core.scratch() as rounds, core.scratch() as items:
-            core.load_argument("whole", items)
-            self._load_pe_count(stride)
-            self._rounds(items, stride, rounds)
-            with core.loop(rounds), core.scratch() as item:
-                core.add(self._base, self._place, item)
-                with core.when_less(item, core.load_argument("whole", items)):
-                    self._split(item)
-                    if self.tile.parts > 1:
-                        core.copy(0, self.begin)
-                        core.copy(self.visible, self.end)
-                    self.item(is_part=False)
+        with ExitStack() as body:
+            with core.scratch() as stride, core.scratch() as rounds:
+                self._load_pe_count(stride)
+                self._load_rounds("whole", stride, rounds)
+                body.enter_context(core.loop(rounds))
+            with ExitStack() as guarded:
+                self._start_item("whole", guarded)
+                if self.tile.parts > 1:
+                    core.copy(0, self.begin)
+                    core.copy(self.visible, self.end)
+                self.item(is_part=False)
+            with core.scratch() as stride:
                 self._load_pe_count(stride)
                 core.increase(self._base, stride)
                 core.subtract(stride, self._place, self._place)
@@ -113,29 +114,39 @@ class Walk:
             self._emit_parts()
 
     def _emit_parts(self) -> None:
-        """Deal what is left: `groups` items at a time, each to `parts` PEs that follow each other."""
+        """Deal what is left, as many items at a time as there are chains of `parts` PEs that follow each other."""
         core = self.core
-        groups = core.register()
-        self._load_pe_count(groups)
-        core.load_argument("parts", self.parts)
-        core.minimum(self.parts, groups, self.parts)
-        core.compute("div", groups, self.parts, groups)
-        self.load_position(self._place)
-        core.compute("rem", self._place, self.parts, self.part)
-        core.compute("div", self._place, self.parts, self._place)
-        core.load_argument("whole", self._base)
-        with core.when_less(self._place, groups), core.scratch() as items:
-            self.prepare_parts()
-            core.subtract(core.load_argument("items", items), self._base, items)
-            with core.scratch() as rounds:
-                self._rounds(items, groups, rounds)
-                with core.loop(rounds), core.scratch() as item:
-                    core.add(self._base, self._place, item)
-                    with core.when_less(item, core.load_argument("items", items)):
-                        self._split(item)
-                        self._find_part()
-                        self.item(is_part=True)
-                    core.increase(self._base, groups)
+        with ExitStack() as body:
+            with core.scratch() as chains, core.scratch() as rounds:
+                self._load_pe_count(chains)
+                core.load_argument("parts", self.parts)
+                core.minimum(self.parts, chains, self.parts)
+                core.compute("div", chains, self.parts, chains)
+                self.load_position(self._place)
+                core.compute("rem", self._place, self.parts, self.part)
+                core.compute("div", self._place, self.parts, self._place)
+                core.load_argument("whole", self._base)
+                body.enter_context(core.when_less(self._place, chains))
+                self.prepare_parts()
+                self._load_rounds("items", chains, rounds)
+                body.enter_context(core.loop(rounds))
+            with ExitStack() as guarded:
+                self._start_item("items", guarded)
+                self._find_part()
+                self.item(is_part=True)
+            with core.scratch() as chains:
+                self._load_pe_count(chains)
+                core.compute("div", chains, self.parts, chains)
+                core.increase(self._base, chains)
+
+    def _start_item(self, count: str, guarded: ExitStack) -> None:
+        """Find the item of this PE in this round, and skip what is `guarded` if there are no more."""
+        core = self.core
+        with core.scratch() as item, core.scratch() as items:
+            core.add(self._base, self._place, item)
+            core.load_argument(count, items)
+            guarded.enter_context(core.when_less(item, items))
+            self._split(item)
 
     def item(self, is_part: bool) -> None:
         """Emit the work on one item, or on this PE's part of it."""
@@ -165,9 +176,11 @@ class Walk:
         with core.scratch() as rows:
             core.multiply(core.load_coordinate("columns", into), core.load_coordinate("rows", rows), into)
 
-    def _rounds(self, items: Register, stride: Register, into: Register) -> None:
+    def _load_rounds(self, count: str, stride: Register, into: Register) -> None:
+        """Emit how many rounds the items from the base up to an argument take."""
         core = self.core
-        core.add(items, stride, into)
+        core.subtract(core.load_argument(count, into), self._base, into)
+        core.increase(into, stride)
         core.increase(into, -1)
         core.compute("div", into, stride, into)
 
@@ -177,9 +190,14 @@ class Walk:
         with loaded(core, shape.kv_heads * tile.head_groups, shape.batch) as (heads, batch):
             core.compute("rem", item, heads, self.query_head)
             core.compute("div", item, heads, self.batch)
-            core.compute("div", self.batch, batch, self.token)
+            if self.token != ZERO:
+                core.compute("div", self.batch, batch, self.token)
             core.compute("rem", self.batch, batch, self.batch)
         core.multiply(self.query_head, tile.heads, self.query_head)
+        if self.token == ZERO:
+            core.copy(tile.blocks, self.blocks)
+            core.add(core.load_argument("past", self.visible), 1, self.visible)
+            return
         with loaded(core, tile.tiles - 1, shape.sequence, tile.token_blocks) as (last, sequence, most):
             core.subtract(last, self.token, self.token)
             core.multiply(self.token, tile.item_tokens, self.token)
@@ -196,8 +214,7 @@ class Walk:
                     core.increase(self.visible, seen)
             else:
                 core.increase(self.visible, sequence)
-        if not shape.is_stacked:
-            core.multiply(self.blocks, tile.heads, self.blocks)
+        core.multiply(self.blocks, tile.heads, self.blocks)
 
     def _find_part(self) -> None:
         """Cut the visible keys into parts of whole steps; the last ones may get fewer, or none."""

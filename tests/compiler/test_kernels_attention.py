@@ -95,6 +95,59 @@ def test_attention(
     assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
 
 
+PARTS = (
+    # machine, batch, heads, kv heads, head_dim, masked, dtype; items that are left over six PEs are cut into parts
+    ("mtia-2i", 1, 8, 2, 64, False, "fp16"),
+    ("mtia-2i", 1, 4, 1, 128, True, "fp16"),
+    ("mtia-2i", 4, 6, 2, 80, True, "fp16"),
+    ("mtia-2i", 7, 2, 1, 32, False, "fp32"),
+    ("mtia-v1", 1, 8, 2, 128, False, "fp16"),
+    ("mtia-300", 3, 3, 3, 64, True, "fp16"),
+    ("hbm-concept", 1, 5, 1, 16, False, "fp16"),
+)
+
+
+@pytest.mark.parametrize("case", PARTS, ids=lambda case: "-".join(str(item) for item in case))
+def test_parts_of_an_item_join(case: tuple[str, int, int, int, int, bool, str]) -> None:
+    """One program serves every past: parts with several chunks, with one, and with no keys at all."""
+    machine, batch, heads, kv_heads, head_dim, masked, dtype = case
+    host = np.dtype(np.float32 if dtype == "fp32" else np.float16)
+    past, writer = Affine.symbol("past"), GraphWriter(host.name)
+    shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, 1, heads * head_dim)}
+    shapes |= dict.fromkeys(("k", "v"), (batch, 1, kv_heads * head_dim))
+    shapes |= {f"past_{name}": (batch, kv_heads, past, head_dim) for name in ("k", "v")}
+    for name, shape in shapes.items():
+        writer.input(name, shape)
+    if masked:
+        writer.input("mask", (batch, past + 1), "int64")
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, True, past)
+    inputs = ("q", "k", "v", "past_k", "past_v", "mask" if masked else None)
+    writer.values["y"] = Value("y", shapes["q"], host.name)
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    program = compile_graph(writer.graph("y", symbols={"past": (0, 1500)}), small_machine(machine), dtype)
+    launch = program.entries[0].launches[-1]
+    names = program.kernels[launch.kernel].arguments
+    assert launch.arguments[names.index("parts")].expression > 1
+    simulator = Simulator(program)
+    for length in (0, 1, 31, 32, 33, 100, 190, 191, 192, 700, 1500):
+        rng = np.random.default_rng(length)
+        arrays: dict[str, Array] = {
+            name: rng.standard_normal([length if isinstance(dim, Affine) else dim for dim in shape]).astype(host)
+            for name, shape in shapes.items()
+        }
+        if masked:
+            arrays["mask"] = (rng.random((batch, length + 1)) > 0.3).astype(np.int64)
+        result = simulator.run(arrays)
+        delayed = simulator.run(arrays, jitter_cycles=300, jitter_seed=3)
+        np.testing.assert_array_equal(result.outputs["y"], delayed.outputs["y"])
+        expected, sees = _reference(arrays, heads, kv_heads, True)
+        np.testing.assert_allclose(
+            result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-6 if dtype == "fp32" else 3e-3
+        )
+        operation = result.report.operations[-1]
+        assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
+
+
 BIASES = (
     # machine, batch, sequence, past, range of the past, heads, kv heads, head_dim, masked, shape of the bias
     ("mtia-2i", 2, 7, 33, None, 4, 2, 16, False, ("tokens",)),
