@@ -13,7 +13,7 @@ from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 
-_DEPTHS = (Depths(2, 2, 2, 2), Depths(2, 1, 2, 1), Depths(1, 1, 2, 1), Depths(1, 1, 1, 1))
+_DEPTHS = (Depths(2, 4, 4, 2, 2), Depths(2, 2, 2, 2, 2), Depths(2, 2, 1, 2, 1), Depths(1, 2, 1, 2, 1), Depths(1, 2, 1, 1, 1))
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
 _OVERLAP = 4
 """How well units work at once: the power in the mean of their times; infinite if the slowest decided alone."""

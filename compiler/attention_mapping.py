@@ -67,6 +67,7 @@ class Depths:
     """Slots of the buffers that more of make faster."""
 
     q: int
+    k: int
     v: int
     transposed: int
     product: int
@@ -131,6 +132,10 @@ class AttentionTile:
         """Work items."""
         return self.shape.batch * self.shape.kv_heads * self.head_groups * self.tiles
 
+    def share_rows(self, machine: Machine) -> int:
+        """Return the rows of an accumulator that a block's sums of values fill, and one for its sums of weights."""
+        return -(-self.rows * self.shape.padded_head_dim // machine.accumulator.columns) + 1
+
     def blocks_of(self, tile: int) -> int:
         """Return the blocks of an item: fewer where the sequence ends."""
         left = self.shape.sequence - tile * self.item_tokens
@@ -154,7 +159,7 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * shape.padded_head_dim * FP32_BYTES
     keys, ones = tile.keys * shape.row_bytes, tile.keys * size
     sizes = {
-        "q": (blocks * tile.block_bytes, depths.q), "k": (keys, 2), "v": (keys, depths.v),
+        "q": (blocks * tile.block_bytes, depths.q), "k": (keys, depths.k), "v": (keys, depths.v),
         "v_transposed": (keys + ones, depths.transposed), "mask": (tile.keys * MASK_BYTES, 2),
         "scores": (scores, 2), "masked": (scores, 1 if shape.is_masked_once else 2), "probabilities": (rows * tile.keys * size, 2),
         "column": (column, 2), "maximum": (column, blocks + 1), "rescale": (column, 2), "weight": (column, blocks),
@@ -169,7 +174,8 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
         table = rows * machine.accumulator.columns * FP32_BYTES
         sizes |= {
             "zeros": (max(result, table), 1), "place": (table, 1), "spots": (table, 2), "maxima": (table, 1),
-            "share": (result, 1), "share_sum": (column, 1),
+            "share": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
+            "total": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
         }  # fmt: skip
     return sizes
 

@@ -45,13 +45,16 @@ class Attender(Joiner):
         with ExitStack() as stack:
             if is_part:
                 stack.enter_context(core.when_less(ZERO, self.left))
-            self._steps()
+            self._steps(is_part)
         if is_part:
+            with core.when_at_least(self.begin, self.end):
+                self.stand_in()
+                self.gather_maxima()
             self.join()
         else:
             self.store_blocks()
 
-    def _steps(self) -> None:
+    def _steps(self, is_part: bool) -> None:
         core = self.core
         self._scores()
         with core.loop(self.left):
@@ -61,6 +64,9 @@ class Attender(Joiner):
             with core.when_at_least(ZERO, self.left):
                 core.pop(self.buffers.q)
             self.weigh()
+            if is_part:
+                with core.when_at_least(ZERO, self.left):
+                    self.gather_maxima()
             with core.when_less(ZERO, self.done):
                 self.accumulate()
             self._multiply_values()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.attention_mapping import FP32_BYTES, MASK_BYTES, AttentionTile
+from compiler.attention_mapping import MASK_BYTES, AttentionTile
 from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
 from isa.machine import Machine
@@ -29,23 +29,6 @@ class Loader(Walk):
                             out_dtype=self.shape.dtype.name, value=0.0,
                         )  # fmt: skip
         super().emit()
-
-    def prepare_parts(self) -> None:
-        """Write the tables of zeros, and of the one that marks this PE's part."""
-        core, tile, buffers = self.core, self.tile, self.buffers.parts
-        assert buffers is not None
-        columns = self.machine.accumulator.columns
-        for buffer in (buffers.zeros, buffers.place):
-            with loaded(core, buffer.slot_bytes // FP32_BYTES) as (count,):
-                core.emit("fill", out=buffer, rows=1, columns=count, out_dtype="fp32", value=0.0)
-        with core.scratch() as offset, loaded(core, columns * FP32_BYTES, tile.rows, 1) as (pitch, rows, one):
-            core.multiply(self.part, FP32_BYTES, offset)
-            core.emit(
-                "fill", out=buffers.place, out_offset=offset, out_pitch=pitch, rows=rows, columns=one,
-                out_dtype="fp32", value=1.0,
-            )  # fmt: skip
-        core.push(buffers.zeros)
-        core.push(buffers.place)
 
     def item(self, is_part: bool) -> None:
         """Load everything that one item reads; a part without keys reads nothing."""

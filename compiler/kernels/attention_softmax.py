@@ -207,9 +207,13 @@ class Softmax(Walk):
 
     def divide(self, values: BufferHandle, weight: BufferHandle) -> None:
         """Divide a block by its sums of weights."""
+        self.dense("vrecip", self.buffers.column, weight)
+        self.move(self.buffers.column, weight)
+        self.multiply_out(values)
+
+    def multiply_out(self, values: BufferHandle) -> None:
+        """Multiply a block with the reciprocals in `column`, for the store."""
         core, shape, buffers = self.core, self.shape, self.buffers
-        self.dense("vrecip", buffers.column, weight)
-        self.move(buffers.column, weight)
         wide = shape.padded_head_dim * FP32_BYTES
         with loaded(core, shape.row_bytes, wide, shape.padded_head_dim, FP32_BYTES) as (narrow, pitch, columns, dense):
             core.emit(

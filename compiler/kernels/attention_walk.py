@@ -21,7 +21,8 @@ class PartBuffers:
     spots: BufferHandle
     maxima: BufferHandle
     share: BufferHandle
-    share_sum: BufferHandle
+    """Sums of values as they lie, then from a new row of the accumulator's width on the sums of weights."""
+    total: BufferHandle
 
 
 @dataclass(frozen=True, slots=True)
