@@ -13,13 +13,15 @@ from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 
-_DEPTHS = (Depths(2, 4, 4, 2, 2), Depths(2, 2, 2, 2, 2), Depths(2, 2, 1, 2, 1), Depths(1, 2, 1, 2, 1), Depths(1, 2, 1, 1, 1))
+_DEPTHS = (Depths(2, 2, 2, 2, 2), Depths(2, 2, 1, 2, 1), Depths(1, 2, 1, 2, 1), Depths(1, 2, 1, 1, 1))
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
 _OVERLAP = 4
 """How well units work at once: the power in the mean of their times; infinite if the slowest decided alone."""
 _FEW_ROUNDS = 16
 """Items per PE from which on it does not matter how they are dealt."""
-_HOP_CYCLES = 50
+_SCATTERED = 0.8
+"""Share of bandwidth of transfers that do not reach all channels of DRAM."""
+_HOP_CYCLES = 30
 """What each part of an item adds to the joining of the parts."""
 _KEY_STEPS = (8, 6, 4, 3, 2, 1)
 _TOKEN_BLOCKS = (1, 2, 4, 8)
@@ -118,10 +120,10 @@ class _Estimate:
         return np.asarray(chunks * self.chunk * share + 2.5 * self.step + self._store() * tile.blocks * share + 300)
 
     def _part(self, past: int, parts: int) -> float:
-        """Return the cycles of a part of an item."""
+        """Return the cycles of a part of an item; a short last chunk waits as long as any."""
         tile, step = self.tile, self.shape.key_step
         keys = -(-(past + self.shape.sequence) // (parts * step)) * step
-        return keys / tile.keys * self.chunk + 2.5 * self.step + self._store() + 300 + parts * _HOP_CYCLES
+        return -(-keys // tile.keys) * self.chunk + 2.5 * self.step + self._store() + 300 + parts * _HOP_CYCLES
 
     def _store(self) -> float:
         return self.tile.rows * self.shape.padded_head_dim / self.machine.simd.elements_per_cycle + 60
@@ -180,6 +182,9 @@ class _Estimate:
         cached = 2 * shape.batch * shape.kv_heads * shape.capacity * shape.row_bytes <= machine.sram.bytes // 2
         has_cache = machine.sram.cache_step_bytes and machine.sram.cache_step_bytes < machine.sram.bytes
         shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
-        users = min(machine.pe_count, self.tile.items)
+        users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
         rate = min(machine.dma.bytes_per_cycle, shared * 0.8 / users)
-        return 2 * self.tile.keys * shape.row_bytes / rate + 100
+        size = self.tile.keys * shape.row_bytes
+        if size < machine.dram.channels * machine.dram.interleave_bytes:
+            rate *= _SCATTERED
+        return 2 * size / rate + 100
