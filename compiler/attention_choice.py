@@ -90,7 +90,7 @@ class _Estimate:
     def __init__(self, tile: AttentionTile, machine: Machine) -> None:
         self.tile, self.shape, self.machine = tile, tile.shape, machine
         units = (self._matrix(), self._simd(), self._accumulator(), self._issue())
-        self.step = sum(unit**_OVERLAP for unit in units) ** (1 / _OVERLAP)
+        self.step = float(sum(unit**_OVERLAP for unit in units) ** (1 / _OVERLAP))
         self.chunk = max(self.step * tile.blocks, self._layout(), self._transfer())
         if tile.depths.transposed == 1:
             self.chunk += self._layout()
@@ -114,7 +114,9 @@ class _Estimate:
         """Return the cycles of the items along the tokens: chunks, steps that fill the pipeline, and the store."""
         tile, shape, tokens = self.tile, self.shape, self.tile.item_tokens
         first = np.arange(tile.tiles) * tokens
-        seen = past + (np.minimum(first + tokens, shape.sequence) if shape.causal else np.full(tile.tiles, shape.sequence))
+        seen = past + (
+            np.minimum(first + tokens, shape.sequence) if shape.causal else np.full(tile.tiles, shape.sequence)
+        )
         chunks = -(-seen // shape.key_step) * (shape.key_step / tile.keys)
         share = np.minimum(-(-(shape.sequence - first) // tile.tokens), tile.token_blocks) / tile.token_blocks
         return np.asarray(chunks * self.chunk * share + 2.5 * self.step + self._store() * tile.blocks * share + 300)

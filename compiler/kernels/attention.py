@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from compiler.attention_choice import choose_tile
 from compiler.attention_mapping import (
     BIAS_INPUT,
     AttentionTile,
@@ -22,7 +23,6 @@ from compiler.attention_mapping import (
     split_items,
     useful_macs,
 )
-from compiler.attention_choice import choose_tile
 from compiler.graph import AttentionAttributes, Operation
 from compiler.kernel_builder import KernelBuilder
 from compiler.kernels.attention_compute import Attender

@@ -5,8 +5,6 @@ Maxima, sums and factors of a block's rows lie as one dense row each, and work o
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from compiler.attention_mapping import FP32_BYTES, AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
@@ -37,15 +35,16 @@ class Softmax(Walk):
         with core.scratch() as limit, core.scratch() as columns:
             self.load_chunk_rows(self.first_key, columns)
             self._load_limit(limit)
-            if not self.shape.is_masked_once:
-                self._hide(limit, columns)
-                self._exponentiate(buffers.masked, columns)
-                return
+            scores = buffers.scores
+            if not self.shape.is_scaled_late:
+                self._scale(columns)
+                scores = buffers.masked
             with core.when_less(limit, columns):
-                self._hide(limit, columns)
+                self._limit(scores, limit, columns)
+                self._select(buffers.masked, columns)
                 self._exponentiate(buffers.masked, columns)
             with core.when_at_least(limit, columns):
-                self._exponentiate(buffers.scores, columns)
+                self._exponentiate(self._select(scores, columns), columns)
 
     def _load_limit(self, limit: Register) -> None:
         """Emit how many keys of the chunk the first row of the block sees."""
@@ -63,27 +62,33 @@ class Softmax(Walk):
             core.copy(self.end, limit)
         core.subtract(limit, self.first_key, limit)
 
-    def _hide(self, limit: Register, columns: Register) -> None:
-        """Add the bias, hide what lies behind the limit of each row and what the mask hides: scores to `masked`."""
-        core, tile, buffers = self.core, self.tile, self.buffers
-        source = buffers.scores
-        with loaded(core, tile.keys * FP32_BYTES) as (pitch,):
-            if not self.shape.is_scaled_late:
-                self.wide("vmuls", buffers.masked, source, pitch, columns, value=self.shape.scale)
-                self.move(buffers.masked, source)
-                source = buffers.masked
-            if buffers.bias is not None:
-                self._add_bias(buffers.bias, columns)
-            is_causal = self.shape.causal and not self.shape.is_stacked
-            with loaded(core, int(is_causal)) as (step,):
-                self.wide("vlimit", buffers.masked, source, pitch, columns, first=limit, step=step, value=HIDDEN)
-            self.move(buffers.masked, source)
-            if self.shape.has_mask:
-                self.wide(
-                    "vselect", buffers.masked, buffers.masked, pitch, columns, b=buffers.mask, b_dtype="int32",
-                    spread="row", value=HIDDEN,
-                )  # fmt: skip
-                self.move(buffers.masked, buffers.masked)
+    def _scale(self, columns: Register) -> None:
+        """Scale, and add the bias: scores to `masked`."""
+        buffers = self.buffers
+        with loaded(self.core, self.tile.keys * FP32_BYTES) as (pitch,):
+            self.wide("vmuls", buffers.masked, buffers.scores, pitch, columns, value=self.shape.scale)
+        self.move(buffers.masked, buffers.scores)
+        if buffers.bias is not None:
+            self._add_bias(buffers.bias, columns)
+
+    def _limit(self, scores: BufferHandle, limit: Register, columns: Register) -> None:
+        """Hide what lies behind the limit of each row: scores to `masked`."""
+        step = int(self.shape.causal and not self.shape.is_stacked)
+        with loaded(self.core, self.tile.keys * FP32_BYTES, step) as (pitch, step_register):
+            self.wide(
+                "vlimit", self.buffers.masked, scores, pitch, columns, first=limit, step=step_register, value=HIDDEN
+            )
+        self.move(self.buffers.masked, scores)
+
+    def _select(self, scores: BufferHandle, columns: Register) -> BufferHandle:
+        """Hide what the mask hides, if there is one; returns where the scores are then."""
+        masked, mask = self.buffers.masked, self.buffers.mask
+        if not self.shape.has_mask:
+            return scores
+        with loaded(self.core, self.tile.keys * FP32_BYTES) as (pitch,):
+            self.wide("vselect", masked, scores, pitch, columns, b=mask, b_dtype="int32", spread="row", value=HIDDEN)
+        self.move(masked, scores)
+        return masked
 
     def _add_bias(self, bias: BufferHandle, columns: Register) -> None:
         """Add the rows that belong to a block; minus infinity becomes the finite number of a hidden key."""
