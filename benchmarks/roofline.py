@@ -119,8 +119,9 @@ def measure(workload: Workload, machine: Machine) -> Row:
     """Compile and time a workload."""
     start = time.perf_counter()
     program = compile_model(
-        workload.model(), machine, dims=dict(workload.dims), quantize=quantization(workload, machine)
-    )
+        workload.model(), machine, dims=dict(workload.dims), quantize=quantization(workload, machine),
+        separate_launches=bool(workload.kernel),
+    )  # fmt: skip
     compiled = time.perf_counter() - start
     report = Simulator(program).profile()
     achieved = report.latency_seconds if workload.is_model else operation_seconds(report, machine, workload.kernel)
