@@ -23,7 +23,7 @@ PREFERRED_SLOTS = 4
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
     best = min(
-        _candidates(shape, machine),
+        candidates(shape, machine),
         key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
         default=None,
     )
@@ -33,10 +33,20 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     return best
 
 
-def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield all mappings that fit, some of them only if they may be the cheapest."""
     for mapping in (*_resident(shape, machine), *_streamed(shape, machine)):
         if not _has_stored_gap(mapping):
             yield mapping
+            yield from _swapped(mapping, machine)
+
+
+def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding."""
+    if mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows:
+        swapped = replace(mapping, is_swapped=True)
+        if swapped.local_bytes <= machine.pe.local_memory_bytes:
+            yield swapped
 
 
 def _has_stored_gap(mapping: LinearMapping) -> bool:
@@ -71,13 +81,21 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     rows, columns = machine.grid.rows, machine.grid.columns
-    yield from _streamed_over(shape, machine, rows, columns, is_turned=False)
+    yield from _streamed_over(shape, machine, rows, columns)
     if rows != columns:
         yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
+    if machine.dma.broadcast_reads and shape.rows <= machine.accumulator.banks * machine.matrix.block_rows:
+        yield from _streamed_over(shape, machine, 1, rows * columns, is_flat=True)
 
 
 def _streamed_over(
-    shape: LinearShape, machine: Machine, most_row_parts: int, most_output_parts: int, *, is_turned: bool
+    shape: LinearShape,
+    machine: Machine,
+    most_row_parts: int,
+    most_output_parts: int,
+    *,
+    is_turned: bool = False,
+    is_flat: bool = False,
 ) -> Iterator[LinearMapping]:
     """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
@@ -96,10 +114,13 @@ def _streamed_over(
             output_rounds = -(-tiles // most_output_parts)
             output_parts = -(-tiles // output_rounds)
             grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
+            if is_flat:
+                grid = _smallest_rectangle(output_parts, machine.grid.rows, machine.grid.columns)
+                output_rounds = -(-tiles // (grid[0] * grid[1]))
             choice = LinearMapping(
                 shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned,
+                is_turned=is_turned, is_flat=is_flat,
             )  # fmt: skip
             yield from _chunked(choice, machine)
 

@@ -50,6 +50,10 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         buffers = _with_expansion(builder, mapping, buffers)
     if mapping.turned_chunk_bytes:
         buffers = replace(buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS))
+    if mapping.turned_result_bytes:
+        buffers = replace(buffers, turned_result=builder.buffer("turned_result", mapping.turned_result_bytes, 1))
+    if mapping.turned_residual_bytes:
+        buffers = replace(buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2))
     if shape.is_computed:
         ComputedLoader(mapping, machine, builder.core_a, buffers).emit()
         ComputedMultiplier(mapping, machine, builder.core_b, buffers).emit()
@@ -79,8 +83,9 @@ def _name(mapping: LinearMapping) -> str:
     shape = mapping.shape
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
-    kind = "resident" if mapping.resident else "turned" if mapping.is_turned else "streamed"
+    kind = mapping.way
     operands = f"_int{shape.packed.dtype.bits}" if shape.packed else "_int8x8" if shape.is_scaled else ""
+    operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 

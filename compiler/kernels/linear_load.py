@@ -130,3 +130,17 @@ class Loader(Walk):
                 address_pitch=core.argument("initial_pitch"), rows=self.tile_rows, row_bytes=size,
             )  # fmt: skip
         core.push(self.buffers.initial)
+        if self.buffers.turned_residual is not None:
+            self._turn_residual(self.buffers.turned_residual)
+
+    def _turn_residual(self, turned: BufferHandle) -> None:
+        """Make a row per output of the tile's part of the residual."""
+        core, dtype = self.core, self.mapping.shape.out_dtype
+        with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
+            core.emit(
+                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+            )  # fmt: skip
+        core.push(turned)
+        core.pop(self.buffers.initial)
