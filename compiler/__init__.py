@@ -12,14 +12,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
+    from compiler.autotune import Autotuner
     from compiler.graph import Graph
     from isa.machine import Machine
     from isa.program import Program
 
-__all__ = ["compile_model"]
+__all__ = ["Autotuner", "compile_model"]
 
 DTYPES = ("fp16", "bf16", "fp32")
 """Element types of weights and activations that a model can be compiled for."""
+
+
+def __getattr__(name: str) -> object:
+    if name == "Autotuner":
+        from compiler.autotune import Autotuner
+
+        return Autotuner
+    raise AttributeError(f"module 'compiler' has no attribute '{name}'")
 
 
 def compile_model(
@@ -30,22 +39,29 @@ def compile_model(
     ignore_capacity: bool = False,
     quantize: str | None = None,
     group_size: int | None = None,
+    separate_launches: bool = False,
+    autotuner: Autotuner | None = None,
 ) -> Program:
     """Compile an ONNX file or model, or a checkpoint directory.
 
     `dims` gives named dims a size, or (for a cache length) a range (low, high).
 
     `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
-    `quantize` (int8 or int4) gives float weights fewer bits, int4 ones a scale per `group_size` elements of K.
+    `quantize` (int8, fp8 or int4) gives float weights fewer bits, int4 ones a scale per `group_size` elements of K.
+    `separate_launches` keeps a launch for each operation, so that reports tell all of them apart; it is slower.
+    `autotuner` measures mappings that would else be chosen by estimate: `Autotuner(8, simulated_cycles)`.
     Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
     """
+    from compiler.mapping import by_estimate
     from compiler.pipeline import BACK, FRONT, Options, run_passes
     from compiler.quantize import quantization
     from isa.machine import load_machine
     from isa.program import Program
 
     chosen = load_machine(machine) if isinstance(machine, (str, Path)) else machine
-    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity, quantization(quantize, group_size))
+    weights = quantization(quantize, group_size)
+    choose = autotuner.choose if autotuner else by_estimate
+    options = Options(chosen, dtype, dict(dims or {}), ignore_capacity, weights, separate_launches, choose)
     check_dtype(options.dtype, chosen)
     outcome = run_passes((*FRONT, *BACK), _imported(model, dtype), options)
     assert isinstance(outcome.level, Program)

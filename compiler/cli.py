@@ -21,6 +21,7 @@ from isa.progress import Progress
 from isa.whole_file import check_writable, write_text
 
 if TYPE_CHECKING:
+    from compiler.autotune import Autotuner
     from compiler.graph import Graph
     from compiler.pipeline import Level, Options
     from isa.program import Program
@@ -46,6 +47,8 @@ class Request:
     print_after: tuple[str, ...]
     stop_after: str | None
     ignore_capacity: bool
+    separate_launches: bool
+    autotune: int | None
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together, ToolError for files that cannot be written."""
@@ -101,8 +104,8 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["int8", "int4"]),
-    help="Quantize the weights of linears: int8 (activations too, row by row) or int4 in groups along K.",
+    type=click.Choice(["int8", "fp8", "int4"]),
+    help="Quantize the weights of linears: int8 or fp8 (activations too, row by row), or int4 in groups along K.",
 )
 @click.option("--group-size", type=int, metavar="N", help="Elements of K that share a scale in int4.  [default: 32]")
 @click.option("-o", "--output", metavar="OUT", help="Write the program to this file.")
@@ -115,6 +118,10 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--print-after", multiple=True, metavar="PASS", help="Print what a pass has made. May be repeated.")
 @click.option("--stop-after", metavar="PASS", help="End after this pass and print what it has made.")
 @click.option("--ignore-capacity", is_flag=True, help="Time a model that does not fit the memories; marks the report.")
+@click.option(
+    "--autotune", type=int, metavar="N", help="Simulate the N best mappings of each linear and take the fastest."
+)
+@click.option("--separate-launches", is_flag=True, help="One launch per operation, for reports that tell all apart.")
 @click.option(
     "--list-models",
     is_flag=True,
@@ -153,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compiled(request: Request) -> Program | None:
     """Run the passes, printing what was asked for; None if they end before there is a program."""
     from compiler import check_dtype
+    from compiler.mapping import by_estimate
     from compiler.pipeline import BACK, FRONT, Options, run_passes
     from compiler.quantize import quantization
     from isa.machine import load_machine
@@ -164,6 +172,7 @@ def _compiled(request: Request) -> Program | None:
     machine = load_machine(request.machine)
     check_dtype(request.dtype, machine)
     weights = quantization(request.quantize, request.group_size)
+    choose = by_estimate if request.autotune is None else _autotuner(request.autotune).choose
     start = time.perf_counter()
     with Progress(f"compiling {request.model}") as progress:
 
@@ -173,13 +182,22 @@ def _compiled(request: Request) -> Program | None:
                 click.echo(f"{title}{text(level)}")
 
         graph, dims = _imported(request)
-        options = Options(machine, request.dtype, dims, request.ignore_capacity, weights)
+        options = Options(
+            machine, request.dtype, dims, request.ignore_capacity, weights, request.separate_launches, choose
+        )
         last = request.stop_after or _last_pass(request, printers, names)
         level = run_passes(passes, graph, options, observe=observe, stop_after=last).level
     if not isinstance(level, Program):
         return None
     note(_summary(level, options, request.model, time.perf_counter() - start))
     return level
+
+
+def _autotuner(count: int) -> Autotuner:
+    from compiler.autotune import Autotuner
+    from simulator.cost import simulated_cycles
+
+    return Autotuner(count, simulated_cycles)
 
 
 Printers = dict[str, list[tuple[str, "Callable[[Level], str]"]]]

@@ -136,29 +136,44 @@ Activation = Literal["relu", "sigmoid", "tanh"]
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """Integers of `bits` (4 or 8); `block` of them along K, or a row of a table, share a scale (None: all).
+    """Integers of `bits` (4 or 8), or e4m3 floats; `block` along K, or a row of a table, share a scale (None: all).
 
     The operation has the scales as a further input, laid out as the weight; and zero points, or None for those in the
     middle of the codes: 0, or 2 ** (bits - 1) of unsigned ones. `is_computed`: the weight is a constant of floats,
-    there are no such inputs, and the loader quantizes it: symmetric, scale = largest magnitude / (2 ** (bits - 1) - 1).
+    there are no such inputs, and the loader quantizes it: symmetric, scale = largest magnitude / (2 ** (bits - 1) - 1),
+    or / 448 for e4m3.
     """
 
     bits: int
     block: int | None
     is_computed: bool = False
+    is_float: bool = False
+
+
+RowDtype = Literal["int8", "float8_e4m3fn"]
+"""Types that rows of x are rounded to, each row with a scale of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearAttributes:
     """`activation(x @ W + bias + residual)`; W is stored as [K, N], or as [N, K] when `weight_rows_are_outputs`.
 
-    A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 from `quantize`,
-    input 6 is its scale per row, and W must be symmetric with one scale per output.
+    A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 or e4m3 from
+    `quantize`, input 6 is its scale per row, and W must be of that type too, symmetric with one scale per output. With
+    `x_rounding` x is what `quantize` to that type reads, and the linear does it.
     """
 
     weight_rows_are_outputs: bool
     activation: Activation | None = None
     weight_format: WeightFormat | None = None
+    x_rounding: RowDtype | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeAttributes:
+    """Each row / (its largest magnitude / the largest number of `dtype`), rounded to `dtype`; and those scales."""
+
+    dtype: RowDtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +347,7 @@ Attributes = (
     | RmsNormAttributes
     | LinearAttributes
     | WeightFormat
+    | QuantizeAttributes
     | RequantizeAttributes
     | RopeAttributes
     | AttentionAttributes

@@ -78,6 +78,7 @@ class CoreBuilder:
         self._cached: dict[tuple[str, object], Register] = {}
         self._lines: list[_Line] = []
         self._places: list[int] = []
+        self._inputs_at: int | None = None
 
     # --- registers ---------------------------------------------------------------------------------------------
 
@@ -228,6 +229,17 @@ class CoreBuilder:
             return self.constant(value).number
         raise TypeError(f"{value!r} is no register and no integer")
 
+    def await_inputs(self) -> None:
+        """Note that the code up to here uses constants only (see `BuiltKernel`); not inside a loop or branch."""
+        if any(place == -1 for place in self._places):
+            raise ValueError("await_inputs stands inside a loop or branch")
+        self._inputs_at = len(self._lines)
+
+    @property
+    def inputs_at(self) -> int:
+        """Instructions before the noted place, 0 if none is."""
+        return 0 if self._inputs_at is None else len(self._prologue) + self._inputs_at
+
     def words(self) -> np.ndarray:
         """Return the code as uint64[n, 2], ending with halt."""
         start = len(self._prologue)
@@ -248,6 +260,17 @@ def _plain(value: OperandValue) -> Value:
     return value.index if isinstance(value, BufferHandle) else value
 
 
+@dataclass(frozen=True, eq=False)
+class BuiltKernel(Kernel):
+    """A kernel of which it is known what may run before its launch's inputs are there.
+
+    The first `inputs_at` instructions of core A touch no memory but constants and do not wait for room in a buffer; no
+    loop or branch leads across that place.
+    """
+
+    inputs_at: int = 0
+
+
 class KernelBuilder:
     """Declares arguments and buffers and holds the code of both cores."""
 
@@ -265,6 +288,9 @@ class KernelBuilder:
 
     def build(self) -> Kernel:
         """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
-        kernel = Kernel(self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words())
+        kernel = BuiltKernel(
+            self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
+            self.core_a.inputs_at,
+        )  # fmt: skip
         verify(kernel, self.machine)
         return kernel

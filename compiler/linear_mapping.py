@@ -22,7 +22,7 @@ from typing import Literal
 
 from compiler.graph import Activation
 from compiler.kernel_builder import round_up
-from isa.dtypes import FP32, INT8, Dtype
+from isa.dtypes import FP8E4M3, FP32, INT8, Dtype
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
 
@@ -30,6 +30,8 @@ EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
 TURNED_SLOTS = 2
 """Chunks of a computed [K, N] that are turned at the same time."""
+ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
+"""How often rows are read to round them, and the commands one behind the other."""
 TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
@@ -58,8 +60,8 @@ class PackedWeight:
 class LinearShape:
     """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result.
 
-    With `packed`, the weight becomes `dtype` in local memory only. With int8 operands, results are scaled by row and
-    column on the way out.
+    With `packed`, the weight becomes `dtype` in local memory only. With int8 or e4m3 operands, results are scaled by
+    row and column on the way out; with `rounded_from`, x lies in memory in that type and every PE rounds it for itself.
     """
 
     rows: int
@@ -72,6 +74,7 @@ class LinearShape:
     activation: Activation | None = None
     packed: PackedWeight | None = None
     factor: Factor = "tiles"
+    rounded_from: Dtype | None = None
 
     @property
     def is_computed(self) -> bool:
@@ -80,8 +83,8 @@ class LinearShape:
 
     @property
     def is_scaled(self) -> bool:
-        """True if the products are integers, which become floats on the way out."""
-        return self.dtype is INT8
+        """True if x and the weight are numbers of a byte, whose sums get their scales on the way out."""
+        return self.dtype in (INT8, FP8E4M3)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ class LinearMapping:
     def weight_receivers(self) -> Mode:
         """PEs that work on the same outputs."""
         return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
+
+    @property
+    def loads_early(self) -> bool:
+        """True if the first chunks of the weight can be loaded before x is there."""
+        return self.resident and not self.shape.is_computed
 
     @property
     def output_tiles(self) -> int:
@@ -253,6 +261,12 @@ class LinearMapping:
         return self.tile_outputs * self.turned_pitch_bytes(self.shape.out_dtype) if is_turned else 0
 
     @property
+    def raw_row_bytes(self) -> int:
+        """Bytes of a row of x before this launch rounds it; 0 if it does not."""
+        raw = self.shape.rounded_from
+        return self.k_bytes // self.shape.dtype.bytes * raw.bytes if raw else 0
+
+    @property
     def pe_count(self) -> int:
         """PEs that take part."""
         return self.grid_rows * self.grid_columns
@@ -279,6 +293,7 @@ class LinearMapping:
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
             self.turned_result_bytes, 2 * self.turned_residual_bytes,
+            self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
         return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
 
@@ -341,6 +356,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
+    x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
@@ -356,7 +372,9 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
     stages = (transfer, latency, expansion, products)
     edges = (sum(stages) - max(stages)) / chunk_trips + chunk_trips * TRIP_CYCLES
-    return max(matrix, transfer, issue, turnaround, expansion) + edges
+    ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
+    waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
+    return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
 
 
 def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:
@@ -387,6 +405,21 @@ def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float,
     is_expanded_alone = mapping.shape.packed is not None and mapping.resident
     held = expansion if is_expanded_alone else expansion + products
     return max((loading + held) / mapping.weight_slots, (expansion + products) / EXPANDED_SLOTS)
+
+
+def _rounding_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long a PE rounds its rows of x; weights come in beside it until their slots are full."""
+    raw = mapping.shape.rounded_from
+    if raw is None:
+        return 0.0
+    return row_rounding_cycles(mapping.tile_rows, mapping.chunk_inputs * mapping.chunks, raw, machine)
+
+
+def row_rounding_cycles(rows: int, columns: int, dtype: Dtype, machine: Machine) -> float:
+    """Return how long the SIMD engine takes for the largest magnitudes of rows and their division (an estimate)."""
+    vectors = rows * -(-columns // machine.simd.elements_per_cycle)
+    passes = ROUNDING_PASSES * vectors / machine.simd.rate_by_dtype[dtype.name]
+    return passes + ROUNDING_COMMANDS * machine.simd.latency_cycles
 
 
 def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -432,6 +465,12 @@ def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
         columns = round_up(width, held)
     products = rows * columns * mapping.k_bytes // mapping.shape.dtype.bytes
     return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
+
+
+def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
+    """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
+    loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
+    return 2 * _matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
 
 
 def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from math import lcm
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import LinearMapping, LinearShape, cycles, padded_outputs
+from compiler.linear_mapping import LinearMapping, LinearShape, cycles, multiplies_long, padded_outputs
 from isa.errors import UnsupportedError
+from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
 
 COLUMN_STEP = 16
@@ -17,33 +18,44 @@ COLUMN_STEP = 16
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk."""
 PREFERRED_SLOTS = 4
+EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
+"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
+local memory, of which other operations of the same launch need the rest."""
 
 
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the cheapest mapping; raises UnsupportedError if none fits in local memory."""
-    best = min(
-        candidates(shape, machine),
-        key=lambda mapping: (round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks),
-        default=None,
-    )
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    best = min(candidates(shape, machine), key=lambda mapping: _rank(mapping, machine), default=None)
     if best is None:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
     return best
 
 
+def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
+    """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`."""
+    choose_linear(shape, machine)
+    return sorted(candidates(shape, machine), key=lambda mapping: _rank(mapping, machine))
+
+
+def _rank(mapping: LinearMapping, machine: Machine) -> tuple[float, int, int]:
+    return round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks
+
+
 def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    """Yield all mappings that fit, some of them only if they may be the cheapest."""
-    for mapping in (*_resident(shape, machine), *_streamed(shape, machine)):
+    """Yield all mappings that fit, some of them only if they may have the lowest cost."""
+    streamed = () if shape.rounded_from else _streamed(shape, machine)
+    for mapping in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(mapping):
             yield mapping
             yield from _swapped(mapping, machine)
 
 
 def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding."""
-    if mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows:
+    """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
+    has_padding = mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
+    if has_padding and multiplies_long(mapping, machine):
         swapped = replace(mapping, is_swapped=True)
         if swapped.local_bytes <= machine.pe.local_memory_bytes:
             yield swapped
@@ -55,11 +67,18 @@ def _has_stored_gap(mapping: LinearMapping) -> bool:
     return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
 
 
+def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
+    """Tell whether x has few rows and leaves half of local memory to the rest."""
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    has_few_rows = shape.rows <= machine.matrix.block_rows
+    return has_few_rows and shape.rows * k_bytes <= machine.pe.local_memory_bytes // 2
+
+
 def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    if not _may_be_resident(shape, machine):
+        return
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held = machine.matrix.block_rows
-    if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
-        return
     grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
     instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks * held
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
@@ -84,7 +103,8 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     yield from _streamed_over(shape, machine, rows, columns)
     if rows != columns:
         yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
-    if machine.dma.broadcast_reads and shape.rows <= machine.accumulator.banks * machine.matrix.block_rows:
+    is_thin = shape.rows <= machine.accumulator.banks * machine.matrix.block_rows
+    if machine.dma.broadcast_reads and is_thin and not _may_be_resident(shape, machine):
         yield from _streamed_over(shape, machine, 1, rows * columns, is_flat=True)
 
 
@@ -137,12 +157,22 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         chunks = -(-choice.k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
-        for slots in range(PREFERRED_SLOTS, 1, -1):
+        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
             mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 yield mapping
                 break
+
+
+def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
+    """Return how many chunks of the weight should be on their way."""
+    if not choice.loads_early:
+        return PREFERRED_SLOTS
+    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
+    early_bytes = EARLY_CYCLES * machine.dram_bytes_per_cycle / choice.pe_count
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
+    return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
 
 
 def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
@@ -151,7 +181,7 @@ def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
     packed = choice.shape.packed
     if packed is None or packed.block is None:
         return block_bytes
-    step = lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
+    step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
     return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
 
 

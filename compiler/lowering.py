@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
+from compiler.touched import touches
 from isa.affine import Dim
 from isa.dtypes import Dtype
 from isa.kernel import Kernel
@@ -95,6 +96,10 @@ class Lowering:
         if set(arguments) != set(names):
             raise ValueError(f"{op.name}: arguments {sorted(arguments)} for a kernel with {sorted(names)}")
         values = [arguments[name] for name in names]
+        touched = touches(self.mapped, op)
+        used = {value.storage for value in values if isinstance(value, Argument) and value.storage}
+        if not used <= {touch.storage for touch in touched}:
+            raise ValueError(f"{op.name}: the kernel uses storages that compiler.touched does not know")
         index = len(self.launches)
         self.launches.append(
             Launch(
@@ -111,6 +116,7 @@ class Lowering:
                 useful_macs=useful_macs,
                 issued_macs=issued_macs,
                 rounded_macs=rounded_macs,
+                touches=touched,
             )
         )
 

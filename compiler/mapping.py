@@ -34,20 +34,20 @@ from compiler.packing import (
     padded_row_bytes,
 )
 from compiler.quantized_packing import (
-    integer_dtype,
     pack_block_scales,
     pack_column_scales,
     pack_integer_rows,
     pack_integers,
     pack_zero_points,
+    stored_dtype,
 )
 from compiler.symbols import interval
 from compiler.views import moved_view, reshaped_view
 from isa.affine import Affine, Dim
-from isa.dtypes import BY_NAME, FP32, INT8, INT32, Dtype
+from isa.dtypes import BY_NAME, FP8E4M3, FP32, INT8, INT32, Dtype
 from isa.errors import UnsupportedError
 from isa.machine import Machine
-from isa.machine_sections import PerDtype
+from isa.machine_sections import PerDtype, dtype_family
 from isa.packing import packed_bytes
 from isa.program import Constant, Role
 
@@ -57,27 +57,38 @@ HEAD_DIM_STEP = 16
 """Heads in a cache are padded to a multiple of this many elements, and of a block of K."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
-_QUANTIZED = {"int8": INT8, "float32": FP32}
-"""Types in memory of the results of `quantize`: integers and scales."""
+_QUANTIZED = {"int8": INT8, "float8_e4m3fn": FP8E4M3, "float32": FP32}
+"""Types in memory of the results of `quantize`: numbers of a byte and scales."""
+_BYTE_FAMILIES = ("int8", "fp8")
+"""Types of `--quantize` that the matrix engine multiplies as they are."""
 MASK_INPUTS = (5, 6)
 """Indices of the keep mask and the bias among the inputs of attention."""
 
 
-def map_graph(graph: Graph, machine: Machine, dtype: str) -> MappedGraph:
+Choose = Callable[[LinearShape, Operation, Graph, Machine, str], LinearMapping]
+"""Chooses the mapping of a linear of a graph for a machine and an element type."""
+
+
+def by_estimate(shape: LinearShape, op: Operation, graph: Graph, machine: Machine, dtype: str) -> LinearMapping:
+    """Return the mapping with the lowest estimated cost."""
+    return choose_linear(shape, machine)
+
+
+def map_graph(graph: Graph, machine: Machine, dtype: str, choose: Choose = by_estimate) -> MappedGraph:
     """Give every value a region and every linear its mapping; raises UnsupportedError with the operation's name."""
     if machine.matrix.block_k_bytes > ROW_ALIGNMENT_BYTES:
         what = f"blocks with {machine.matrix.block_k_bytes} bytes of K; rows are padded to {ROW_ALIGNMENT_BYTES} bytes"
         raise UnsupportedError(
             what, where=machine.name, help=f"set matrix.block_k_bytes to {ROW_ALIGNMENT_BYTES} or less"
         )
-    return _Mapper(graph, machine, BY_NAME[dtype]).run()
+    return _Mapper(graph, machine, BY_NAME[dtype], choose).run()
 
 
 class _Mapper:
     """Collects the tables of a mapped graph, operation by operation."""
 
-    def __init__(self, graph: Graph, machine: Machine, dtype: Dtype) -> None:
-        self.graph, self.machine, self.dtype = graph, machine, dtype
+    def __init__(self, graph: Graph, machine: Machine, dtype: Dtype, choose: Choose) -> None:
+        self.graph, self.machine, self.dtype, self.choose = graph, machine, dtype, choose
         self.regions: dict[str, Region] = {}
         self.caches: dict[str, CacheRegion] = {}
         self.packed: dict[tuple[str, int], str] = {}
@@ -273,13 +284,15 @@ class _Mapper:
         assert isinstance(op.attributes, LinearAttributes)
         x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
         bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
+        rounding = op.attributes.x_rounding
         shape = LinearShape(
-            x.rows, x.columns, out.columns, x.dtype, self.dtype, bias is not None, residual is not None,
-            op.attributes.activation, self._packed_weight(op),
+            x.rows, x.columns, out.columns, _QUANTIZED[rounding] if rounding else x.dtype, self.dtype,
+            bias is not None, residual is not None, op.attributes.activation, self._packed_weight(op),
+            rounded_from=x.dtype if rounding else None,
         )  # fmt: skip
-        if shape.is_scaled and not self.machine.matrix.rate_by_dtype.int8:
-            raise _without_int8(self.machine, op)
-        choice = choose_linear(shape, self.machine)
+        if shape.is_scaled and not self.machine.matrix.rate_by_dtype[shape.dtype.name]:
+            raise _without_type(self.machine, op, dtype_family(shape.dtype.name))
+        choice = self.choose(shape, op, self.graph, self.machine, self.dtype.name)
         self.linears[op.name] = choice
         weight = self.graph.constants[self.constant_input(op, 1)]
         rows_are_outputs = op.attributes.weight_rows_are_outputs
@@ -304,16 +317,16 @@ class _Mapper:
         attributes = op.attributes
         assert isinstance(attributes, LinearAttributes)
         weight_format = attributes.weight_format
-        if weight_format is None or _at(op.inputs, ROW_SCALES) is not None:
+        if weight_format is None or attributes.x_rounding or _at(op.inputs, ROW_SCALES) is not None:
             return None
         has_zero_points = _at(op.inputs, ZERO_POINTS) is not None
-        return PackedWeight(integer_dtype(weight_format), weight_format.block, has_zero_points)
+        return PackedWeight(stored_dtype(weight_format), weight_format.block, has_zero_points)
 
     def _pack_quantized(self, op: Operation, weight_format: WeightFormat, choice: LinearMapping, layout: str) -> None:
-        """Pack integers, scales and zero points; computed ones all come from the same floats."""
+        """Pack weights, scales and zero points; computed ones all come from the same floats."""
         assert isinstance(op.attributes, LinearAttributes)
         rows_are_outputs = op.attributes.weight_rows_are_outputs
-        layout += f"_int{weight_format.bits}_by_{weight_format.block or 'column'}"
+        layout += f"_{stored_dtype(weight_format).name}_by_{weight_format.block or 'column'}"
         integers = self.graph.constants[self.constant_input(op, 1)]
         scales = integers if weight_format.is_computed else self.graph.constants[self.constant_input(op, SCALES)]
         self._constant(
@@ -351,7 +364,7 @@ class _Mapper:
 
     def _pack_quantized_table(self, op: Operation, weight_format: WeightFormat) -> None:
         """Pack integers, scales and zero points as rows that one id chooses; a single row of scales serves all."""
-        columns, dtype = self.regions[op.outputs[0] or ""].columns, integer_dtype(weight_format)
+        columns, dtype = self.regions[op.outputs[0] or ""].columns, stored_dtype(weight_format)
         groups = -(-columns // weight_format.block) if weight_format.block else 1
         table, scales = (self.graph.constants[self.constant_input(op, index)] for index in (1, 2))
         self._constant(
@@ -414,16 +427,17 @@ def _rows_and_columns(shape: Sequence[int]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
-def _without_int8(machine: Machine, op: Operation) -> UnsupportedError:
-    """Return the refusal of a product of integers; one that `--quantize` asked for is not about the model."""
+def _without_type(machine: Machine, op: Operation, family: str) -> UnsupportedError:
+    """Return the refusal of products of a byte each; one that `--quantize` asked for is not about the model."""
     assert isinstance(op.attributes, LinearAttributes) and op.attributes.weight_format is not None
     rates = machine.matrix.rate_by_dtype
-    able = ", ".join(name for name in PerDtype.model_fields if rates[name])
-    what = f"the matrix engine of {machine.name} multiplies {able}, not int8"
-    other = "take a machine whose matrix.rate_by_dtype.int8 is above 0"
+    able = [name for name in PerDtype.model_fields if rates[name]]
+    what = f"the matrix engine of {machine.name} multiplies {', '.join(able)}, not {family}"
+    other = f"take a machine whose matrix.rate_by_dtype.{family} is above 0"
     if op.attributes.weight_format.is_computed:
-        help = f"leave it out, quantize the weights alone with --quantize int4, or {other}"
-        return UnsupportedError(what, where="--quantize int8", help=help)
+        instead = next((f"use --quantize {name}" for name in _BYTE_FAMILIES if name in able), "leave it out")
+        help = f"{instead}, quantize the weights alone with --quantize int4, or {other}"
+        return UnsupportedError(what, where=f"--quantize {family}", help=help)
     return UnsupportedError(what, where=op.name, help=f"export with the weights alone quantized, or {other}")
 
 

@@ -9,39 +9,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union
 
 from compiler.emit import MODULE_BY_KIND, PLACED_KINDS, emit
 from compiler.frontend import FRONT_END
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
+from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
-from compiler.mapping import map_graph
+from compiler.mapping import Choose, by_estimate, map_graph
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
+from compiler.round_in_linears import round_in_linears
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
 from isa.machine import Machine
+from isa.program import Program
 
-if TYPE_CHECKING:
-    from isa.program import Program
-
-Level = Union[Graph, MappedGraph, "Program"]
+Level = Graph | MappedGraph | Program
 DimRange = int | tuple[int, int]
 Observer = Callable[[str, Level], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization."""
+    """What a compilation is asked for: machine, element type, sizes of dims (or ranges), leniency, quantization.
+
+    With `separate_launches` every operation has a launch of its own. `choose` finds the mapping of a linear.
+    """
 
     machine: Machine
     dtype: str = "fp16"
     dims: Mapping[str, DimRange] = field(default_factory=dict)
     ignore_capacity: bool = False
     quantization: Quantization | None = None
+    separate_launches: bool = False
+    choose: Choose = by_estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ def _mapped(level: Level) -> MappedGraph:
     return level
 
 
+def _program(level: Level) -> Program:
+    assert isinstance(level, Program)
+    return level
+
+
 FRONT = (
     Pass("bind_dims", "Give named dims their sizes; ranges stay symbols.",
          lambda level, options: bind_dims(_graph(level), options.dims)),
@@ -83,14 +92,21 @@ BACK = (
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
+    Pass("round_in_linears", "Let linears round their own rows of x where that costs less than a launch.",
+         lambda level, options: round_in_linears(_graph(level), options.machine, options.dtype),
+         requires=("has_kernels",), ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
-         lambda level, options: map_graph(_graph(level), options.machine, options.dtype),
+         lambda level, options: map_graph(_graph(level), options.machine, options.dtype, options.choose),
          requires=("has_kernels",), ensures=("mapped",)),
     Pass("place", "Give every tensor an address in SRAM or DRAM by its live range.",
          lambda level, options: place(_mapped(level), options.ignore_capacity), requires=("mapped",),
          ensures=("placed",)),
     Pass("emit", "Build kernels and launches, describe ports and constants.",
-         lambda level, options: emit(_mapped(level), options.ignore_capacity), requires=("placed",)),
+         lambda level, options: emit(_mapped(level), options.ignore_capacity), requires=("placed",),
+         ensures=("emitted",)),
+    Pass("merge_launches", "Make one launch of several where starting them would show.",
+         lambda level, options: _program(level) if options.separate_launches else merge_launches(_program(level)),
+         requires=("emitted",), ensures=("emitted",)),
 )  # fmt: skip
 """Fused graph -> program."""
 
@@ -103,6 +119,7 @@ FACTS: Mapping[str, Callable[[Level], bool]] = {
     "placed": lambda level: (
         isinstance(level, MappedGraph) and all(item.address is not None for item in level.storages.values())
     ),
+    "emitted": lambda level: isinstance(level, Program),
 }
 """Facts that passes require and ensure."""
 

@@ -10,13 +10,13 @@ from compiler.kernel_builder import round_up
 from compiler.linear_mapping import LinearMapping
 from compiler.packing import ROW_ALIGNMENT_BYTES, described
 from compiler.shape_inference import int_shape
-from isa.dtypes import BY_NAME, FP32, INT8, Dtype
+from isa.dtypes import BY_NAME, FP8E4M3, FP32, INT8, Dtype
 from isa.program import Cast, Constant, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
 
 
-def integer_dtype(weight_format: WeightFormat) -> Dtype:
-    """Return the type that integers of a format have in memory."""
-    return BY_NAME[f"int{weight_format.bits}"]
+def stored_dtype(weight_format: WeightFormat) -> Dtype:
+    """Return the type that weights of a format have in memory."""
+    return FP8E4M3 if weight_format.is_float else BY_NAME[f"int{weight_format.bits}"]
 
 
 class _Steps:
@@ -66,8 +66,8 @@ def _floats(steps: _Steps, block: int | None) -> int:
 def pack_integers(
     constant: GraphConstant, storage: str, mapping: LinearMapping, rows_are_outputs: bool, weight_format: WeightFormat
 ) -> Constant:
-    """Order [K, N] (or [N, K]) as [output tile][K chunk][tile outputs][chunk inputs] of int4 or int8."""
-    steps, dtype = _Steps(constant, not rows_are_outputs), integer_dtype(weight_format)
+    """Order [K, N] (or [N, K]) as [output tile][K chunk][tile outputs][chunk inputs] of the format's type."""
+    steps, dtype = _Steps(constant, not rows_are_outputs), stored_dtype(weight_format)
     if weight_format.is_computed:
         group = _floats(steps, weight_format.block)
         steps.steps.append(Quantize(dtype.name, group))
@@ -93,7 +93,7 @@ def pack_block_scales(
     steps = _Steps(constant, not rows_are_outputs)
     if weight_format.is_computed:
         group = _floats(steps, weight_format.block)
-        steps.steps.append(GroupScales(integer_dtype(weight_format).name, group))
+        steps.steps.append(GroupScales(stored_dtype(weight_format).name, group))
         steps.columns //= group
     else:
         steps.steps.append(Cast(FP32.name))
@@ -135,7 +135,7 @@ def pack_column_scales(
     steps = _Steps(constant, not rows_are_outputs)
     if weight_format.is_computed:
         group = _floats(steps, None)
-        steps.steps.append(GroupScales(integer_dtype(weight_format).name, group))
+        steps.steps.append(GroupScales(stored_dtype(weight_format).name, group))
     else:
         steps.steps.append(Cast(FP32.name))
         steps.transpose()

@@ -21,6 +21,7 @@ from compiler.graph import (
     MoveAttributes,
     Operation,
     PointwiseAttributes,
+    QuantizeAttributes,
     RequantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
@@ -151,7 +152,11 @@ def _linear(arguments: Arguments) -> list[np.ndarray]:
     assert weight is not None
     if attributes.weight_format is not None:
         weight = dequantized_weight(weight, quantized[0], quantized[1], attributes.weight_format)
-    x = arguments[0] if len(arguments.arrays) < 7 else arguments[0].astype(np.float32) * arguments[6]
+    x, scales = arguments[0], arguments.arrays[6] if len(arguments.arrays) > 6 else None
+    if attributes.x_rounding:
+        x, scales = quantized_rows(x, attributes.x_rounding)
+    if scales is not None:
+        x = x.astype(np.float32) * scales
     result = x @ weight[:, : x.shape[-1]].T
     for extra in arguments.arrays[2:4]:
         result = result if extra is None else result + extra
@@ -256,6 +261,12 @@ def _slice(arguments: Arguments) -> list[np.ndarray]:
     return [np.take(arguments[0], np.arange(start, start + size), axis=attributes.axis)]
 
 
+def _quantize(arguments: Arguments) -> list[np.ndarray]:
+    attributes = arguments.operation.attributes
+    assert isinstance(attributes, QuantizeAttributes)
+    return list(quantized_rows(arguments[0], attributes.dtype))
+
+
 def _requantize(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, RequantizeAttributes)
@@ -303,7 +314,7 @@ MEANINGS: dict[str, Callable[[Arguments], list[np.ndarray]]] = {
     "swiglu": _swiglu,
     "add": _add,
     "slice": _slice,
-    "quantize": lambda arguments: list(quantized_rows(arguments[0])),
+    "quantize": _quantize,
     "requantize": _requantize,
     "move": _move,
     "reshape": _reshape,

@@ -36,6 +36,15 @@ class Dtype:
         return (columns * self.bits + 7) // 8
 
     @cached_property
+    def largest(self) -> float:
+        """The largest finite number whose negative is there too: what `scale = largest magnitude / this` divides by."""
+        if not self.is_float:
+            return float((1 << (self.bits - 1)) - 1)
+        import ml_dtypes
+
+        return float(ml_dtypes.finfo(self.numpy).max)  # type: ignore[no-untyped-call]
+
+    @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The host's array type."""
         if hasattr(np, self.host):

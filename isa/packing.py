@@ -178,16 +178,16 @@ def _apply(step: PackStep, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _group_scales(array: npt.NDArray[Any], dtype: Dtype, group: int) -> npt.NDArray[np.float32]:
-    """Return float32[..., groups, 1]: what an integer of each group is worth; 0 where all elements are 0."""
+    """Return float32[..., groups, 1]: what a 1 of each group is worth; 0 where all elements are 0."""
     groups = array.reshape(*array.shape[:-1], -1, group)
     largest = np.maximum(groups.max(-1, keepdims=True), -groups.min(-1, keepdims=True)).astype(np.float32)
-    scales: npt.NDArray[np.float32] = largest / np.float32((1 << (dtype.bits - 1)) - 1)
+    scales: npt.NDArray[np.float32] = largest / np.float32(dtype.largest)
     return scales
 
 
 @np.errstate(invalid="ignore")
 def _quantize(array: npt.NDArray[Any], dtype: Dtype, group: int) -> npt.NDArray[Any]:
-    """Return the nearest multiples of the scales as integers; a float that is no number has the integer 0."""
+    """Return elements divided by their scales, rounded as a store does; a NaN is the integer 0, or stays a NaN."""
     scales = _group_scales(array, dtype, group)
     divided = array.reshape(*array.shape[:-1], -1, group).astype(np.float32) / np.where(scales == 0, 1, scales)
     return cast(divided.reshape(array.shape), dtype)
@@ -214,8 +214,8 @@ def cast(array: npt.NDArray[Any], dtype: Dtype) -> npt.NDArray[Any]:
 
 def _to_float(array: npt.NDArray[Any], dtype: Dtype, target: np.dtype[Any]) -> npt.NDArray[Any]:
     values = array.astype(np.float32, copy=False)
-    if dtype.name == "fp8e4m3":
-        values = np.clip(values, np.float32(-448), np.float32(448))
+    if dtype is dtypes.FP8E4M3:
+        values = np.clip(values, np.float32(-dtype.largest), np.float32(dtype.largest))
     result = values.astype(target)
     is_nan = np.isnan(values)
     if is_nan.any():

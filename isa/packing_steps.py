@@ -86,14 +86,14 @@ class Shift:
     dtype: str
 
     def shape_after(self, shape: Shape) -> Shape:
-        if self.dtype not in QUANTIZED:
-            raise ValueError(f"cannot shift to {self.dtype!r}; {' or '.join(QUANTIZED)}")
+        if self.dtype not in _INTEGERS:
+            raise ValueError(f"cannot shift to {self.dtype!r}; {' or '.join(_INTEGERS)}")
         return shape
 
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """Floats as integers of `dtype`: each `group` elements of the last axis divided by their `GroupScales`."""
+    """Floats as elements of `dtype`: each `group` of the last axis divided by their `GroupScales`, then stored."""
 
     dtype: str
     group: int
@@ -105,7 +105,7 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class GroupScales:
-    """The fp32 scales of `Quantize`: largest magnitude of `group` elements of the last axis / largest integer."""
+    """The fp32 scales of `Quantize`: largest magnitude of `group` elements of the last axis / `Dtype.largest`."""
 
     dtype: str
     group: int
@@ -115,7 +115,8 @@ class GroupScales:
         return (*shape[:-1], shape[-1] // self.group)
 
 
-QUANTIZED = ("int4", "int8")
+_INTEGERS = ("int4", "int8")
+QUANTIZED = (*_INTEGERS, "fp8e4m3")
 """Types that weights are quantized to."""
 
 

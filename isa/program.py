@@ -24,7 +24,7 @@ from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshap
 __all__ = [
     "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Launch", "PackStep", "Pad",
     "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs", "Shift", "Source",
-    "Storage", "Take", "Transpose",
+    "Storage", "Take", "Touch", "Transpose",
 ]  # fmt: skip
 
 Role = Literal["input", "output", "state", "constant", "scratch"]
@@ -123,11 +123,20 @@ class RoundedMacs(NamedTuple):
         return self.factor * -(-evaluate(self.size, bindings) // self.multiple) * self.multiple
 
 
+class Touch(NamedTuple):
+    """A storage that a launch reads or writes, and how many of its bytes at least, however it is mapped."""
+
+    storage: str
+    bytes: Dim
+    is_written: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
 
-    It starts when all events in `waits` have happened; when it ends, the event `signals` has. MACs are for reports.
+    It starts when all events in `waits` have happened; when it ends, the event `signals` has. `touches` has every
+    storage that it uses, once for each operation; numbers of MACs and bytes are for reports.
     """
 
     name: str
@@ -143,6 +152,7 @@ class Launch:
     useful_macs: Dim = 0
     issued_macs: Dim = 0
     rounded_macs: tuple[RoundedMacs, ...] = ()
+    touches: tuple[Touch, ...] = ()
 
     def stated_macs(self, bindings: Mapping[str, int]) -> int:
         """Return the MACs that the compiler says the matrix engines will do: useful ones and padding."""

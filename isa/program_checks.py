@@ -172,6 +172,10 @@ def _launch_problems(launch: Launch, entry: Entry, program: Program) -> Iterator
         place = f"{launch.rows} x {launch.columns} PEs at row {launch.row}, column {launch.column}"
         yield f"{place} do not fit a grid of {grid.rows} x {grid.columns}"
     yield from _unknown_symbols("a count of MACs", _mac_counts(launch), entry)
+    yield from _unknown_symbols("a count of bytes", [touch.bytes for touch in launch.touches], entry)
+    for touch in launch.touches:
+        if touch.storage not in program.storage_by_name:
+            yield f"it touches the storage '{touch.storage}', which does not exist"
     if not 0 <= launch.kernel < len(program.kernels):
         yield f"kernel {launch.kernel} of {len(program.kernels)}"
         return

@@ -42,6 +42,7 @@ from isa.program import (
     Requirement,
     RoundedMacs,
     Storage,
+    Touch,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -214,6 +215,7 @@ _LAUNCH = record(
     useful_macs=DIM,
     issued_macs=DIM,
     rounded_macs=many(record(RoundedMacs, factor=INTEGER, size=DIM, multiple=INTEGER)),
+    touches=many(record(Touch, storage=TEXT, bytes=DIM, is_written=BOOLEAN)),
 )
 
 

@@ -11,6 +11,7 @@ _MODULE_OF = {
     **dict.fromkeys(("Result", "Simulator"), "simulator"),
     **dict.fromkeys(("OperationReport", "Report"), "report"),
     "run_kernel": "kernel_runner",
+    "simulated_cycles": "cost",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -16,7 +16,7 @@ import pickle
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,6 +25,8 @@ import llvmlite.binding
 import numba as numba_module
 import numpy as np
 from numba.core import caching as caching_module
+
+from isa.cache_folder import cache_root, sources_digest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -64,37 +66,12 @@ def inlined_kernel(function: Function) -> Function:
     return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN, forceinline=True)(function))
 
 
-def source_files(root: Path) -> list[Path]:
-    """Return all Python files of the packages whose code can end up in a kernel, in a fixed order."""
-    return sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
-
-
-def sources_digest(root: Path, settings: Iterable[str]) -> str:
-    """Return a hex sha256 over names and contents of the source files and over the settings."""
-    digest = hashlib.sha256()
-    for setting in settings:
-        digest.update(setting.encode() + b"\0")
-    for path in source_files(root):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
 def build_settings() -> tuple[str, ...]:
     """Return what else shapes machine code: versions, CPU, bounds checks, numba's environment."""
     versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version)
     cpu = (llvmlite.binding.get_host_cpu_name(), str(llvmlite.binding.get_host_cpu_features().flatten()))
     environment = tuple(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
     return (*versions, *cpu, f"boundscheck={BOUNDSCHECK}", *environment)
-
-
-def cache_root() -> Path:
-    """Return the user's folder for all digests: TILEWRIGHT_CACHE_DIR, or `tilewright` in the user's cache folder."""
-    chosen = os.environ.get("TILEWRIGHT_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tilewright"
 
 
 @functools.cache
@@ -106,7 +83,7 @@ def cache_directory() -> Path | None:
         if not _is_private(root):
             _warn(f"{root} can be written by others, kernels are compiled anew")
             return None
-        directory = root / (_PREFIX + sources_digest(_ROOT, build_settings())[:32])
+        directory = root / (_PREFIX + sources_digest(_ROOT, PACKAGES, build_settings())[:32])
         directory.mkdir(mode=0o700, exist_ok=True)
         os.utime(directory)
     except (OSError, RuntimeError):  # RuntimeError: a user without home

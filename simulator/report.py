@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 class OperationReport:
     """One launch: `cycles` from its start to its last completion, without the job launch before it.
 
+    What `lower_bound_cycles` is, and what it is about, is said in `simulator.bounds`; `bound_by` is what was busiest.
     Its energy is that of its events, and what flows over its duration.
     """
 
@@ -36,6 +37,8 @@ class OperationReport:
     sram_hit_rate: float
     commands: int
     energy_parts_joules: Mapping[str, float]
+    lower_bound_cycles: float
+    lower_bound_resource: str
     bound_by: str
     utilization: Mapping[str, float]
 
@@ -43,6 +46,11 @@ class OperationReport:
     def energy_joules(self) -> float:
         """Sum of the parts."""
         return sum(self.energy_parts_joules.values())
+
+    @property
+    def share_of_bound(self) -> float:
+        """Lower bound over the cycles it took: 1 is as fast as can be."""
+        return self.lower_bound_cycles / self.cycles if self.cycles else 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,9 @@ class Report:
     cache_filled_bytes: int
     sram_hit_rate: float
     noc_bytes: int
+    lower_bound_seconds: float
+    lower_bound_resource: str
+    lower_bounds_seconds: Mapping[str, float]
     dram_bound_seconds: float
     dram_peak_bytes_per_second: float
     dram_deliverable_bytes_per_second: float
@@ -98,6 +109,11 @@ class Report:
     def energy_joules(self) -> float:
         """Sum of the parts."""
         return sum(self.energy_parts_joules.values())
+
+    @property
+    def share_of_bound(self) -> float:
+        """Lower bound over latency: 1 is as fast as can be."""
+        return self.lower_bound_seconds / self.latency_seconds if self.latency_seconds else 0.0
 
     @property
     def energy_band_joules(self) -> tuple[float, float]:
@@ -166,15 +182,16 @@ class Report:
         return render(self)
 
 
-_DERIVED = ("energy_joules", "chip_energy_joules", "dram_energy_joules", "average_power_watts", "chip_power_watts",
-            "dram_power_watts", "dram_bytes", "commands")  # fmt: skip
+_DERIVED = ("energy_joules", "share_of_bound", "chip_energy_joules", "dram_energy_joules", "average_power_watts",
+            "chip_power_watts", "dram_power_watts", "dram_bytes", "commands")  # fmt: skip
 """Properties of a report that its plain values hold too, besides its fields."""
 
 
 def _plain(operation: OperationReport) -> dict[str, object]:
     values = {name: getattr(operation, name) for name in operation.__dataclass_fields__}
     parts = dict(operation.energy_parts_joules)
-    return {**values, "energy_joules": operation.energy_joules, "energy_parts_joules": parts,
+    return {**values, "energy_joules": operation.energy_joules, "share_of_bound": operation.share_of_bound,
+            "energy_parts_joules": parts,
             "utilization": dict(operation.utilization)}  # fmt: skip
 
 

@@ -58,13 +58,19 @@ def _headline(report: Report) -> Iterator[tuple[str, str]]:
     dims = ", ".join(f"{name} = {size}" for name, size in report.dims.items())
     yield "machine", f"{report.machine}, entry {report.entry}" + (f", {dims}" if dims else "")
     yield "latency", f"{quantity(report.latency_seconds, 's')} = {report.cycles:,} cycles"
+    yield "lower bound", _lower_bound(report)
     launching = f"{report.launch_cycles:,} cycles to start {len(report.operations)} launches"
-    yield "of it, job launch", f"{launching} ({_percent(report.launch_cycles, report.cycles)})"
+    yield "job launch", f"{launching} ({_percent(report.launch_cycles, report.cycles)})"
     yield "host link", f"{quantity(report.host_link_seconds, 's')} for inputs and outputs, not part of the latency"
     yield "energy", _energy(report)
     yield "of it", _shares(report.energy_parts_joules, report.energy_joules)
     yield "average power", _average_power(report)
     yield "peak power", _peak_power(report)
+
+
+def _lower_bound(report: Report) -> str:
+    share = _percent(report.share_of_bound)
+    return f"{quantity(report.lower_bound_seconds, 's')} by {report.lower_bound_resource}, {share} of the latency"
 
 
 def _energy(report: Report) -> str:
@@ -131,6 +137,7 @@ class _Group:
     kernel: str
     launches: int
     cycles: int
+    lower_bound_cycles: float
     bound_by: str
     dram_bytes: int
 
@@ -140,7 +147,14 @@ def _groups(report: Report) -> list[_Group]:
     for operation in report.operations:
         by_kernel.setdefault(operation.kernel, []).append(operation)
     groups = [
-        _Group(name, len(rows), sum(row.cycles for row in rows), _main_bound(rows), sum(row.dram_bytes for row in rows))
+        _Group(
+            name,
+            len(rows),
+            sum(row.cycles for row in rows),
+            sum(row.lower_bound_cycles for row in rows),
+            _main_bound(rows),
+            sum(row.dram_bytes for row in rows),
+        )
         for name, rows in by_kernel.items()
     ]
     return sorted(groups, key=lambda group: (-group.cycles, group.kernel))
@@ -155,18 +169,19 @@ def _main_bound(rows: list[OperationReport]) -> str:
 
 
 def _table(report: Report) -> Iterator[str]:
-    yield f"{'kernel':<32}{'launches':>9}{'time':>11}{'share':>8}  {'bound by':<13}{'DRAM':>5}"
+    yield f"{'kernel':<25}{'launches':>9}{'time':>10}{'share':>8}{'of bound':>10}  {'busiest':<9}{'DRAM':>6}".rstrip()
     seconds_per_cycle = report.latency_seconds / report.cycles if report.cycles else 0.0
     for group in _groups(report):
         time = quantity(group.cycles * seconds_per_cycle, "s")
-        yield _row(group.kernel, group.launches, time, _percent(group.cycles, report.cycles), group.bound_by,
+        yield _row(group.kernel, group.launches, time, _percent(group.cycles, report.cycles),
+                   _percent(group.lower_bound_cycles, group.cycles), group.bound_by,
                    quantity(group.dram_bytes, "B"))  # fmt: skip
     time = quantity(report.launch_cycles * seconds_per_cycle, "s")
     share = _percent(report.launch_cycles, report.cycles)
-    yield _row("(job launch)", len(report.operations), time, share, "", "")
+    yield _row("(job launch)", len(report.operations), time, share, "", "", "")
 
 
-def _row(name: str, launches: int, time: str, share: str, bound: str, dram: str) -> str:
-    short = name if len(name) <= 30 else f"{name[:14]}..{name[-14:]}"
-    bound = bound.replace("local_memory", "local mem")
-    return f"{short:<32}{launches:>7}{time:>12}{share:>9}  {bound:<9}{dram:>9}".rstrip()
+def _row(name: str, launches: int, time: str, share: str, reached: str, busiest: str, dram: str) -> str:
+    short = name if len(name) <= 25 else f"{name[:11]}..{name[-12:]}"
+    busiest = busiest.replace("local_memory", "local mem")
+    return f"{short:<25}{launches:>7}{time:>12}{share:>8}{reached:>9}  {busiest:<9}{dram:>8}".rstrip()

@@ -19,6 +19,7 @@ from simulator import hardware as hw
 from simulator import report as rp
 from simulator import state as st
 from simulator.binding import bind_dims, dims_of_inputs
+from simulator.bounds import lower_bound
 from simulator.device import Device
 from simulator.energy import background_joules, bands, energy_parts, host_joules, within_tdp
 from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
@@ -146,6 +147,8 @@ class Simulator:
         counters = total.counts
         dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
         useful = sum(operation.useful_macs for operation in operations)
+        stats = [(launch, result.stats) for launch, result in zip(entry.launches, timed, strict=True)]
+        bound = lower_bound(self.program, machine, stats, bindings)
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
             cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched),
@@ -161,6 +164,8 @@ class Simulator:
             cache_bytes=machine.cache_bytes(self.program.bytes_of("sram")),
             cache_hit_bytes=int(counters[st.CACHE_HIT]), cache_filled_bytes=int(counters[st.CACHE_FILLED]),
             sram_hit_rate=rp.sram_hit_rate(total),
+            lower_bound_seconds=bound.seconds, lower_bound_resource=bound.resource,
+            lower_bounds_seconds=bound.seconds_by_resource,
             dram_bound_seconds=sum(dram) / machine.dram_deliverable_bytes_per_second,
             dram_peak_bytes_per_second=machine.dram.bytes_per_second,
             dram_deliverable_bytes_per_second=machine.dram_deliverable_bytes_per_second,
@@ -179,6 +184,7 @@ class Simulator:
 
     def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
         stats, counters = result.stats, result.stats.counts
+        bound = lower_bound(self.program, self.machine, [(launch, stats)], bindings)
         return rp.OperationReport(
             name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
             start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
@@ -189,6 +195,7 @@ class Simulator:
             sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), sram_hit_rate=rp.sram_hit_rate(stats),
             commands=int(counters[: st.ISSUED_MACS].sum()),
             energy_parts_joules=energy_parts(self.machine, stats, self._seconds(result.ticks)),
+            lower_bound_cycles=bound.seconds * self.machine.cycles_per_second, lower_bound_resource=bound.resource,
             bound_by=rp.bound_of(self.machine, stats, result.ticks),
             utilization=rp.utilization_of(self.machine, stats, result.ticks),
         )  # fmt: skip

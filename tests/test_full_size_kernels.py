@@ -2,7 +2,8 @@
 
 The kernels are the very ones of the full-size programs (equal code), launched on few PEs so that every loop over work
 makes at least three trips. Products keep their tiles but get fewer outputs, and streamed ones a shorter K: sizes that
-reach a kernel as launch arguments. Everything else runs at its full size.
+reach a kernel as launch arguments. Everything else runs at its full size. Launches are separate here: merged ones are
+these kernels one after another, see `tests/compiler/test_launch_merging.py`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from compiler.graph import (
     Graph,
     LinearAttributes,
     Operation,
+    QuantizeAttributes,
     RmsNormAttributes,
     RopeAttributes,
+    RowDtype,
     Value,
 )
 from compiler.legalize import legalize
@@ -35,8 +38,9 @@ from compiler.mapping import map_graph
 from compiler.placement import place
 from compiler.quantize import DEFAULT_GROUP_SIZE, quantization, quantize_weights
 from compiler.reference import run_reference
+from compiler.round_in_linears import move_into_readers
 from isa.affine import Affine
-from isa.dtypes import FP16, INT4, INT8
+from isa.dtypes import FP8E4M3, FP16, INT4, INT8, Dtype
 from isa.kernel import Kernel
 from isa.machine import preset
 from isa.program import Program
@@ -44,7 +48,8 @@ from models import build
 from simulator import Simulator
 from tests.compiler.graphs import GraphWriter
 
-MACHINE = preset("mtia-2i")
+MACHINE = preset("mtia-2i").with_changes({"matrix.rate_by_dtype.fp8": 1.0})
+"""With all the types that weights are quantized to."""
 PES = (2, 2)
 TRIPS = 3
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 4096, 14336, 32, 8, 128, 128256
@@ -54,14 +59,18 @@ PHASES = {"prefill": (512, 0), "decode": (1, (0, LONGEST_PAST))}
 Array = npt.NDArray[Any]
 
 
-SCHEMES = (None, "int8", "int4")
+SCHEMES = (None, "int8", "fp8", "int4")
+ROW_DTYPES: Mapping[str | None, tuple[Dtype, RowDtype]] = {
+    "int8": (INT8, "int8"), "fp8": (FP8E4M3, "float8_e4m3fn"),
+}  # fmt: skip
 
 
 @cache
 def _full_size(phase: str, scheme: str | None) -> Program:
     sequence, past = PHASES[phase]
     dims = {"batch": 1, "sequence": sequence, "past": past}
-    return compile_model(build("llama-3-8b", weights="absent", dtype="float16"), dims=dims, quantize=scheme)
+    model = build("llama-3-8b", weights="absent", dtype="float16")
+    return compile_model(model, MACHINE, dims=dims, quantize=scheme, separate_launches=True)
 
 
 def _reduced(mapping: LinearMapping) -> LinearMapping:
@@ -85,9 +94,13 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
 def _linear(
     rows: int, inputs: int, outputs: int, has_residual: bool, scheme: str | None
 ) -> tuple[Graph, LinearMapping]:
+    """Return a graph with one linear, which rounds x itself if it is one row, and its mapping."""
+    rounds_x = rows == 1 and scheme in ROW_DTYPES
     packed = PackedWeight(INT4, DEFAULT_GROUP_SIZE, has_zero_points=False) if scheme == "int4" else None
-    dtype = INT8 if scheme == "int8" else FP16
-    full_size = LinearShape(rows, inputs, outputs, dtype, FP16, False, has_residual, packed=packed)
+    dtype = ROW_DTYPES[scheme][0] if scheme in ROW_DTYPES else FP16
+    full_size = LinearShape(
+        rows, inputs, outputs, dtype, FP16, False, has_residual, packed=packed, rounded_from=FP16 if rounds_x else None
+    )
     mapping = _reduced(choose_linear(full_size, MACHINE))
     shape, writer = mapping.shape, GraphWriter()
     writer.input("x", (1, shape.rows, shape.inputs))
@@ -98,14 +111,16 @@ def _linear(
         "linear", ("x", "w", None, residual), "y", (1, shape.rows, shape.outputs),
         LinearAttributes(weight_rows_are_outputs=True),
     )  # fmt: skip
-    return quantize_weights(writer.graph("y"), quantization(scheme)), mapping
+    graph = quantize_weights(writer.graph("y"), quantization(scheme))
+    roundings = [op for op in graph.operations if op.kind == "quantize"] if rounds_x else []
+    return move_into_readers(graph, roundings), mapping
 
 
-def _rounding(sequence: int, width: int) -> Graph:
+def _rounding(sequence: int, width: int, dtype: RowDtype) -> Graph:
     writer = GraphWriter()
     writer.input("x", (1, sequence, width))
-    writer.values |= {"q": Value("q", (1, sequence, width), "int8"), "s": Value("s", (1, sequence, 1), "float32")}
-    writer.operations.append(Operation("quantize", "rounding", ("x",), ("q", "s")))
+    writer.values |= {"q": Value("q", (1, sequence, width), dtype), "s": Value("s", (1, sequence, 1), "float32")}
+    writer.operations.append(Operation("quantize", "rounding", ("x",), ("q", "s"), QuantizeAttributes(dtype)))
     return writer.graph("q", "s")
 
 
@@ -162,9 +177,9 @@ def _graphs(phase: str, scheme: str | None) -> Iterator[tuple[str, Graph, Linear
     ):  # fmt: skip
         graph, mapping = _linear(sequence, inputs, outputs, has_residual, scheme)
         yield f"linear {inputs} x {outputs}", graph, mapping
-    if scheme == "int8":
+    if scheme in ROW_DTYPES:
         for inputs in (HIDDEN, FEED_FORWARD):
-            yield f"rounding {inputs}", _rounding(sequence, inputs), None
+            yield f"rounding {inputs}", _rounding(sequence, inputs, ROW_DTYPES[scheme][1]), None
     yield "rms_norm", _rows("rms_norm", sequence, HIDDEN, ("a",)), None
     yield "swiglu", _rows("swiglu", sequence, FEED_FORWARD, ("a", "b")), None
     yield "embedding", _embedding(sequence), None

@@ -12,7 +12,7 @@ import dataclasses
 from compiler.dialects.linear import replace_with_bias
 from compiler.dialects.quantized_weight import QuantizedWeight, from_parts
 from compiler.dialects.rewrite import Rewriter, is_onnx, operands
-from compiler.graph import LinearAttributes, Operation
+from compiler.graph import LinearAttributes, Operation, QuantizeAttributes
 
 
 def fuse_dynamic(rewriter: Rewriter) -> None:
@@ -108,4 +108,5 @@ def quantize_rows(rewriter: Rewriter, x: str) -> tuple[Operation, str, str]:
     shape = rewriter.values[x].shape
     integers = rewriter.fresh(f"{x}.int8", shape, "int8")
     scales = rewriter.fresh(f"{x}.scale", (*shape[:-1], 1), "float32")
-    return Operation("quantize", f"{x}.quantize", (x,), (integers, scales)), integers, scales
+    names = (integers, scales)
+    return Operation("quantize", f"{x}.quantize", (x,), names, QuantizeAttributes("int8")), *names

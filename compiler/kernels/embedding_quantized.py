@@ -9,7 +9,7 @@ from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Re
 from compiler.kernels.dealing import dealt_items, fetch_row, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
-from compiler.quantized_packing import integer_dtype, integer_row_bytes
+from compiler.quantized_packing import integer_row_bytes, stored_dtype
 from isa.dtypes import FP32, INT8, Dtype
 from isa.errors import UnsupportedError
 from isa.kernel import Kernel
@@ -104,7 +104,7 @@ def lower(context: Lowering, op: Operation, weight_format: WeightFormat) -> None
     columns = out.row_bytes // context.dtype.bytes
     has_zero_points = len(op.inputs) > 3 and op.inputs[3] is not None
     row = QuantizedRow(
-        columns, weight_format.block or columns, integer_dtype(weight_format), context.dtype, has_zero_points
+        columns, weight_format.block or columns, stored_dtype(weight_format), context.dtype, has_zero_points
     )
     if ids.row_bytes + 4 * columns * context.dtype.bytes > context.machine.pe.local_memory_bytes:
         what = f"{ids.columns} ids of rows of {out.columns} elements at once"

@@ -5,8 +5,9 @@ Accumulators start from the bias, the residual or zeros, so that all products ad
 to a block of K. Addresses, rounds and chunks are launch arguments: one kernel serves all layers and every shape with
 the same tiles.
 
-Integer weights with floating-point x are expanded chunk by chunk in local memory; integer weights with integer x are
-multiplied as they are, and their sums scaled by row and column before bias or residual are added.
+Integer weights with floating-point x are expanded chunk by chunk in local memory; weights in int8 or e4m3 with x of
+the same type are multiplied as they are, and their sums scaled by row and column before bias or residual are added. A
+resident x may be rounded to that type by the kernel itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from compiler.kernel_builder import KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
+from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
 from compiler.kernels.linear_walk import Buffers, arguments_of
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
@@ -25,6 +27,7 @@ from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
 from isa.kernel import Kernel
 from isa.machine import Machine
+from isa.machine_sections import dtype_family
 
 
 def build(mapping: LinearMapping, machine: Machine) -> Kernel:
@@ -59,8 +62,11 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         ComputedMultiplier(mapping, machine, builder.core_b, buffers).emit()
     elif shape.is_scaled:
         scaling = scaling_buffers(builder, mapping, machine, buffers.initial)
-        ScaledLoader(mapping, machine, builder.core_a, buffers, scaling).emit()
-        ScaledMultiplier(mapping, machine, builder.core_b, buffers, scaling).emit()
+        if shape.rounded_from:
+            emit_rounded(builder, mapping, machine, buffers, scaling)
+        else:
+            ScaledLoader(mapping, machine, builder.core_a, buffers, scaling).emit()
+            ScaledMultiplier(mapping, machine, builder.core_b, buffers, scaling).emit()
     else:
         Loader(mapping, machine, builder.core_a, buffers).emit()
         Multiplier(mapping, machine, builder.core_b, buffers).emit()
@@ -84,7 +90,9 @@ def _name(mapping: LinearMapping) -> str:
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
     kind = mapping.way
-    operands = f"_int{shape.packed.dtype.bits}" if shape.packed else "_int8x8" if shape.is_scaled else ""
+    rounded = "_rounded" if shape.rounded_from else ""
+    scaled = f"_{dtype_family(shape.dtype.name)}x8{rounded}" if shape.is_scaled else ""
+    operands = f"_int{shape.packed.dtype.bits}" if shape.packed else scaled
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
@@ -113,7 +121,7 @@ def lower(context: Lowering, op: Operation) -> None:
         if name in arguments_of(mapping.shape):
             is_packed = (op.name, index) in context.mapped.packed
             arguments[name] = context.packed(op, index) if is_packed else 0
-    if mapping.shape.is_scaled:
+    if "row_scales" in arguments_of(mapping.shape):
         row_scales = context.region(op.inputs[ROW_SCALES])
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
     kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))

@@ -14,6 +14,9 @@ class Loader(Walk):
         weight_tile, x_row = core.register(), core.register()
         self._prepare()
         if mapping.resident:
+            if mapping.loads_early:
+                self._load_early()
+                core.await_inputs()
             self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
         for _ in self.row_tiles():
             self._find_first_tile(weight_tile)
@@ -24,6 +27,23 @@ class Loader(Walk):
                 self._load_initial()
                 self._load_chunks(weight_tile, x_row)
                 self._find_next_tile(weight_tile)
+
+    def _load_early(self) -> None:
+        """Load the first chunks of the weight, if this PE has a tile, and note their number.
+
+        A slot stays free, so that more of the weight is on its way while x is being loaded.
+        """
+        core, mapping = self.core, self.mapping
+        self.early = core.register()
+        with core.scratch() as tiles, core.scratch() as weight:
+            core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
+            core.minimum(tiles, 1, tiles)
+            core.maximum(tiles, 0, tiles)
+            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
+            core.multiply(self.early, tiles, self.early)
+            self._find_first_tile(weight)
+            with core.loop(self.early):
+                self._load_weight(weight)
 
     def _prepare(self) -> None:
         """Note how many bytes of the weight a tile has."""
@@ -44,19 +64,30 @@ class Loader(Walk):
             self.core.increase(weight_tile, step)
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
+        """Load the chunks of a tile but those that were loaded early."""
         core, mapping = self.core, self.mapping
-        with core.scratch() as weight, core.scratch() as x, core.scratch() as left, core.scratch() as size:
+        with core.scratch() as weight:
+            if mapping.loads_early:
+                core.multiply(self.early, mapping.weight_chunk_bytes, weight)
+                core.increase(weight, weight_tile)
+                with core.scratch() as chunks:
+                    core.subtract(core.argument("chunks"), self.early, chunks)
+                    core.copy(0, self.early)
+                    with core.loop(chunks):
+                        self._load_weight(weight)
+                return
             core.copy(weight_tile, weight)
-            if not mapping.resident:
-                core.copy(x_row, x)
-                core.copy(core.argument("k_bytes"), left)
-            with core.loop(core.argument("chunks")):
+            with core.scratch() as x, core.scratch() as left, core.scratch() as size:
                 if not mapping.resident:
-                    core.minimum(left, mapping.chunk_bytes, size)
-                    self._load_x(x, self.tile_rows, size)
-                    core.increase(x, mapping.chunk_bytes)
-                    core.increase(left, -mapping.chunk_bytes)
-                self._load_weight(weight)
+                    core.copy(x_row, x)
+                    core.copy(core.argument("k_bytes"), left)
+                with core.loop(core.argument("chunks")):
+                    if not mapping.resident:
+                        core.minimum(left, mapping.chunk_bytes, size)
+                        self._load_x(x, self.tile_rows, size)
+                        core.increase(x, mapping.chunk_bytes)
+                        core.increase(left, -mapping.chunk_bytes)
+                    self._load_weight(weight)
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""

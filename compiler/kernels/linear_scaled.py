@@ -1,4 +1,7 @@
-"""A linear of int8 by int8: sums in int32, scaled by row and column on the way out; bias and residual come last."""
+"""A linear of int8 by int8 (sums in int32) or e4m3 by e4m3 (sums in fp32).
+
+Sums are scaled by row, then by column on the way out; bias and residual come last, in fp32 like all of it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from isa.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class ScalingBuffers:
-    """`zeros` starts accumulators; a row of `row_scales` begins with its scale; `scaled` holds fp32 between steps."""
+    """`zeros` starts accumulators; a row of `row_scales` begins with its scale; `scaled` holds fp32 between steps.
+
+    `kept` are operands of the way out that serve all tiles.
+    """
 
     zeros: BufferHandle
     row_scales: BufferHandle
@@ -23,6 +29,7 @@ class ScalingBuffers:
     sums: BufferHandle
     scaled: BufferHandle
     row_scale_bytes: int
+    kept: tuple[BufferHandle, ...] = ()
 
 
 def scaling_buffers(
@@ -54,6 +61,9 @@ class ScaledLoader(Loader):
     def _load_initial(self) -> None:
         super()._load_initial()
         self._load_columns(self.scaling.column_scales, "scales")
+        self._load_row_scales()
+
+    def _load_row_scales(self) -> None:
         core = self.core
         with core.scratch() as address, core.scratch() as pitch:
             core.load_argument("row_scales_pitch", pitch)
@@ -69,13 +79,14 @@ class ScaledLoader(Loader):
 
 
 class ScaledMultiplier(Multiplier):
-    """Core B: accumulators start from zeros, their int32 sums become floats."""
+    """Core B: accumulators start from zeros, their sums are scaled."""
 
     def __init__(
         self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers, scaling: ScalingBuffers
     ) -> None:
         super().__init__(mapping, machine, core, buffers)
         self.scaling = scaling
+        self.sum_dtype = FP32 if mapping.shape.dtype.is_float else INT32
 
     @property
     def _starts_loaded(self) -> bool:
@@ -93,7 +104,7 @@ class ScaledMultiplier(Multiplier):
 
     def _finish(self) -> None:
         """Scale every tile, so that what was loaded for it is used up, and store those that are no padding."""
-        self._drain(self.scaling.sums, INT32)
+        self._drain(self.scaling.sums, self.sum_dtype)
         self.core.push(self.scaling.sums)
         self._scale()
         if self.buffers.activation:
@@ -103,7 +114,7 @@ class ScaledMultiplier(Multiplier):
 
     def _scale(self) -> None:
         scaling, shape = self.scaling, self.mapping.shape
-        sums = (scaling.sums, self.mapping.tile_outputs * INT32.bytes, INT32.name)
+        sums = (scaling.sums, self.mapping.tile_outputs * self.sum_dtype.bytes, self.sum_dtype.name)
         scaled = (scaling.scaled, self.mapping.tile_outputs * FP32.bytes, FP32.name)
         target, dtype = self._target()
         out = (target, self.mapping.tile_outputs * dtype.bytes, dtype.name)
@@ -127,7 +138,7 @@ class ScaledMultiplier(Multiplier):
         b: tuple[BufferHandle, int, str],
         spread: str,
     ) -> None:
-        """Emit `out = a (name) b` for a tile, each (buffer, pitch, element type); both operands are used up."""
+        """Emit `out = a (name) b` for a tile, each (buffer, pitch, element type); both are used up but what is kept."""
         core = self.core
         with core.scratch() as out_pitch, core.scratch() as a_pitch, core.scratch() as b_pitch:
             operands: dict[str, OperandValue] = {
@@ -142,4 +153,5 @@ class ScaledMultiplier(Multiplier):
         if out[0] is not self.buffers.out:
             core.push(out[0])
         core.pop(a[0])
-        core.pop(b[0])
+        if b[0] not in self.scaling.kept:
+            core.pop(b[0])

@@ -20,8 +20,10 @@ PACKED_ARGUMENTS = ("scales", "zero_points")
 """Addresses of what a packed weight is expanded with, in chunks like the weight."""
 ACTIVATED_ARGUMENTS = ("outputs",)
 """With an activation that does not keep zeros: the outputs that are no padding."""
-SCALED_ARGUMENTS = ("row_scales", "row_scales_pitch", "scales")
-"""Addresses of the fp32 scales of integer operands: of the rows of x, and one row of whole tiles for the columns."""
+SCALED_ARGUMENTS = ("scales",)
+ROW_SCALE_ARGUMENTS = ("row_scales", "row_scales_pitch")
+"""Addresses of the fp32 scales of operands of a byte: one row of whole tiles for the columns, and those of the rows of
+x unless the kernel makes them."""
 COMPUTED_ARGUMENTS = ("weight_pitch", "inputs", "outputs")
 """With a computed second operand: the pitch of its rows, its rows and columns that hold data or are needed as zeros."""
 
@@ -52,7 +54,9 @@ def arguments_of(shape: LinearShape) -> tuple[str, ...]:
     """Return the names of the kernel's arguments."""
     activated = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" else ()
     packed = PACKED_ARGUMENTS if shape.packed else COMPUTED_ARGUMENTS if shape.is_computed else ()
-    return (*ARGUMENTS, *activated, *packed, *(SCALED_ARGUMENTS if shape.is_scaled else ()))
+    scaled = SCALED_ARGUMENTS if shape.is_scaled else ()
+    row_scales = ROW_SCALE_ARGUMENTS if shape.is_scaled and not shape.rounded_from else ()
+    return (*ARGUMENTS, *activated, *packed, *scaled, *row_scales)
 
 
 class Walk:

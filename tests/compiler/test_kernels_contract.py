@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from compiler.graph import LinearAttributes, RmsNormAttributes, RopeAttributes, SliceAttributes
+from compiler.quantize import Quantization, Scheme, quantize_weights
+from compiler.round_in_linears import move_into_readers
 from isa.affine import evaluate
 from isa.program import Program
 from simulator import Simulator
@@ -16,7 +18,7 @@ from tests.naive import Launch
 COLUMNS, HIDDEN = 48, 40
 
 
-def _program(tokens: int, machine: str) -> Program:
+def _program(tokens: int, machine: str, scheme: Scheme | None = None) -> Program:
     """Every kind of kernel but attention, on a few tokens."""
     rng = np.random.default_rng(tokens)
     writer = GraphWriter()
@@ -41,7 +43,10 @@ def _program(tokens: int, machine: str) -> Program:
     writer.add("linear", ("s", "down", None, "rows"), "d", wide, plain)
     writer.add("slice", ("d",), "part", (1, tokens, 20), SliceAttributes(2, 16, 20))
     changes = {} if machine == "mtia-2i" else {"matrix.max_repeat_blocks": 1}
-    return compile_graph(writer.graph("d", "part"), small_machine(machine, **changes))
+    graph = quantize_weights(writer.graph("d", "part"), Quantization(scheme) if scheme else None)
+    if tokens <= 32:
+        graph = move_into_readers(graph, [op for op in graph.operations if op.kind == "quantize"])
+    return compile_graph(graph, small_machine(machine, **changes))
 
 
 def _naively(program: Program, inputs: dict[str, Array], seed: int | None) -> dict[str, Array]:
@@ -57,13 +62,17 @@ def _naively(program: Program, inputs: dict[str, Array], seed: int | None) -> di
     return device.read_outputs(entry, {})[0]
 
 
-@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+@pytest.mark.parametrize(
+    ("machine", "scheme"), [("mtia-2i", None), ("mtia-v1", None), ("mtia-2i", "int8"), ("mtia-300", "fp8")]
+)
 @pytest.mark.parametrize(("tokens", "seed"), [(2, None), (2, 5), (35, 11)])
-def test_kernels_under_the_naive_interpreter(machine: str, tokens: int, seed: int | None) -> None:
+def test_kernels_under_the_naive_interpreter(
+    machine: str, scheme: Scheme | None, tokens: int, seed: int | None
+) -> None:
     """No contract is violated, nothing deadlocks, and every output is the same bit for bit."""
     rng = np.random.default_rng(tokens)
     inputs: dict[str, Array] = {name: rng.integers(0, 25, (1, tokens)) for name in ("ids", "positions")}
-    program = _program(tokens, machine)
+    program = _program(tokens, machine, scheme)
     expected = Simulator(program).run(inputs).outputs
     result = _naively(program, inputs, seed)
     for name, array in expected.items():

@@ -8,10 +8,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from compiler.graph import Activation, LinearAttributes, Operation, RequantizeAttributes, Value, WeightFormat
+from compiler.graph import (
+    Activation,
+    LinearAttributes,
+    Operation,
+    QuantizeAttributes,
+    RequantizeAttributes,
+    Value,
+    WeightFormat,
+)
 from compiler.quantize import Quantization, quantize_weights
 from compiler.reference import run_reference
-from tests.compiler.graphs import Array, GraphWriter, run_graph, small_machine
+from compiler.round_in_linears import move_into_readers
+from tests.compiler.graphs import Array, GraphWriter, check_padding, run_graph, small_machine
 
 TOLERANCE = {"fp32": 2e-5, "fp16": 1e-2, "bf16": 8e-2}
 HOST = {"fp32": "float32", "fp16": "float16", "bf16": "float32"}
@@ -107,25 +116,24 @@ def scaled(case: Case) -> tuple[GraphWriter, dict[str, Array]]:
     writer.values["q"] = Value("q", inputs["x"].shape, "int8")
     writer.values["s"] = Value("s", (*inputs["x"].shape[:-1], 1), "float32")
     (linear,) = writer.operations
-    rounding = Operation("quantize", "rounding", ("x",), ("q", "s"))
+    rounding = Operation("quantize", "rounding", ("x",), ("q", "s"), QuantizeAttributes("int8"))
     operands = ("q", *linear.inputs[1:5], None, "s")
     writer.operations[:] = [rounding, replace(linear, inputs=operands)]
     return writer, inputs
 
 
+SCALED_CASES = [
+    *(Case(rows, inputs, 75, dtype=dtype)
+      for rows in (1, 37) for inputs in (40, 172) for dtype in ("fp32", "fp16", "bf16")),
+    Case(3, 200, 131, rows_are_outputs=False, unsigned=False, residual=True),
+    Case(70, 1000, 90, bias=True, dtype="fp32"),
+    Case(1, 2100, 333, bias=True, activation="sigmoid"),
+    Case(100, 700, 333, residual=True, changes=(("pe.local_memory_bytes", 65536),)),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(Case(rows, inputs, 75, dtype=dtype)
-          for rows in (1, 37) for inputs in (40, 172) for dtype in ("fp32", "fp16", "bf16")),
-        Case(3, 200, 131, rows_are_outputs=False, unsigned=False, residual=True),
-        Case(70, 1000, 90, bias=True, dtype="fp32"),
-        Case(1, 2100, 333, bias=True, activation="sigmoid"),
-        Case(100, 700, 333, residual=True, changes=(("pe.local_memory_bytes", 65536),)),
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("case", SCALED_CASES, ids=str)
 def test_integers_are_multiplied_and_scaled_by_row_and_column(case: Case, machine: str) -> None:
     """Rounded rows meet int8 weights: sums are exact, so only the scaling and the last rounding differ."""
     writer, inputs = scaled(case)
@@ -134,6 +142,27 @@ def test_integers_are_multiplied_and_scaled_by_row_and_column(case: Case, machin
     device = {name: array.astype(ml_dtypes.bfloat16).astype(np.float32) for name, array in inputs.items()}
     expected = run_reference(graph, device if case.dtype == "bf16" else inputs)["y"]
     np.testing.assert_allclose(result.astype(np.float32), expected, rtol=0, atol=TOLERANCE[case.dtype])
+
+
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+@pytest.mark.parametrize(
+    "case",
+    [*(case for case in SCALED_CASES if case.rows <= 32), Case(7, 33, 600), Case(32, 900, 333, bias=True)],
+    ids=str,
+)
+def test_a_linear_that_rounds_its_rows_gives_the_same_bits(case: Case, machine: str) -> None:
+    """Rows, tails and blocks of zeros behind them; with garbage in local memories too."""
+    writer, inputs = scaled(case)
+    graph, chip = writer.graph("y"), small_machine(machine, **dict(case.changes))
+    rounding, _ = graph.operations
+    own = move_into_readers(graph, [rounding])
+    (linear,) = own.operations
+    assert linear.inputs[0] == "x" and linear.attributes.x_rounding == "int8"  # type: ignore[union-attr]
+    expected = run_graph(graph, chip, inputs, case.dtype)["y"]
+    np.testing.assert_array_equal(run_graph(own, chip, inputs, case.dtype)["y"], expected)
+    check_padding(own, chip, inputs, case.dtype)
+    both = run_reference(graph, inputs)["y"], run_reference(own, inputs)["y"]
+    np.testing.assert_array_equal(*both)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])

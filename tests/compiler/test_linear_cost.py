@@ -32,7 +32,8 @@ def _timed(phase: str, scheme: str | None, group_size: int | None) -> tuple[Mapp
     """Return Llama-3-8B mapped for 2i, and its profile."""
     sequence, past = PHASES[phase]
     dims = {"batch": 1, "sequence": sequence, "past": past}
-    options = Options(preset("mtia-2i"), "fp16", dims, False, quantization(scheme, group_size))
+    weights = quantization(scheme, group_size)
+    options = Options(preset("mtia-2i"), "fp16", dims, quantization=weights, separate_launches=True)
     levels: list[MappedGraph] = []
 
     def observe(name: str, level: object) -> None:

@@ -32,6 +32,7 @@ from isa.program import (
     Source,
     Storage,
     Take,
+    Touch,
     Transpose,
 )
 
@@ -119,4 +120,5 @@ def one_constant(
 
 def _launch(name: str, event: int, source: str, target: str, trips: Any, waits: tuple[int, ...] = ()) -> Launch:
     arguments = (Argument(0, source), Argument(0, target), Argument(trips))
-    return Launch(name, f"node {name}", 0, 0, 0, 1, 2, arguments, waits, event, useful_macs=trips, issued_macs=3)
+    return Launch(name, f"node {name}", 0, 0, 0, 1, 2, arguments, waits, event, useful_macs=trips, issued_macs=3,
+                  touches=(Touch(source, trips, is_written=False),))  # fmt: skip

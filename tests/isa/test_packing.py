@@ -81,6 +81,22 @@ def test_quantized_floats_are_the_nearest_multiples_of_their_scales(dtype, high)
     assert np.all(np.abs(integers * scales[..., None] - groups) <= scales[..., None] * 0.50001)
 
 
+@given(FLOATS)
+def test_floats_become_e4m3_of_their_group(values):
+    """The largest magnitude of a group is 448 of its scale; zeros stay zeros, a NaN makes its group NaN."""
+    groups = np.concatenate([values, np.zeros(4 + -len(values) % 4, np.float32)]).astype(np.float32).reshape(-1, 4)
+    groups = groups[np.isfinite(groups).all(-1) | np.isnan(groups).any(-1)]
+    scales = _packed(groups, GroupScales("fp8e4m3", 4)).view(np.float32)
+    largest = np.abs(groups).max(-1)
+    assert np.array_equal(scales, largest / np.float32(448), equal_nan=True)
+    result = _packed(groups, Quantize("fp8e4m3", 4)).view(ml_dtypes.float8_e4m3fn).reshape(-1, 4)
+    divided = groups / np.where(scales == 0, np.float32(1), scales)[:, None]
+    expected = np.clip(divided, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    assert np.array_equal(result.astype(np.float32), expected.astype(np.float32), equal_nan=True)
+    whole = np.isfinite(largest) & (largest > 1e-30)
+    assert (np.abs(result[whole].astype(np.float32)).max(-1) == 448).all()
+
+
 def test_unsigned_codes_become_signed_ones():
     codes = np.arange(16, dtype=np.uint8)
     packed = _packed(codes[0::2] | codes[1::2] << 4, Shift(-8, "int4"), dtype="uint4", shape=(16,))
@@ -182,7 +198,7 @@ def test_sizes_of_host_types():
         ((Pad((6,)),), "step 0: cannot pad (2, 3) to (6,)"),
         ((Cast("fp7"),), "step 0: unknown device type 'fp7'"),
         ((Shift(1, "int32"),), "step 0: cannot shift to 'int32'; int4 or int8"),
-        ((Quantize("fp16", 3),), "step 0: cannot quantize to 'fp16'; int4 or int8"),
+        ((Quantize("fp16", 3),), "step 0: cannot quantize to 'fp16'; int4 or int8 or fp8e4m3"),
         ((GroupScales("int4", 2),), "step 0: the last axis of (2, 3) is not whole groups of 2"),
         ((Take(2, (0,)),), "step 0: (2, 3) has no axis 2"),
         ((Take(1, range(4)),), "step 0: indices 0..3 are outside axis 1 of (2, 3)"),

@@ -16,11 +16,13 @@ from tests.simulator.kernels import Array
 
 
 @cache
-def llama(name: str, sequence: int, longest_past: int, grid: bool = False) -> Program:
+def llama(name: str, sequence: int, longest_past: int, grid: bool = False, separate_launches: bool = False) -> Program:
     """Return a program with a cache of any length up to `longest_past`, on 2 x 3 PEs or the whole grid."""
     machine = preset("mtia-2i").with_changes({} if grid else SMALL_GRID)
     dims = {"batch": 1, "sequence": sequence, "past": (0, longest_past)}
-    return compile_model(models.build(name, 0, "float32"), machine=machine, dims=dims)
+    return compile_model(
+        models.build(name, 0, "float32"), machine=machine, dims=dims, separate_launches=separate_launches
+    )
 
 
 def inputs_for(program: Program, past: int) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isa.cache_folder import sources_digest
 from simulator import jit
 
 _CALLEE = """
@@ -118,7 +119,7 @@ def test_only_the_newest_digests_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_digest_sees_every_source_file_and_setting(tree: Path) -> None:
-    before = jit.sources_digest(tree, ("a",))
-    assert jit.sources_digest(tree, ("b",)) != before
+    before = sources_digest(tree, jit.PACKAGES, ("a",))
+    assert sources_digest(tree, jit.PACKAGES, ("b",)) != before
     (tree / "isa" / "new.py").write_text("")
-    assert jit.sources_digest(tree, ("a",)) != before
+    assert sources_digest(tree, jit.PACKAGES, ("a",)) != before

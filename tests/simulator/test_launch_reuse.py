@@ -28,7 +28,7 @@ def _counters(program: Program, past: int, reuse: bool) -> list[tuple[int, st.St
 @pytest.mark.parametrize("whole_grid", [False, True])
 def test_every_counter_is_equal(name: str, sequence: int, past: int, whole_grid: bool) -> None:
     """Ticks, counts, and the busy time of every unit, channel, slice and link, for layers at different addresses."""
-    program = llama(name, sequence, 256, whole_grid)
+    program = llama(name, sequence, 256, whole_grid, separate_launches=True)
     reused, simulated = (_counters(program, past, reuse) for reuse in (True, False))
     assert sum(is_reused for _, _, is_reused in reused) > len(reused) / 5
     assert not any(is_reused for _, _, is_reused in simulated)
@@ -40,8 +40,9 @@ def test_every_counter_is_equal(name: str, sequence: int, past: int, whole_grid:
 
 def test_reports_are_equal_and_say_what_was_reused() -> None:
     """`reuse=False` changes nothing but what the report says about reuse."""
-    full = Simulator(llama("llama-tiny-wide", 1, 256)).profile(past=100, reuse=False).to_dict()
-    simulator = Simulator(llama("llama-tiny-wide", 1, 256))
+    program = llama("llama-tiny-wide", 1, 256, separate_launches=True)
+    full = Simulator(program).profile(past=100, reuse=False).to_dict()
+    simulator = Simulator(program)
     simulator.profile(past=99, reuse=False)
     quick = simulator.profile(past=100).to_dict()
     assert quick.pop("simulated_launches") < full.pop("simulated_launches") == len(full["ops"])
@@ -51,9 +52,18 @@ def test_reports_are_equal_and_say_what_was_reused() -> None:
     assert quick == full
 
 
+def test_merged_launches_of_equal_layers_are_reused() -> None:
+    """Layers of a model deep enough to repeat, each a few launches."""
+    dims = {"batch": 1, "sequence": 1, "past": 128}
+    program = compile_model(models.build("llama-3.2-1b", "absent"), preset("mtia-300"), dims=dims)
+    quick, full = Simulator(program).profile(), Simulator(program).profile(reuse=False)
+    assert quick.simulated_launches < full.simulated_launches / 2
+    assert (quick.cycles, quick.busy_cycles) == (full.cycles, full.busy_cycles)
+
+
 def test_another_cache_length_is_another_launch() -> None:
     """What depends on a symbol is simulated anew; what does not, is not."""
-    simulator = Simulator(llama("llama-tiny", 1, 256))
+    simulator = Simulator(llama("llama-tiny", 1, 256, separate_launches=True))
     first = simulator.profile(past=100)
     again, longer = simulator.profile(past=100), simulator.profile(past=101)
     assert again.simulated_launches == 0 and again.cycles == first.cycles

@@ -20,7 +20,8 @@ def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: 
     return OperationReport(
         name=f"{index}:{kernel}", operation=kernel, kernel=kernel, start_cycles=0, cycles=cycles, reused=reused,
         useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, sram_hit_rate=0.0, commands=1,
-        energy_parts_joules={}, bound_by=bound_by, utilization={},
+        energy_parts_joules={}, lower_bound_cycles=0.9 * cycles, lower_bound_resource="dram", bound_by=bound_by,
+        utilization={},
     )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def _decode_report() -> Report:
         utilization={unit: number / 10 for number, unit in enumerate(UNITS)}, busy_cycles=busy, idle_cycles=busy,
         dram_read_bytes=14_350_000_000, dram_written_bytes=1_000_000, sram_bytes=3_200_000, noc_bytes=14_500_000_000,
         cache_bytes=234_881_024, cache_hit_bytes=8_400_000, cache_filled_bytes=14_350_000_000, sram_hit_rate=0.0008,
+        lower_bound_seconds=0.0874, lower_bound_resource="dram",
+        lower_bounds_seconds={"dpe": 0.00009, "issue": 0.0, "sram": 0.000001, "dram": 0.0874},
         dram_bound_seconds=0.0875, dram_peak_bytes_per_second=204.8e9,
         dram_deliverable_bytes_per_second=163.92e9, useful_macs=7_500_000_000, issued_macs=240_000_000_000,
         model_utilization=0.00089, instructions=123_456_789, commands_by_name={"mml": 1_000_000, "dma_in": 34},
@@ -74,7 +77,7 @@ def test_shares_of_kernels_and_job_launch_are_the_whole():
     rows = render(report).splitlines()
     table = rows[rows.index("") + 2 :]
     assert sum(float(row.partition(" %")[0].split()[-1]) for row in table) == pytest.approx(100, abs=0.3)
-    assert [int(row[32:39]) for row in table] == [LAYERS, LAYERS, 1, 2 * LAYERS + 1]
+    assert [int(row[25:32]) for row in table] == [LAYERS, LAYERS, 1, 2 * LAYERS + 1]
 
 
 def test_power_is_compared_with_what_the_tdp_is_about():

@@ -1,0 +1,152 @@
+"""Program -> program: launches that follow one another become one, where starting them would show.
+
+To start a job takes as long as thousands of commands, and between two launches nothing is loaded. Launches are merged
+while their buffers fit in local memory together; PEs meet only where one launch uses what another one wrote. A launch
+that takes `LONG` times its start alone stays apart, so that reports tell operations apart where it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from compiler.kernel_joining import Body, Rectangle, can_join, join_kernels, joint_rectangle
+from compiler.symbols import interval
+from isa.kernel import BASE_ALIGNMENT_BYTES, Kernel, local_bytes
+from isa.machine import Machine
+from isa.program import Entry, Launch, Program, Touch
+
+LONG = 50
+"""A start that is less than a fiftieth of a launch does not matter."""
+
+
+def merge_launches(program: Program) -> Program:
+    """Return the program with fewer launches; kernels that are no longer used are gone."""
+    merger = _Merger(program)
+    entries = tuple(merger.entry(entry) for entry in program.entries)
+    return replace(program, kernels=tuple(merger.kernels), entries=entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Launches that become one; `bodies` are their kernels."""
+
+    launches: tuple[Launch, ...]
+    bodies: tuple[Body, ...]
+
+
+class _Merger:
+    """Collects the kernels that are left."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.machine = program, program.machine
+        self.kernels: list[Kernel] = []
+        self._index_by_bodies: dict[tuple[tuple[int, Rectangle, bool], ...], int] = {}
+        self._ranges = {item.name: (item.address, item.address + item.bytes) for item in program.storages}
+
+    def entry(self, entry: Entry) -> Entry:
+        """Return the entry with merged launches, each of which waits for the one before."""
+        launches = [self._merged(group, index) for index, group in enumerate(self._groups(entry))]
+        return replace(entry, launches=tuple(launches))
+
+    def _groups(self, entry: Entry) -> Iterator[_Group]:
+        group = _Group((), ())
+        for launch in entry.launches:
+            longer = self._extended(group, launch)
+            if group.launches and (self._starts_anew(group, launch, entry) or not self._fits(longer)):
+                yield group
+                longer = self._extended(_Group((), ()), launch)
+            group = longer
+        if group.launches:
+            yield group
+
+    def _extended(self, group: _Group, launch: Launch) -> _Group:
+        kernel = self.program.kernels[launch.kernel]
+        meets = any(self._conflict(launch, before) for before in self._since_meeting(group))
+        body = Body(kernel, (launch.rows, launch.columns), meets)
+        return _Group((*group.launches, launch), (*group.bodies, body))
+
+    def _since_meeting(self, group: _Group) -> Sequence[Launch]:
+        """Return the launches that have not been waited for."""
+        met = max((index for index, body in enumerate(group.bodies) if body.meets), default=0)
+        return group.launches[met:]
+
+    def _conflict(self, later: Launch, earlier: Launch) -> bool:
+        """Tell whether the order of two launches matters: one writes what the other one uses."""
+        return any(
+            (left.is_written or right.is_written) and self._overlap(left, right)
+            for left in later.touches for right in earlier.touches
+        )  # fmt: skip
+
+    def _overlap(self, left: Touch, right: Touch) -> bool:
+        (first, end), (other_first, other_end) = self._ranges[left.storage], self._ranges[right.storage]
+        return first < other_end and other_first < end
+
+    def _fits(self, group: _Group) -> bool:
+        bodies = group.bodies
+        if any((launch.row, launch.column) != (0, 0) for launch in group.launches):
+            return False
+        if sum(len(body.kernel.buffers) for body in bodies) > self.machine.pe.circular_buffers:
+            return False
+        taken = sum(-(-local_bytes(body.kernel) // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES for body in bodies)
+        return taken <= self.machine.pe.local_memory_bytes and can_join(bodies)
+
+    def _starts_anew(self, group: _Group, launch: Launch, entry: Entry) -> bool:
+        """Tell whether neither what is collected nor the launch is so short that the start between them shows."""
+        start_seconds = self.machine.launch_ns(self.machine.pe_count, replaces=True) * 1e-9
+        collected = sum(_least_seconds(one, self.program, entry) for one in group.launches)
+        return min(collected, _least_seconds(launch, self.program, entry)) > LONG * start_seconds
+
+    def _merged(self, group: _Group, index: int) -> Launch:
+        launches, (rows, columns) = group.launches, joint_rectangle(group.bodies)
+        return Launch(
+            name=f"{index}:{'+'.join(launch.operation for launch in launches)}",
+            operation="+".join(launch.operation for launch in launches),
+            kernel=self._kernel(group), row=launches[0].row, column=launches[0].column, rows=rows, columns=columns,
+            arguments=tuple(argument for launch in launches for argument in launch.arguments),
+            waits=(index - 1,) if index else (), signals=index,
+            useful_macs=sum((launch.useful_macs for launch in launches), start=0),
+            issued_macs=sum((launch.issued_macs for launch in launches), start=0),
+            rounded_macs=tuple(part for launch in launches for part in launch.rounded_macs),
+            touches=tuple(touch for launch in launches for touch in launch.touches),
+        )  # fmt: skip
+
+    def _kernel(self, group: _Group) -> int:
+        key = tuple(
+            (launch.kernel, body.rectangle, body.meets)
+            for launch, body in zip(group.launches, group.bodies, strict=True)
+        )
+        if len(key) == 1:
+            key = ((key[0][0], (0, 0), False),)
+        if key not in self._index_by_bodies:
+            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies)
+            self._index_by_bodies[key] = len(self.kernels)
+            self.kernels.append(self._renamed(kernel))
+        return self._index_by_bodies[key]
+
+    def _renamed(self, kernel: Kernel) -> Kernel:
+        """Number a kernel whose name is taken by another one."""
+        names = {known.name for known in self.kernels}
+        number = next(number for number in range(1, len(names) + 2) if _numbered(kernel.name, number) not in names)
+        return replace(kernel, name=_numbered(kernel.name, number))
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}.{number}"
+
+
+def _least_seconds(launch: Launch, program: Program, entry: Entry) -> float:
+    """Return how long a launch takes at least with the largest sizes: DRAM and products, the latter in any type."""
+    machine = program.machine
+    in_dram = sum(
+        interval(touch.bytes, entry.symbols)[1]
+        for touch in launch.touches if program.storage_by_name[touch.storage].space == "dram"
+    )  # fmt: skip
+    macs = interval(launch.useful_macs, entry.symbols)[1]
+    return max(in_dram / machine.dram_deliverable_bytes_per_second, macs / _fastest_macs_per_second(machine))
+
+
+def _fastest_macs_per_second(machine: Machine) -> float:
+    names = type(machine.matrix.rate_by_dtype).model_fields
+    rates = [machine.peak_macs_per_second(name) for name in names if machine.matrix.rate_by_dtype[name]]
+    return max(rates)

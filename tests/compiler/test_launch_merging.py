@@ -1,0 +1,170 @@
+"""Merged launches: the bits of separate ones, at any delays; PEs meet where they must and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import models
+from compiler import compile_model
+from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, can_join, join_kernels
+from compiler.launch_merging import _Merger
+from isa.assembly import parse_assembly
+from isa.encoding import decode_all
+from isa.errors import SimulationError
+from isa.kernel import Kernel, local_bytes
+from isa.machine import preset
+from isa.program import Program
+from simulator import Simulator
+from tests.compiler.graphs import SMALL_GRID
+from tests.simulator.llamas import inputs_for
+
+CASES = [("llama-tiny", 1, 77), ("llama-tiny-wide", 9, 20), ("llama-tiny-odd", 1, 33)]
+
+
+def _llama(name: str, machine: str, sequence: int, *, separate: bool, **changes: object) -> Program:
+    return compile_model(
+        models.build(name, 0, "float32"), preset(machine).with_changes({**SMALL_GRID, **changes}),
+        dims={"batch": 1, "sequence": sequence, "past": (0, 128)}, separate_launches=separate,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("machine", ["mtia-v1", "mtia-2i", "mtia-300"])
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_the_outputs_are_those_of_separate_launches(machine: str, name: str, sequence: int, past: int) -> None:
+    """Bit by bit, also when commands take longer at random: nobody reads what is not there, or overwrites too early."""
+    merged, separate = (_llama(name, machine, sequence, separate=separate) for separate in (False, True))
+    assert len(merged.entries[0].launches) < len(separate.entries[0].launches) / 2
+    inputs = inputs_for(merged, past)
+    expected = Simulator(separate).run(inputs).outputs
+    simulator = Simulator(merged)
+    for seed in range(3):
+        outputs = simulator.run(inputs, jitter_cycles=2000 * seed, jitter_seed=seed).outputs
+        for key, array in expected.items():
+            np.testing.assert_array_equal(outputs[key], array)
+
+
+def test_without_meeting_the_outputs_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps results in order is the meeting: the test above can fail."""
+    inputs = inputs_for(_llama("llama-tiny", "mtia-2i", 1, separate=True), 77)
+    expected = Simulator(_llama("llama-tiny", "mtia-2i", 1, separate=True)).run(inputs).outputs["logits"]
+    monkeypatch.setattr(_Merger, "_conflict", lambda *_: False)
+    racing = Simulator(_llama("llama-tiny", "mtia-2i", 1, separate=False))
+    try:
+        outputs = racing.run(inputs, jitter_cycles=2000, jitter_seed=1).outputs["logits"]
+    except SimulationError:
+        return
+    assert not np.array_equal(outputs, expected)
+
+
+def test_long_launches_stay_apart() -> None:
+    """Where a start is a small part of a launch, reports tell operations apart: all large products of a prefill."""
+    dims = {"batch": 1, "sequence": 2048, "past": 0}
+    program = compile_model(models.build("llama-3-8b", "absent"), "mtia-2i", dims=dims)
+    for launch in program.entries[0].launches:
+        assert sum("_proj" in name for name in launch.operation.split("+")) <= 1
+
+
+@pytest.mark.parametrize("bytes_", [96 * 1024, 128 * 1024, 384 * 1024])
+def test_merged_kernels_fit(bytes_: int) -> None:
+    """Local memory and the number of buffers limit what is merged."""
+    program = _llama("llama-tiny-wide", "mtia-2i", 1, separate=False, **{"pe.local_memory_bytes": bytes_})
+    for kernel in program.kernels:
+        assert local_bytes(kernel) <= bytes_
+        assert len(kernel.buffers) <= program.machine.pe.circular_buffers
+
+
+def test_counts_are_kept() -> None:
+    """MACs and touched bytes of a merged launch are the sums of its parts; what they wait for is the one before."""
+    merged, separate = (_llama("llama-tiny", "mtia-2i", 1, separate=separate) for separate in (False, True))
+    past = {"past": 50}
+    reports = [Simulator(program).profile(**past) for program in (merged, separate)]
+    assert reports[0].useful_macs == reports[1].useful_macs
+    assert reports[0].issued_macs == reports[1].issued_macs
+    assert reports[0].lower_bounds_seconds == pytest.approx(reports[1].lower_bounds_seconds)
+    assert [launch.waits for launch in merged.entries[0].launches][:3] == [(), (0,), (1,)]
+
+
+def _kernel(text: str) -> Kernel:
+    (kernel,) = parse_assembly(text)
+    return kernel
+
+
+STORE = """
+.kernel store
+.args target
+.buffer tile 64 1
+.core A
+    li r2, 1
+    li r3, 16
+    fill tile, r0, r0, r2, r3, fp32, 1.0
+    push tile, 1
+    halt
+.core B
+    arg r1, 0
+    coord r4, rows
+    li r2, 1
+    li r3, 64
+    dma_out r1, r0, tile, r0, r0, r2, r3
+    pop tile, 1
+    halt
+"""
+LOAD = """
+.kernel load
+.args source
+.buffer tile 64 1
+.core A
+    arg r1, 0
+    li r2, 1
+    li r3, 64
+    dma_in tile, r0, r0, r1, r0, r2, r3, row
+    push tile, 1
+    halt
+.core B
+    pop tile, 1
+    halt
+"""
+
+
+def _names(words: object) -> list[str]:
+    return [instruction.name for instruction, _ in decode_all(words)]  # type: ignore[arg-type]
+
+
+def test_bodies_meet_once() -> None:
+    """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
+    assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
+    assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
+    core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
+    assert _names(joined.core_a).count("wait") == 1 and _names(joined.core_b).count("barrier") == 1
+    assert [operands["value"] for instruction, operands in core_b if instruction.name == "signal"] == [B_IS_DONE]
+    assert next(operands for instruction, operands in core_a if instruction.name == "dma_in")["out"] == 1
+    assert "signal" not in _names(joined.core_a)
+
+
+def test_a_smaller_rectangle_is_guarded() -> None:
+    """PEs outside skip the body, and the rows it sees are its own."""
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
+    assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
+    rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
+    assert rows[0] == {"destination": 2, "value": 1}
+    assert {"destination": 4, "value": 1} in rows
+
+
+def test_a_core_a_that_stores_meets_too() -> None:
+    """Then its core B waits for it as well."""
+    store = _kernel(STORE)
+    body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
+    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)])
+    signalled = [
+        operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
+    ]
+    assert signalled == [A_IS_DONE]
+    waited = [operands["value"] for instruction, operands in decode_all(joined.core_b) if instruction.name == "wait"]
+    assert waited == [A_IS_DONE]
+
+
+def test_broadcasts_along_a_row_need_the_whole_row() -> None:
+    """A body that is narrower than the whole and broadcasts along rows is not joined."""
+    assert can_join([Body(_kernel(STORE), (2, 3), False), Body(_kernel(LOAD), (1, 3), True)])
+    assert not can_join([Body(_kernel(STORE), (2, 3), False), Body(_kernel(LOAD), (1, 2), True)])
