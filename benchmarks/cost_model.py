@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from benchmarks.validate import product
 from compiler.autotune import alone
-from compiler.linear_mapping import LinearShape, cycles
+from compiler.linear_mapping import cycles
 from compiler.linear_search import ranked_mappings
+from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
 from compiler.onnx_import import import_model
 from compiler.pipeline import BACK, FRONT, Options, run_passes

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from compiler.emit import emit
 from compiler.graph import Graph, Operation
-from compiler.linear_mapping import LinearMapping, LinearShape
+from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import ranked_mappings
+from compiler.linear_shape import LinearShape
 from compiler.mapping import map_graph
 from compiler.placement import place
 from isa.cache_folder import ROOT, cache_root, sources_digest

@@ -261,7 +261,7 @@ def _imported(request: Request) -> tuple[Graph, Mapping[str, int | tuple[int, in
 
 def _summary(program: Program, options: Options, model: str, seconds: float) -> str:
     code = sum(kernel.core_a.nbytes + kernel.core_b.nbytes for kernel in program.kernels)
-    constants = sum(program.storage_by_name[constant.storage].bytes for constant in program.constants)
+    constants = sum(storage.bytes for storage in program.storages if storage.role == "constant")
     launches = sum(len(entry.launches) for entry in program.entries)
     return (
         f"compiled {model} for {options.machine.name} in {seconds:.1f} s: {len(program.kernels)} kernels, {launches} "

@@ -131,7 +131,7 @@ class RmsNormAttributes:
     epsilon: float
 
 
-Activation = Literal["relu", "sigmoid", "tanh"]
+Activation = Literal["relu", "sigmoid", "tanh", "silu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +161,16 @@ class LinearAttributes:
     A quantized W has a format, and its scales and zero points as inputs 4 and 5. When x holds int8 or e4m3 from
     `quantize`, input 6 is its scale per row, and W must be of that type too, symmetric with one scale per output. With
     `x_rounding` x is what `quantize` to that type reads, and the linear does it.
+
+    With a `gate` there is a second weight U like W, and the result is `gate(x @ W + bias) * (x @ U + bias of U)`:
+    inputs 7 to 10 are U, its bias, scales and zero points.
     """
 
     weight_rows_are_outputs: bool
     activation: Activation | None = None
     weight_format: WeightFormat | None = None
     x_rounding: RowDtype | None = None
+    gate: Activation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
-from compiler.graph import Activation
 from compiler.kernel_builder import round_up
-from isa.dtypes import FP8E4M3, FP32, INT8, Dtype
+from compiler.linear_shape import LinearShape
+from isa.dtypes import FP32, Dtype
 from isa.machine import Machine
 from isa.network import Mode, Pattern, link_cycles
 
@@ -38,53 +37,6 @@ TRIP_CYCLES = 8
 
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
-
-
-Factor = Literal["tiles", "rows", "columns"]
-"""How the second operand lies in memory: a constant packed in tiles, or a computed [N, K] or [K, N] in SRAM."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedWeight:
-    """A weight that lies in memory as integers (int4 or int8) and is expanded in local memory.
-
-    `block` elements of K share a scale, all of them if it is None.
-    """
-
-    dtype: Dtype
-    block: int | None
-    has_zero_points: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LinearShape:
-    """`rows` x `inputs` by `inputs` x `outputs`, with the element type of x and the weight, and of the result.
-
-    With `packed`, the weight becomes `dtype` in local memory only. With int8 or e4m3 operands, results are scaled by
-    row and column on the way out; with `rounded_from`, x lies in memory in that type and every PE rounds it for itself.
-    """
-
-    rows: int
-    inputs: int
-    outputs: int
-    dtype: Dtype
-    out_dtype: Dtype
-    has_bias: bool
-    has_residual: bool
-    activation: Activation | None = None
-    packed: PackedWeight | None = None
-    factor: Factor = "tiles"
-    rounded_from: Dtype | None = None
-
-    @property
-    def is_computed(self) -> bool:
-        """True if the second operand is no constant: it lies in SRAM, as rows."""
-        return self.factor != "tiles"
-
-    @property
-    def is_scaled(self) -> bool:
-        """True if x and the weight are numbers of a byte, whose sums get their scales on the way out."""
-        return self.dtype in (INT8, FP8E4M3)
 
 
 @dataclass(frozen=True)
@@ -161,6 +113,11 @@ class LinearMapping:
         return self.output_parts * self.output_rounds
 
     @property
+    def tile_columns(self) -> int:
+        """Columns of a tile's accumulators, and rows of a block of the weight: those of the gate come first."""
+        return self.tile_outputs * self.shape.parts
+
+    @property
     def chunk_inputs(self) -> int:
         """Elements of K in a chunk."""
         return self.chunk_bytes // self.shape.dtype.bytes
@@ -169,7 +126,7 @@ class LinearMapping:
     def weight_chunk_bytes(self) -> int:
         """Bytes of one block of the packed weight."""
         packed = self.shape.packed
-        return self.tile_outputs * (packed.dtype.row_bytes(self.chunk_inputs) if packed else self.chunk_bytes)
+        return self.tile_columns * (packed.dtype.row_bytes(self.chunk_inputs) if packed else self.chunk_bytes)
 
     @property
     def group(self) -> int:
@@ -187,19 +144,19 @@ class LinearMapping:
         """Bytes of the scales of one block of the packed weight; they have the element type that it expands to."""
         if self.shape.packed is None:
             return 0
-        return round_up(self.tile_outputs * self.groups * self.shape.dtype.bytes, AUXILIARY_ALIGNMENT_BYTES)
+        return round_up(self.tile_columns * self.groups * self.shape.dtype.bytes, AUXILIARY_ALIGNMENT_BYTES)
 
     @property
     def zero_point_chunk_bytes(self) -> int:
         """Bytes of the int8 zero points of one block of the packed weight."""
         if self.shape.packed is None or not self.shape.packed.has_zero_points:
             return 0
-        return round_up(self.tile_outputs * self.groups, AUXILIARY_ALIGNMENT_BYTES)
+        return round_up(self.tile_columns * self.groups, AUXILIARY_ALIGNMENT_BYTES)
 
     @property
     def expanded_chunk_bytes(self) -> int:
         """Bytes of one block of the weight as the matrix engine reads it, if that is not how it lies in memory."""
-        return self.tile_outputs * self.chunk_bytes if self.shape.packed else 0
+        return self.tile_columns * self.chunk_bytes if self.shape.packed else 0
 
     @property
     def turned_chunk_bytes(self) -> int:
@@ -244,15 +201,16 @@ class LinearMapping:
         return self.is_swapped and self.tile_rows > 1
 
     def turned_pitch_bytes(self, dtype: Dtype) -> int:
-        """Bytes from output to output of a turned tile."""
-        return round_up(self.tile_rows * dtype.bytes, 32)
+        """Bytes from output to output of a turned tile, or block of rows where a gate takes one at a time."""
+        by_block = self.shape.gate is not None and not self.shape.is_scaled
+        return round_up((min(self.tile_rows, self.block_rows) if by_block else self.tile_rows) * dtype.bytes, 32)
 
     @property
     def turned_result_bytes(self) -> int:
         """Bytes of a tile of results between accumulators and layout unit."""
-        has_sums = self.shape.is_scaled or self.shape.activation
+        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
         dtype = FP32 if has_sums else self.shape.out_dtype
-        return self.tile_outputs * self.turned_pitch_bytes(dtype) if self.turns_results else 0
+        return self.tile_columns * self.turned_pitch_bytes(dtype) if self.turns_results else 0
 
     @property
     def turned_residual_bytes(self) -> int:
@@ -282,11 +240,12 @@ class LinearMapping:
         tile = self.tile_rows * self.tile_outputs
         start = self.initial_row_bytes
         if self.shape.has_bias:
-            start = 2 * self.tile_outputs * 4
+            start = 2 * self.tile_columns * 4
         if self.shape.has_residual:
             start = 2 * tile * self.shape.out_dtype.bytes
         shifted = self.expanded_chunk_bytes if self.zero_point_chunk_bytes else 0
-        scaled = self.initial_row_bytes + 2 * (self.tile_rows * 64 + self.tile_outputs * 4) + 3 * tile * 4
+        scaled = 2 * (self.tile_rows * 64 + self.tile_columns * 4) + 3 * tile * self.shape.parts * 4
+        scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
@@ -295,26 +254,36 @@ class LinearMapping:
             self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
-        return sum(round_up(size, 64) for size in (*buffers, *self.activation_bytes))
+        activation = [self.activation_slots * round_up(size, 64) for size in self.activation_bytes]
+        return sum(round_up(size, 64) for size in buffers) + sum(activation)
 
     @property
     def activation_bytes(self) -> tuple[int, ...]:
-        """Bytes of the fp32 tiles between accumulators and result; one more where zeros do not stay zeros."""
+        """Bytes of what lies in fp32 between accumulators and result: tiles, one more where zeros do not stay zeros.
+
+        Gate and factor of a tile that is not scaled, and always the gate's function, take a block of rows at a time.
+        """
         tile = self.tile_rows * self.tile_outputs * 4
+        if self.shape.gate:
+            block = min(self.block_rows, self.tile_rows) * self.tile_outputs * 4
+            return (self.shape.parts * (tile if self.shape.is_scaled else block), block)
         return {None: (), "sigmoid": (tile, tile)}.get(self.shape.activation, (tile,))
+
+    @property
+    def activation_slots(self) -> int:
+        """Slots of these: two where one is filled while the other is read."""
+        return 2 if self.shape.gate and not self.shape.is_scaled and self.tile_rows > self.block_rows else 1
 
     @cached_property
     def issued_macs(self) -> int:
         """Multiply-accumulates that the matrix commands issue, padding included."""
         tiles = 1 if self.resident else self.row_parts * self.row_rounds
-        outputs = self.multiplied_outputs
         if self.instruction == "mml" and not self.is_swapped:
             rows = tiles * round_up(self.tile_rows, self.block_rows)
         else:
             rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
-        if self.is_swapped:
-            outputs = self._held_outputs()
-        return rows * outputs * (self.k_bytes // self.shape.dtype.bytes)
+        columns = (self._held_outputs() if self.is_swapped else self.multiplied_outputs) * self.shape.parts
+        return rows * columns * (self.k_bytes // self.shape.dtype.bytes)
 
     def _held_outputs(self) -> int:
         """Return the outputs that are multiplied, each block of them as a whole one."""
@@ -336,7 +305,7 @@ class LinearMapping:
     @property
     def useful_macs(self) -> int:
         """Multiply-accumulates that the operation needs."""
-        return self.shape.rows * self.shape.inputs * self.shape.outputs
+        return self.shape.rows * self.shape.inputs * self.shape.outputs * self.shape.parts
 
 
 def padded_outputs(shape: LinearShape) -> int:
@@ -427,7 +396,7 @@ def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
     packed = mapping.shape.packed
     if packed is None:
         return 0.0
-    vectors = mapping.tile_outputs * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
+    vectors = mapping.tile_columns * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
     return vectors / machine.simd.rate_by_dtype[mapping.shape.dtype.name] * (2 if packed.has_zero_points else 1)
 
 
@@ -441,14 +410,26 @@ def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix
 
     Expansion is ahead by one block, so that this one is hidden behind the last chunk of K, which may be short. But core
     B issues it behind the drains and loads of all accumulators: those that have no place in the queue hold it up until
-    as many drains have started, each behind the last product of its accumulator.
+    as many drains have started, each behind the last product of its accumulator. With a gate nothing is hidden: the
+    SIMD engine first has the last block of rows at the gate.
     """
+    if mapping.shape.packed is None:
+        return 0.0
+    if mapping.shape.gate:
+        row_blocks = -(-mapping.tile_rows // mapping.block_rows)
+        return _expansion_cycles(mapping, machine) + _gate_cycles(mapping, machine) / row_blocks
     last_chunk_bytes = mapping.k_bytes - (mapping.chunks - 1) * mapping.chunk_bytes
-    banks = _banks(mapping.tile_rows, mapping.tile_outputs, machine)
+    banks = _banks(mapping, machine)
     commands = 2 * banks + 1 + (mapping.shape.has_bias or mapping.shape.has_residual)
     drained = min(max(commands - machine.pe.command_queue_depth, 0), banks)
     hidden = tile_matrix_cycles * last_chunk_bytes / mapping.k_bytes * (banks - drained) / banks
     return max(0.0, _expansion_cycles(mapping, machine) - hidden)
+
+
+def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the SIMD engine takes for the gate of a tile: its function, and the product."""
+    elements, simd = mapping.tile_rows * mapping.tile_outputs, machine.simd
+    return elements / simd.lut_elements_per_cycle + elements / simd.elements_per_cycle
 
 
 def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -463,7 +444,7 @@ def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
         fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
         rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
         columns = round_up(width, held)
-    products = rows * columns * mapping.k_bytes // mapping.shape.dtype.bytes
+    products = rows * columns * mapping.shape.parts * mapping.k_bytes // mapping.shape.dtype.bytes
     return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
 
 
@@ -477,9 +458,9 @@ def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
     blocks = -(-mapping.chunk_bytes // machine.matrix.block_k_bytes)
     repeats = -(-blocks // machine.matrix.max_repeat_blocks)
     expansion = 10 if mapping.shape.packed else 0
-    return _banks(mapping.tile_rows, mapping.tile_outputs, machine) * repeats + 4 + expansion
+    return _banks(mapping, machine) * repeats + 4 + expansion
 
 
-def _banks(tile_rows: int, tile_outputs: int, machine: Machine) -> int:
+def _banks(mapping: LinearMapping, machine: Machine) -> int:
     held = machine.matrix.block_rows
-    return -(-tile_rows // held) * -(-tile_outputs // held)
+    return -(-mapping.tile_rows // held) * -(-mapping.tile_outputs // held) * mapping.shape.parts

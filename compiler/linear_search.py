@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import LinearMapping, LinearShape, cycles, multiplies_long, padded_outputs
+from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, cycles, multiplies_long, padded_outputs
+from compiler.linear_shape import LinearShape
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
@@ -17,6 +18,8 @@ COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk."""
+ESTIMATE_ERROR = 1 / 512
+"""Estimates that differ by less say nothing."""
 PREFERRED_SLOTS = 4
 EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
 """A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
@@ -26,21 +29,28 @@ local memory, of which other operations of the same launch need the rest."""
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
-    best = min(candidates(shape, machine), key=lambda mapping: _rank(mapping, machine), default=None)
-    if best is None:
-        what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
-        raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
-    return best
+    return ranked_mappings(shape, machine)[0]
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
-    """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`."""
-    choose_linear(shape, machine)
-    return sorted(candidates(shape, machine), key=lambda mapping: _rank(mapping, machine))
+    """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
+    Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
+    out.
+    """
+    estimates = [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)]
+    if not estimates:
+        what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
+        raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
+    alike = min(estimate for estimate, _ in estimates) * (1 + ESTIMATE_ERROR)
 
-def _rank(mapping: LinearMapping, machine: Machine) -> tuple[float, int, int]:
-    return round(cycles(mapping, machine), 3), mapping.local_bytes, mapping.chunks
+    def rank(item: tuple[float, LinearMapping]) -> tuple[float, int, float, int, int]:
+        estimate, mapping = item
+        is_alike = estimate <= alike
+        return (0.0 if is_alike else estimate, -mapping.weight_slots if is_alike else 0, round(estimate, 3),
+                mapping.local_bytes, mapping.chunks)  # fmt: skip
+
+    return [mapping for _, mapping in sorted(estimates, key=rank)]
 
 
 def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
@@ -80,7 +90,7 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held = machine.matrix.block_rows
     grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
-    instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks * held
+    instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks // shape.parts * held
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
         tiles = -(-padded_outputs(shape) // tile)
         rounds = -(-tiles // (grid_rows * grid_columns))
@@ -120,13 +130,14 @@ def _streamed_over(
     """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
-    for row_blocks in range(1, machine.accumulator.banks + 1):
+    banks = machine.accumulator.banks // shape.parts
+    for row_blocks in range(1, banks + 1):
         rounds = -(-shape.rows // (most_row_parts * row_blocks * held))
         tile_rows = -(-shape.rows // (most_row_parts * rounds))
         if tile_rows <= (row_blocks - 1) * held:
             continue
         row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
-        for column_blocks in range(1, machine.accumulator.banks // row_blocks + 1):
+        for column_blocks in range(1, banks // row_blocks + 1):
             tile = column_blocks * held
             if tile % COLUMN_STEP:
                 continue
@@ -157,6 +168,8 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         chunks = -(-choice.k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
+        if not _has_whole_parts(replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)):
+            continue
         for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
             mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
@@ -176,10 +189,13 @@ def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> 
 
 
 def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
-    """Return what the bytes of a chunk's rows are a multiple of: blocks of K, and of scales unless those are long."""
+    """Return what the bytes of a chunk's rows are a multiple of: blocks of K, and of scales unless those are long.
+
+    With a gate short chunks pay, since nothing hides the expansion of the first.
+    """
     block_bytes = machine.matrix.block_k_bytes
     packed = choice.shape.packed
-    if packed is None or packed.block is None:
+    if packed is None or packed.block is None or choice.shape.gate:
         return block_bytes
     step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
     return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
@@ -190,3 +206,9 @@ def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool
     block = shape.packed.block if shape.packed else None
     inputs = chunk_bytes // shape.dtype.bytes
     return block is None or chunks == 1 or inputs % block == 0 or block % inputs == 0
+
+
+def _has_whole_parts(mapping: LinearMapping) -> bool:
+    """Tell whether scales and zero points of two weights lie behind one another without a gap."""
+    sizes = (mapping.scale_chunk_bytes // mapping.shape.parts, mapping.zero_point_chunk_bytes // mapping.shape.parts)
+    return mapping.shape.parts == 1 or not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)

@@ -20,6 +20,9 @@ from isa.program import Constant, Role
 
 SCALES, ZERO_POINTS, ROW_SCALES = 4, 5, 6
 """Indices among the inputs of a linear: of its weight, and of rows of int8."""
+WEIGHT, BIAS = 1, 2
+UP_INPUTS = {WEIGHT: 7, BIAS: 8, SCALES: 9, ZERO_POINTS: 10}
+"""Where a gated linear has for its second weight what the first one has there."""
 
 
 @dataclass(frozen=True, slots=True)

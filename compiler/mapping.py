@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +23,20 @@ from compiler.graph import (
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
 from compiler.kinds import GENERIC_KINDS, INDEX_INPUTS, VIEW_KINDS
-from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight
+from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import choose_linear
-from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS, CacheRegion, MappedGraph, MappedStorage, Region
+from compiler.linear_shape import LinearShape
+from compiler.mapped import (
+    BIAS,
+    SCALES,
+    UP_INPUTS,
+    WEIGHT,
+    ZERO_POINTS,
+    CacheRegion,
+    MappedGraph,
+    MappedStorage,
+    Region,
+)
 from compiler.packing import (
     ROW_ALIGNMENT_BYTES,
     pack_rows,
@@ -41,6 +53,7 @@ from compiler.quantized_packing import (
     pack_zero_points,
     stored_dtype,
 )
+from compiler.shaping import linear_shape
 from compiler.symbols import interval
 from compiler.views import moved_view, reshaped_view
 from isa.affine import Affine, Dim
@@ -49,7 +62,7 @@ from isa.errors import UnsupportedError
 from isa.machine import Machine
 from isa.machine_sections import PerDtype, dtype_family
 from isa.packing import packed_bytes
-from isa.program import Constant, Role
+from isa.program import Constant, Interleave, Role
 
 CAPACITY_STEP = 32
 """Cache capacity is a multiple of this many positions, and of the keys that attention reads at a time."""
@@ -93,7 +106,8 @@ class _Mapper:
         self.caches: dict[str, CacheRegion] = {}
         self.packed: dict[tuple[str, int], str] = {}
         self.storages: dict[str, MappedStorage] = {}
-        self.constants: dict[str, Constant] = {}
+        self.constants: dict[str, tuple[Constant, ...]] = {}
+        """What fills each storage of constants."""
         self.linears: dict[str, LinearMapping] = {}
         self.joined = {
             part: (op.outputs[0] or "", index) for op in graph.operations if op.kind == "join"
@@ -116,7 +130,7 @@ class _Mapper:
             self._keep_output(name)
         return MappedGraph(
             self.graph, self.machine, self.dtype, self.regions, self.caches, self.packed, self.storages,
-            tuple(self.constants.values()), self.linears,
+            tuple(itertools.chain(*self.constants.values())), self.linears,
         )  # fmt: skip
 
     # --- caches ------------------------------------------------------------------------------------------------
@@ -244,10 +258,7 @@ class _Mapper:
         if storage in self.storages:
             return
         self._store(value.name, storage, rows, columns, dtype, "constant")
-        packed = pack_tensor(constant, storage, rows, columns, dtype)
-        self.constants[storage] = packed
-        last = len(self.graph.operations)
-        self.storages[storage] = MappedStorage(storage, packed_bytes(packed), "constant", -1, last, "dram")
+        self._fill(storage, (pack_tensor(constant, storage, rows, columns, dtype),))
 
     def _is_view(self, op: Operation) -> bool:
         """Make the output a view of the input if its place is a strided one."""
@@ -264,12 +275,18 @@ class _Mapper:
 
     def _constant(self, op: Operation, index: int, storage: str, pack: Callable[[str], Constant]) -> None:
         """Note the packed constant of an input; `pack` makes it unless an equal one is there."""
+        self._constants(op, index, storage, lambda: (pack(storage),))
+
+    def _constants(self, op: Operation, index: int, storage: str, pack: Callable[[], tuple[Constant, ...]]) -> None:
         if storage not in self.constants:
-            constant = pack(storage)
-            self.constants[storage] = constant
-            last = len(self.graph.operations)
-            self.storages[storage] = MappedStorage(storage, packed_bytes(constant), "constant", -1, last, "dram")
+            self._fill(storage, pack())
         self.packed[op.name, index] = storage
+
+    def _fill(self, storage: str, constants: tuple[Constant, ...]) -> None:
+        """Make the storage that constants fill."""
+        self.constants[storage] = constants
+        size, last = sum(map(packed_bytes, constants)), len(self.graph.operations)
+        self.storages[storage] = MappedStorage(storage, size, "constant", -1, last, "dram")
 
     def constant_input(self, op: Operation, index: int) -> str:
         """Return the name of a constant input; UnsupportedError if it is computed."""
@@ -282,68 +299,69 @@ class _Mapper:
     def pack_linear(self, op: Operation) -> None:
         """Choose the mapping; pack the weight and the bias for it."""
         assert isinstance(op.attributes, LinearAttributes)
-        x, out = self.regions[op.inputs[0] or ""], self.regions[op.outputs[0] or ""]
-        bias, residual = _at(op.inputs, 2), _at(op.inputs, 3)
-        rounding = op.attributes.x_rounding
-        shape = LinearShape(
-            x.rows, x.columns, out.columns, _QUANTIZED[rounding] if rounding else x.dtype, self.dtype,
-            bias is not None, residual is not None, op.attributes.activation, self._packed_weight(op),
-            rounded_from=x.dtype if rounding else None,
-        )  # fmt: skip
+        shape = linear_shape(self.graph, op, self.dtype)
         if shape.is_scaled and not self.machine.matrix.rate_by_dtype[shape.dtype.name]:
             raise _without_type(self.machine, op, dtype_family(shape.dtype.name))
         choice = self.choose(shape, op, self.graph, self.machine, self.dtype.name)
         self.linears[op.name] = choice
-        weight = self.graph.constants[self.constant_input(op, 1)]
         rows_are_outputs = op.attributes.weight_rows_are_outputs
         layout = f"{choice.output_tiles}x{choice.chunks}x{choice.tile_outputs}x{choice.chunk_inputs}"
         layout += "" if rows_are_outputs else "_transposed"
         if op.attributes.weight_format is not None:
             self._pack_quantized(op, op.attributes.weight_format, choice, layout)
         else:
-            self._constant(
-                op, 1, f"{weight.value.name}.blocks_{layout}",
-                lambda storage: pack_weight(weight, storage, choice, rows_are_outputs),
+            self._linear_constant(
+                op, WEIGHT, f"blocks_{layout}", choice.output_tiles * choice.chunks,
+                lambda weight, storage: pack_weight(weight, storage, choice, rows_are_outputs),
             )  # fmt: skip
-        if bias:
-            row = self.graph.constants[self.constant_input(op, 2)]
+        if shape.has_bias:
             elements = choice.output_tiles * choice.tile_outputs
-            self._constant(
-                op, 2, f"{row.value.name}.row_{elements}", lambda storage: pack_vector(row, storage, elements)
-            )
+            self._linear_constant(
+                op, BIAS, f"row_{elements}", choice.output_tiles,
+                lambda row, storage: pack_vector(row, storage, elements),
+            )  # fmt: skip
 
-    def _packed_weight(self, op: Operation) -> PackedWeight | None:
-        """Return how the weight is expanded; None for floats, and for integers that are multiplied as they are."""
-        attributes = op.attributes
-        assert isinstance(attributes, LinearAttributes)
-        weight_format = attributes.weight_format
-        if weight_format is None or attributes.x_rounding or _at(op.inputs, ROW_SCALES) is not None:
-            return None
-        has_zero_points = _at(op.inputs, ZERO_POINTS) is not None
-        return PackedWeight(stored_dtype(weight_format), weight_format.block, has_zero_points)
+    def _linear_constant(
+        self,
+        op: Operation,
+        index: int,
+        layout: str,
+        blocks: int,
+        pack: Callable[[GraphConstant, str], Constant],
+        source: int | None = None,
+    ) -> None:
+        """Note the packed constant of an input, made from the input `source`; two that meet in a gate take turns.
+
+        Each then has one of the `blocks` after the other.
+        """
+        places = [index if source is None else source]
+        if isinstance(op.attributes, LinearAttributes) and op.attributes.gate:
+            places.append(UP_INPUTS[places[0]])
+        sources = [self.graph.constants[self.constant_input(op, place)] for place in places]
+        storage = f"{'+'.join(constant.value.name for constant in sources)}.{layout}"
+        self._constants(op, index, storage, lambda: _in_turn([pack(one, storage) for one in sources], blocks))
 
     def _pack_quantized(self, op: Operation, weight_format: WeightFormat, choice: LinearMapping, layout: str) -> None:
         """Pack weights, scales and zero points; computed ones all come from the same floats."""
         assert isinstance(op.attributes, LinearAttributes)
         rows_are_outputs = op.attributes.weight_rows_are_outputs
         layout += f"_{stored_dtype(weight_format).name}_by_{weight_format.block or 'column'}"
-        integers = self.graph.constants[self.constant_input(op, 1)]
-        scales = integers if weight_format.is_computed else self.graph.constants[self.constant_input(op, SCALES)]
-        self._constant(
-            op, 1, f"{integers.value.name}.integers_{layout}",
-            lambda storage: pack_integers(integers, storage, choice, rows_are_outputs, weight_format),
+        blocks, is_scaled = choice.output_tiles * choice.chunks, choice.shape.is_scaled
+        self._linear_constant(
+            op, WEIGHT, f"integers_{layout}", blocks,
+            lambda integers, storage: pack_integers(integers, storage, choice, rows_are_outputs, weight_format),
         )  # fmt: skip
-        pack = pack_column_scales if choice.shape.is_scaled else pack_block_scales
-        kind = "column_scales" if choice.shape.is_scaled else f"{choice.shape.dtype.name}_scales"
-        self._constant(
-            op, SCALES, f"{scales.value.name}.{kind}_{layout}",
-            lambda storage: pack(scales, storage, choice, rows_are_outputs, weight_format),
+        pack = pack_column_scales if is_scaled else pack_block_scales
+        kind = "column_scales" if is_scaled else f"{choice.shape.dtype.name}_scales"
+        self._linear_constant(
+            op, SCALES, f"{kind}_{layout}", choice.output_tiles if is_scaled else blocks,
+            lambda scales, storage: pack(scales, storage, choice, rows_are_outputs, weight_format),
+            source=WEIGHT if weight_format.is_computed else SCALES,
         )  # fmt: skip
         if choice.shape.packed and choice.shape.packed.has_zero_points:
-            zero_points = self.graph.constants[self.constant_input(op, ZERO_POINTS)]
-            self._constant(
-                op, ZERO_POINTS, f"{zero_points.value.name}.zero_points_{layout}",
-                lambda storage: pack_zero_points(zero_points, storage, choice, rows_are_outputs),
+            self._linear_constant(
+                op, ZERO_POINTS, f"zero_points_{layout}", blocks,
+                lambda zero_points, storage: pack_zero_points(zero_points, storage, choice, rows_are_outputs),
             )  # fmt: skip
 
     def pack_norm(self, op: Operation) -> None:
@@ -420,6 +438,17 @@ _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
     "rope": _Mapper.pack_rope,
     "attention": _Mapper.pack_attention,
 }
+
+
+def _in_turn(constants: Sequence[Constant], blocks: int) -> tuple[Constant, ...]:
+    """Let constants of one size take turns in their storage; one alone has it all."""
+    if len(constants) == 1:
+        return tuple(constants)
+    sizes = [packed_bytes(constant) // blocks for constant in constants]
+    return tuple(
+        replace(constant, interleave=Interleave(part, len(constants), size))
+        for part, (constant, size) in enumerate(zip(constants, sizes, strict=True))
+    )
 
 
 def _rows_and_columns(shape: Sequence[int]) -> tuple[int, int]:

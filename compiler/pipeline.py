@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from compiler.emit import MODULE_BY_KIND, PLACED_KINDS, emit
 from compiler.frontend import FRONT_END
+from compiler.gates import fuse_gates
 from compiler.graph import Graph
 from compiler.kinds import SUPPORTED_KINDS
 from compiler.launch_merging import merge_launches
@@ -89,6 +90,9 @@ FRONT = (
 BACK = (
     Pass("quantize_weights", "Give the linears of a float model integer weights, if that is asked for.",
          lambda level, options: quantize_weights(_graph(level), options.quantization), requires=("fused",),
+         ensures=("fused",)),
+    Pass("fuse_gates", "Make linears that meet in a gate one with both weights.",
+         lambda level, options: fuse_gates(_graph(level), options.machine, options.dtype), requires=("fused",),
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),

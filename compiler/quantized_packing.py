@@ -98,7 +98,7 @@ def pack_block_scales(
     else:
         steps.steps.append(Cast(FP32.name))
         steps.transpose()
-    return _auxiliary(steps, storage, mapping, mapping.shape.dtype, mapping.scale_chunk_bytes)
+    return _auxiliary(steps, storage, mapping, mapping.shape.dtype, mapping.scale_chunk_bytes // mapping.shape.parts)
 
 
 def pack_zero_points(constant: GraphConstant, storage: str, mapping: LinearMapping, rows_are_outputs: bool) -> Constant:
@@ -106,7 +106,7 @@ def pack_zero_points(constant: GraphConstant, storage: str, mapping: LinearMappi
     steps = _Steps(constant, not rows_are_outputs)
     steps.steps.append(_signed(constant, INT8))
     steps.transpose()
-    return _auxiliary(steps, storage, mapping, INT8, mapping.zero_point_chunk_bytes)
+    return _auxiliary(steps, storage, mapping, INT8, mapping.zero_point_chunk_bytes // mapping.shape.parts)
 
 
 def _auxiliary(steps: _Steps, storage: str, mapping: LinearMapping, dtype: Dtype, chunk_bytes: int) -> Constant:

@@ -145,28 +145,38 @@ def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
 def _linear(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, LinearAttributes)
-    weight, *quantized = (
-        array.T if array is not None and not attributes.weight_rows_are_outputs else array
-        for array in (arguments[1], *(*arguments.arrays[4:6], None, None)[:2])
+    x, weight, bias, residual, scales, zero_points, row_scales, up, up_bias, up_scales, up_zero_points = (
+        *arguments.arrays, *(None,) * 7,
+    )[:11]  # fmt: skip
+    assert x is not None
+    if attributes.x_rounding:
+        x, row_scales = quantized_rows(x, attributes.x_rounding)
+    x = x if row_scales is None else x.astype(np.float32) * row_scales
+    result = _product(x, attributes, weight, scales, zero_points)
+    for extra in (bias, residual):
+        result = result if extra is None else result + extra
+    if attributes.gate is not None:
+        factor = _product(x, attributes, up, up_scales, up_zero_points)
+        return [_ACTIVATIONS[attributes.gate](result) * (factor if up_bias is None else factor + up_bias)]
+    return [result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)]
+
+
+def _product(x: np.ndarray, attributes: LinearAttributes, *given: np.ndarray | None) -> np.ndarray:
+    """Return x times a weight, which comes with its scales and zero points."""
+    weight, scales, zero_points = (
+        array.T if array is not None and not attributes.weight_rows_are_outputs else array for array in given
     )
     assert weight is not None
     if attributes.weight_format is not None:
-        weight = dequantized_weight(weight, quantized[0], quantized[1], attributes.weight_format)
-    x, scales = arguments[0], arguments.arrays[6] if len(arguments.arrays) > 6 else None
-    if attributes.x_rounding:
-        x, scales = quantized_rows(x, attributes.x_rounding)
-    if scales is not None:
-        x = x.astype(np.float32) * scales
-    result = x @ weight[:, : x.shape[-1]].T
-    for extra in arguments.arrays[2:4]:
-        result = result if extra is None else result + extra
-    return [result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)]
+        weight = dequantized_weight(weight, scales, zero_points, attributes.weight_format)
+    return np.asarray(x @ weight[:, : x.shape[-1]].T)
 
 
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda array: np.maximum(array, 0),
     "sigmoid": lambda array: 1 / (1 + np.exp(-array)),
     "tanh": np.tanh,
+    "silu": lambda array: array / (1 + np.exp(-array)),
 }
 
 

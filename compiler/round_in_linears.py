@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, LinearAttributes, Operation, QuantizeAttributes, RowDtype
-from compiler.linear_mapping import LinearShape, cycles, row_rounding_cycles
+from compiler.linear_mapping import cycles, row_rounding_cycles
 from compiler.linear_search import choose_linear
 from compiler.mapped import ROW_SCALES
 from compiler.shape_inference import int_shape
+from compiler.shaping import linear_shape
 from isa.affine import Affine
 from isa.dtypes import BY_NAME, Dtype, of_host
 from isa.errors import UnsupportedError
@@ -63,7 +64,7 @@ def _is_cheaper(
     if not machine.peak_macs_per_cycle(_dtype(rounding.attributes.dtype).name):
         return False  # mapping refuses it
     *outer, columns = int_shape(shape)
-    added = sum(_added_cycles(graph, machine, dtype, op, rounding.attributes.dtype) for op in readers)
+    added = sum(_added_cycles(graph, machine, dtype, op) for op in readers)
     return added < _launch_cycles(machine, math.prod(outer), columns, dtype)
 
 
@@ -75,26 +76,15 @@ def _launch_cycles(machine: Machine, rows: int, columns: int, dtype: Dtype) -> f
     return start + way + row_rounding_cycles(-(-rows // max(pes, 1)), columns, dtype, machine)
 
 
-def _added_cycles(graph: Graph, machine: Machine, dtype: Dtype, op: Operation, narrow: RowDtype) -> float:
+def _added_cycles(graph: Graph, machine: Machine, dtype: Dtype, op: Operation) -> float:
     """Return how much longer a linear takes that rounds x for itself; infinite where it cannot."""
-    plain = _shape(graph, dtype, op, narrow)
+    plain = linear_shape(graph, op, dtype)
     try:
         own = choose_linear(replace(plain, rounded_from=dtype), machine)
         given = choose_linear(plain, machine)
     except UnsupportedError:
         return math.inf
     return cycles(own, machine) - cycles(given, machine)
-
-
-def _shape(graph: Graph, dtype: Dtype, op: Operation, narrow: RowDtype) -> LinearShape:
-    attributes = op.attributes
-    assert isinstance(attributes, LinearAttributes)
-    *outer, inputs = int_shape(graph.value(op.inputs[0] or "").shape)
-    (*_, outputs) = int_shape(graph.value(op.outputs[0] or "").shape)
-    has_bias, has_residual = (name is not None for name in (*op.inputs[2:4], None, None)[:2])
-    return LinearShape(
-        math.prod(outer), inputs, outputs, _dtype(narrow), dtype, has_bias, has_residual, attributes.activation
-    )
 
 
 def _dtype(narrow: RowDtype) -> Dtype:

@@ -66,7 +66,7 @@ def _least_bytes(mapped: MappedGraph, op: Operation, index: int) -> int:
     if isinstance(op.attributes, LinearAttributes) and index == 1:
         linear = mapped.linears[op.name].shape
         bits = (linear.packed.dtype if linear.packed else linear.dtype).bits
-        return math.ceil(linear.inputs * linear.outputs * bits / 8)
+        return math.ceil(linear.inputs * linear.outputs * linear.parts * bits / 8)
     return storage.bytes
 
 

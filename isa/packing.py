@@ -82,10 +82,19 @@ def device_bytes(constant: Constant, program: Program) -> npt.NDArray[np.uint8]:
     if len(source) != needed:
         raise ProgramError(f"the source has {len(source)} bytes, its shape and type say {needed}", where=where)
     result = source if not constant.steps else _pack(source, constant, dtype)
-    room = program.storage_by_name[constant.storage].bytes
+    room = program.storage_by_name[constant.storage].bytes // (constant.interleave.parts if constant.interleave else 1)
     if len(result) > room:
         raise ProgramError(f"{len(result)} bytes of shape {shape} do not fit a storage of {room}", where=where)
     return result
+
+
+def put(constant: Constant, data: npt.NDArray[np.uint8], memory: npt.NDArray[np.uint8]) -> None:
+    """Write the bytes of a constant to the memory of its storage."""
+    if constant.interleave is None:
+        memory[: len(data)] = data
+        return
+    part, parts, block_bytes = constant.interleave
+    memory[: parts * len(data)].reshape(-1, parts, block_bytes)[:, part] = data.reshape(-1, block_bytes)
 
 
 def _source_bytes(constant: Constant, where: str) -> npt.NDArray[np.uint8]:

@@ -22,9 +22,9 @@ from isa.memory_map import BASES, Space
 from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
 
 __all__ = [
-    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Launch", "PackStep", "Pad",
-    "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs", "Shift", "Source",
-    "Storage", "Take", "Touch", "Transpose",
+    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Interleave", "Launch",
+    "PackStep", "Pad", "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs",
+    "Shift", "Source", "Storage", "Take", "Touch", "Transpose",
 ]  # fmt: skip
 
 Role = Literal["input", "output", "state", "constant", "scratch"]
@@ -76,11 +76,20 @@ class Absent:
 Source = Inline | Reference | Absent
 
 
+class Interleave(NamedTuple):
+    """`parts` constants fill one storage, a block of `block_bytes` of each in turn; this one is number `part`."""
+
+    part: int
+    parts: int
+    block_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """How the bytes at a storage's address are made: source elements in C order, then the steps.
 
-    `source_dtype` is a NumPy or ml_dtypes name; 4-bit sources are packed two per byte, low nibble first.
+    `source_dtype` is a NumPy or ml_dtypes name; 4-bit sources are packed two per byte, low nibble first. Without an
+    `interleave` the storage is this constant's alone.
     """
 
     storage: str
@@ -88,6 +97,7 @@ class Constant:
     source_shape: tuple[int, ...]
     source_dtype: str
     steps: tuple[PackStep, ...] = ()
+    interleave: Interleave | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +224,7 @@ class Program:
 
     @cached_property
     def constant_by_storage(self) -> dict[str, Constant]:
-        """The constants by the name of the storage they fill."""
+        """The constants by the name of the storage they fill, one of those that fill it together."""
         return {constant.storage: constant for constant in self.constants}
 
     def bytes_of(self, space: Space) -> int:

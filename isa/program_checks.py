@@ -11,7 +11,7 @@ from isa.kernel_checks import problems_of as kernel_problems
 from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
 from isa.packing import HOST_DTYPES, byte_length, packed_bytes
 from isa.problems import duplicates, raise_problems
-from isa.program import Constant, Entry, Inline, Launch, Port, Program, Reference, Storage
+from isa.program import Constant, Entry, Inline, Interleave, Launch, Port, Program, Reference, Storage
 
 _LASTING = ("constant", "state")
 _LARGEST_BYTES: dict[Space, int] = {"sram": DRAM_BASE - SRAM_BASE, "dram": (1 << 63) - DRAM_BASE}
@@ -37,7 +37,8 @@ def _problems(program: Program) -> Iterator[str]:
     for storage in program.storages:
         yield from _named(f"storage '{storage.name}'", _storage_problems(storage, program))
     yield from _overlaps(program.storages)
-    yield from duplicates("constant of storage", (constant.storage for constant in program.constants))
+    yield from duplicates("constant of storage", (_filled(constant) for constant in program.constants))
+    yield from _incomplete(program.constants)
     for constant in program.constants:
         yield from _named(f"constant '{constant.storage}'", _constant_problems(constant, program))
     yield from duplicates("entry", (entry.name for entry in program.entries))
@@ -78,6 +79,26 @@ def _overlaps(storages: tuple[Storage, ...]) -> Iterator[str]:
             furthest[is_lasting] = storage
 
 
+def _filled(constant: Constant) -> str:
+    """Return what a constant fills alone: a storage or its share of one."""
+    return f"{constant.storage} part {constant.interleave.part}" if constant.interleave else constant.storage
+
+
+def _incomplete(constants: tuple[Constant, ...]) -> Iterator[str]:
+    """Yield storages that constants fill together but do not agree about, or do not fill."""
+    turns: dict[str, list[Interleave | None]] = {}
+    for constant in constants:
+        turns.setdefault(constant.storage, []).append(constant.interleave)
+    for storage, together in turns.items():
+        given = [turn for turn in together if turn is not None]
+        if not given:
+            continue
+        parts = sorted(turn.part for turn in given)
+        agree = len({turn[1:] for turn in given}) == 1 and len(given) == len(together)
+        if not agree or parts != list(range(given[0].parts)):
+            yield f"the constants of storage '{storage}' do not take turns that fill it"
+
+
 def _constant_problems(constant: Constant, program: Program) -> Iterator[str]:
     storage = program.storage_by_name.get(constant.storage)
     if storage is None:
@@ -93,8 +114,11 @@ def _constant_problems(constant: Constant, program: Program) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    if size > storage.bytes:
-        yield f"{size} bytes do not fit its storage of {storage.bytes}"
+    turn = constant.interleave
+    if turn and (turn.block_bytes < 1 or size % turn.block_bytes):
+        yield f"{size} bytes are not whole blocks of {turn.block_bytes}"
+    if size * (turn.parts if turn else 1) > storage.bytes:
+        yield f"{size} bytes{f' of each of {turn.parts}' if turn else ''} do not fit its storage of {storage.bytes}"
     needed = byte_length(constant.source_shape, constant.source_dtype)
     source = constant.source
     length = (

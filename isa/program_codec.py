@@ -35,6 +35,7 @@ from isa.program import (
     Entry,
     Equality,
     Inline,
+    Interleave,
     Launch,
     Port,
     Program,
@@ -143,7 +144,13 @@ def _constant(sections: Sections, folder: str) -> Codec[Constant]:
         absent=(Absent, record(Absent)),
     )
     return record(
-        Constant, storage=TEXT, source=source, source_shape=many(INTEGER), source_dtype=TEXT, steps=many(_STEP)
+        Constant,
+        storage=TEXT,
+        source=source,
+        source_shape=many(INTEGER),
+        source_dtype=TEXT,
+        steps=many(_STEP),
+        interleave=optional(record(Interleave, part=INTEGER, parts=INTEGER, block_bytes=INTEGER)),
     )
 
 

@@ -35,7 +35,9 @@ def _constant(constant: Constant) -> str:
     else:
         origin = f"{source.length} bytes at {source.offset} of {source.path}"
     steps = "".join(f", {step}" for step in constant.steps)
-    return f"constant {constant.storage}: {constant.source_dtype}{list(constant.source_shape)}, {origin}{steps}"
+    turn = constant.interleave
+    place = f", block {turn.part} of {turn.parts} of {turn.block_bytes} bytes" if turn else ""
+    return f"constant {constant.storage}: {constant.source_dtype}{list(constant.source_shape)}, {origin}{steps}{place}"
 
 
 def _entry(program: Program, entry: Entry) -> Iterator[str]:

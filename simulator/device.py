@@ -15,7 +15,7 @@ from isa.affine import evaluate
 from isa.dtypes import BY_NAME
 from isa.errors import SimulationError
 from isa.memory_map import BASES
-from isa.packing import device_bytes, host_dtype
+from isa.packing import device_bytes, host_dtype, put
 from isa.program import Entry, Port, Program
 
 Array = npt.NDArray[np.generic]
@@ -29,8 +29,7 @@ class Device:
         self.sram = np.zeros(max(program.bytes_of("sram"), 1), dtype=np.uint8)
         self.dram = np.zeros(max(program.bytes_of("dram"), 1), dtype=np.uint8)
         for constant in program.constants:
-            data = device_bytes(constant, program)
-            self._range(constant.storage)[: len(data)] = data
+            put(constant, device_bytes(constant, program), self._range(constant.storage))
 
     def _range(self, name: str) -> npt.NDArray[np.uint8]:
         storage = self._program.storage_by_name[name]

@@ -20,6 +20,7 @@ import pytest
 import compiler.mapping
 from compiler import compile_model
 from compiler.emit import emit
+from compiler.gates import fuse_gates
 from compiler.graph import (
     AttentionAttributes,
     Graph,
@@ -32,8 +33,9 @@ from compiler.graph import (
     Value,
 )
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearMapping, LinearShape, PackedWeight
+from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import choose_linear
+from compiler.linear_shape import LinearShape, PackedWeight
 from compiler.mapping import map_graph
 from compiler.placement import place
 from compiler.quantize import DEFAULT_GROUP_SIZE, quantization, quantize_weights
@@ -116,6 +118,28 @@ def _linear(
     return move_into_readers(graph, roundings), mapping
 
 
+def _gated(rows: int, scheme: str | None) -> tuple[Graph, LinearMapping]:
+    packed = PackedWeight(INT4, DEFAULT_GROUP_SIZE, has_zero_points=False) if scheme == "int4" else None
+    dtype = ROW_DTYPES[scheme][0] if scheme in ROW_DTYPES else FP16
+    rounds_x = rows == 1 and scheme in ROW_DTYPES
+    full_size = LinearShape(
+        rows, HIDDEN, FEED_FORWARD, dtype, FP16, False, False, packed=packed,
+        rounded_from=FP16 if rounds_x else None, gate="silu",
+    )  # fmt: skip
+    mapping = _reduced(choose_linear(full_size, MACHINE))
+    shape, writer, rng = mapping.shape, GraphWriter(), np.random.default_rng(9)
+    writer.input("x", (1, shape.rows, shape.inputs))
+    for name in ("gate", "up"):
+        weight = rng.standard_normal((shape.outputs, shape.inputs)) / np.sqrt(shape.inputs)
+        writer.constant(f"{name}.w", weight.astype(np.float16))
+        inputs = ("x", f"{name}.w", None, None)
+        writer.add("linear", inputs, name, (1, shape.rows, shape.outputs), LinearAttributes(True))
+    writer.add("swiglu", ("gate", "up"), "y", (1, shape.rows, shape.outputs))
+    graph = quantize_weights(writer.graph("y"), quantization(scheme))
+    graph = fuse_gates(graph, MACHINE, "fp16", only_faster=False)
+    return move_into_readers(graph, [op for op in graph.operations if op.kind == "quantize" and rounds_x]), mapping
+
+
 def _rounding(sequence: int, width: int, dtype: RowDtype) -> Graph:
     writer = GraphWriter()
     writer.input("x", (1, sequence, width))
@@ -177,6 +201,7 @@ def _graphs(phase: str, scheme: str | None) -> Iterator[tuple[str, Graph, Linear
     ):  # fmt: skip
         graph, mapping = _linear(sequence, inputs, outputs, has_residual, scheme)
         yield f"linear {inputs} x {outputs}", graph, mapping
+    yield ("linear with a gate", *_gated(sequence, scheme))
     if scheme in ROW_DTYPES:
         for inputs in (HIDDEN, FEED_FORWARD):
             yield f"rounding {inputs}", _rounding(sequence, inputs, ROW_DTYPES[scheme][1]), None

@@ -8,6 +8,9 @@ the same tiles.
 Integer weights with floating-point x are expanded chunk by chunk in local memory; weights in int8 or e4m3 with x of
 the same type are multiplied as they are, and their sums scaled by row and column before bias or residual are added. A
 resident x may be rounded to that type by the kernel itself.
+
+With a gate it is `gate(x @ W.T) * (x @ U.T)`. A block of the weight has the rows of both, so that one transfer brings
+them, and a tile has accumulators for both. They meet in fp32; only their product is rounded.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     tile = mapping.tile_rows * mapping.tile_outputs
     initial_bytes, initial_slots = mapping.initial_row_bytes, 1
     if shape.has_bias:
-        initial_bytes, initial_slots = mapping.tile_outputs * 4, 2
+        initial_bytes, initial_slots = mapping.tile_columns * 4, 2
     if shape.has_residual:
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
     weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots)
@@ -47,7 +50,10 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         builder.buffer("initial", initial_bytes, initial_slots),
         builder.buffer("out", tile * shape.out_dtype.bytes, 2),
         weight,
-        tuple(builder.buffer(f"activation{step}", size, 1) for step, size in enumerate(mapping.activation_bytes)),
+        tuple(
+            builder.buffer(f"activation{step}", size, mapping.activation_slots)
+            for step, size in enumerate(mapping.activation_bytes)
+        ),
     )
     if shape.packed:
         buffers = _with_expansion(builder, mapping, buffers)
@@ -89,6 +95,7 @@ def _name(mapping: LinearMapping) -> str:
     shape = mapping.shape
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
+    start += f"_gated_{shape.gate}" if shape.gate else ""
     kind = mapping.way
     rounded = "_rounded" if shape.rounded_from else ""
     scaled = f"_{dtype_family(shape.dtype.name)}x8{rounded}" if shape.is_scaled else ""

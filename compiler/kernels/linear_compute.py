@@ -14,7 +14,7 @@ from isa.machine import Machine
 
 Operand = tuple[BufferHandle, Register, Register]
 """Buffer, offset and pitch."""
-ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh"}
+ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
 class Multiplier(Walk):
@@ -26,7 +26,9 @@ class Multiplier(Walk):
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
         self.column_blocks = [
-            (start, min(held, mapping.tile_outputs - start)) for start in range(0, mapping.tile_outputs, held)
+            (part + start, min(held, mapping.tile_outputs - start))
+            for part in range(0, mapping.tile_columns, mapping.tile_outputs)
+            for start in range(0, mapping.tile_outputs, held)
         ]
 
     def emit(self) -> None:
@@ -101,7 +103,7 @@ class Multiplier(Walk):
         if mapping.turns_results:
             pitch = mapping.turned_pitch_bytes(dtype)
             return start * pitch + first_row * dtype.bytes, pitch
-        pitch = mapping.tile_outputs * dtype.bytes
+        pitch = mapping.tile_columns * dtype.bytes
         return first_row * pitch + start * dtype.bytes, dtype.bytes if mapping.is_swapped else pitch
 
     def _with_offset(self, offset: int, name: str, operand: str = "a_offset", **operands: object) -> None:
@@ -156,7 +158,7 @@ class Multiplier(Walk):
     ) -> None:
         """Emit a step of the expansion; a and b are (buffer, pitch, element type), both are used up."""
         core, mapping = self.core, self.mapping
-        numbers = (mapping.chunk_bytes, a[1], b[1], mapping.tile_outputs, mapping.chunk_inputs)
+        numbers = (mapping.chunk_bytes, a[1], b[1], mapping.tile_columns, mapping.chunk_inputs)
         with ExitStack() as lent:
             registers = [core.copy(number, lent.enter_context(core.scratch())) for number in numbers]
             core.emit(
@@ -223,12 +225,24 @@ class Multiplier(Walk):
     def _finish(self) -> None:
         """Round the results of a tile and store them, if it is no padding."""
         with self._inside():
-            target, dtype = self._target()
-            self._drain(target, dtype)
-            if self.buffers.activation:
-                self.core.push(target)
-                self._activate()
+            if self.mapping.shape.gate:
+                self._drain_through_gate()
+            else:
+                target, dtype = self._target()
+                self._drain(target, dtype)
+                if self.buffers.activation:
+                    self.core.push(target)
+                    self._activate()
             self._send()
+
+    def _drain_through_gate(self) -> None:
+        """Make the tile of `out` block by block: what comes first is at the gate while the next is drained."""
+        both = self.buffers.activation[0]
+        for block in self.row_blocks:
+            self._drain(both, FP32, block)
+            self.core.push(both)
+            self._pass_gate(block)
+            self.core.pop(both)
 
     def _target(self) -> tuple[BufferHandle, Dtype]:
         """Return where results go: to the activation, or straight to the way out."""
@@ -245,27 +259,29 @@ class Multiplier(Walk):
                     inside.enter_context(core.when_less(place, core.load_argument(name, limit)))
             yield
 
-    def _drain(self, out: BufferHandle, dtype: Dtype) -> None:
-        """Write the accumulators of a tile to one slot of a buffer, whose rows are the tile's."""
+    def _drain(self, out: BufferHandle, dtype: Dtype, only: int | None = None) -> None:
+        """Write the accumulators of a tile, or of one of its blocks of rows, to one slot of a buffer with its rows."""
         target = self.buffers.turned_result or out
         for bank, block, start, width in self._banks():
-            offset, pitch = self._place_in_tile(block, start, dtype)
+            if only not in (None, block):
+                continue
+            offset, pitch = self._place_in_tile(block if only is None else 0, start, dtype)
             self._with_offset(
                 offset, "acc_drain", "out_offset", out=target, out_pitch=pitch, bank=bank, out_dtype=dtype.name,
                 **self._extent(block, width),
             )  # fmt: skip
         if target is not out:
-            self._turn_result(target, out, dtype)
+            self._turn_result(target, out, dtype, self.tile_rows if only is None else self.block_rows[only])
 
-    def _turn_result(self, turned: BufferHandle, out: BufferHandle, dtype: Dtype) -> None:
-        """Make a row per row of x of a tile with a row per output."""
+    def _turn_result(self, turned: BufferHandle, out: BufferHandle, dtype: Dtype, count: Register) -> None:
+        """Make `count` rows, one per row of x, of a tile with a row per output."""
         core, mapping = self.core, self.mapping
         core.push(turned)
         with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as rows:
             core.emit(
-                "transpose", out=out, out_pitch=core.copy(mapping.tile_outputs * dtype.bytes, out_pitch), a=turned,
-                a_pitch=core.copy(mapping.turned_pitch_bytes(dtype), pitch), rows=core.copy(mapping.tile_outputs, rows),
-                columns=self.tile_rows, a_dtype=dtype.name,
+                "transpose", out=out, out_pitch=core.copy(mapping.tile_columns * dtype.bytes, out_pitch), a=turned,
+                a_pitch=core.copy(mapping.turned_pitch_bytes(dtype), pitch), rows=core.copy(mapping.tile_columns, rows),
+                columns=count, a_dtype=dtype.name,
             )  # fmt: skip
         core.pop(turned)
 
@@ -305,6 +321,42 @@ class Multiplier(Walk):
             core.push(target)
             self._clear_padding(target)
             core.pop(target)
+
+    def _pass_gate(self, block: int, both_offset: int = 0) -> None:
+        """Make a block of rows of `out` from gate and factor: the gate's function in fp32, then their product."""
+        core, mapping = self.core, self.mapping
+        both, gate = self.buffers.activation
+        function, rows, first_row = mapping.shape.gate, self.block_rows[block], block * mapping.block_rows
+        assert function is not None
+        limit = {"value": 0.0} if function == "relu" else {}
+        with (
+            core.scratch() as width, core.scratch() as both_pitch, core.scratch() as gate_pitch,
+            core.scratch() as offset,
+        ):  # fmt: skip
+            core.copy(mapping.tile_outputs, width)
+            core.copy(mapping.tile_columns * FP32.bytes, both_pitch)
+            core.copy(mapping.tile_outputs * FP32.bytes, gate_pitch)
+            core.emit(
+                ACTIVATIONS[function], out=gate, out_pitch=gate_pitch, a=both, a_offset=core.copy(both_offset, offset),
+                a_pitch=both_pitch, rows=rows, columns=width, out_dtype=FP32.name, a_dtype=FP32.name, **limit,
+            )  # fmt: skip
+            core.push(gate)
+            self._multiply_gate(rows, first_row, both_offset, (width, both_pitch, gate_pitch, offset))
+        core.pop(gate)
+
+    def _multiply_gate(self, rows: Register, first_row: int, both_offset: int, lent: tuple[Register, ...]) -> None:
+        """Emit the product of what passed the gate's function and the factor, which lies beside the gate."""
+        core, mapping = self.core, self.mapping
+        both, gate = self.buffers.activation
+        width, both_pitch, gate_pitch, offset = lent
+        core.copy(both_offset + mapping.tile_outputs * FP32.bytes, offset)
+        with core.scratch() as out_offset:
+            core.emit(
+                "vmul", out=self.buffers.out, out_offset=core.copy(first_row * self.tile_bytes, out_offset),
+                out_pitch=self.tile_bytes, a=gate, a_pitch=gate_pitch, b=both, b_offset=offset, b_pitch=both_pitch,
+                rows=rows, columns=width, out_dtype=mapping.shape.out_dtype.name, a_dtype=FP32.name,
+                b_dtype=FP32.name,
+            )  # fmt: skip
 
     def _clear_padding(self, activated: BufferHandle) -> None:
         core, columns, out_dtype = self.core, self.mapping.tile_outputs, self.mapping.shape.out_dtype

@@ -136,14 +136,14 @@ class Loader(Walk):
             self._load_residual()
 
     def _load_columns(self, buffer: BufferHandle, name: str) -> None:
-        """Load the tile's part of a row of one fp32 number per output, whose address is an argument."""
+        """Load the tile's part of a row of one fp32 number per column, whose address is an argument."""
         core = self.core
         with core.scratch() as address:
-            core.multiply(self.out_offset, 4, address)
+            core.multiply(self.out_offset, 4 * self.mapping.shape.parts, address)
             core.compute("div", address, self.mapping.shape.out_dtype.bytes, address)
             with core.scratch() as base:
                 core.increase(address, core.load_argument(name, base))
-            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=self.mapping.tile_outputs * 4)
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=self.mapping.tile_columns * 4)
         core.push(buffer)
 
     def _load_residual(self) -> None:

@@ -37,12 +37,12 @@ def scaling_buffers(
 ) -> ScalingBuffers:
     """Declare the buffers of the way out; `initial` holds the zeros when there is no bias and no residual."""
     has_initial = mapping.shape.has_bias or mapping.shape.has_residual
-    tile_bytes = mapping.tile_rows * mapping.tile_outputs * FP32.bytes
+    tile_bytes = mapping.tile_rows * mapping.tile_columns * FP32.bytes
     row_scale_bytes = round_up(FP32.bytes, machine.dma.alignment_bytes)
     return ScalingBuffers(
         builder.buffer("zeros", mapping.initial_row_bytes, 1) if has_initial else initial,
         builder.buffer("row_scales", mapping.tile_rows * row_scale_bytes, 2),
-        builder.buffer("column_scales", mapping.tile_outputs * FP32.bytes, 2),
+        builder.buffer("column_scales", mapping.tile_columns * FP32.bytes, 2),
         builder.buffer("sums", tile_bytes, 1),
         builder.buffer("scaled", tile_bytes, 2),
         row_scale_bytes,
@@ -107,17 +107,25 @@ class ScaledMultiplier(Multiplier):
         self._drain(self.scaling.sums, self.sum_dtype)
         self.core.push(self.scaling.sums)
         self._scale()
-        if self.buffers.activation:
+        if self.mapping.shape.gate:
+            self._pass_gates()
+        elif self.buffers.activation:
             self._activate()
         with self._inside():
             self._send()
 
+    def _pass_gates(self) -> None:
+        both, pitch = self.buffers.activation[0], self.mapping.tile_columns * FP32.bytes
+        for block in self.row_blocks:
+            self._pass_gate(block, block * self.mapping.block_rows * pitch)
+        self.core.pop(both)
+
     def _scale(self) -> None:
         scaling, shape = self.scaling, self.mapping.shape
-        sums = (scaling.sums, self.mapping.tile_outputs * self.sum_dtype.bytes, self.sum_dtype.name)
-        scaled = (scaling.scaled, self.mapping.tile_outputs * FP32.bytes, FP32.name)
+        sums = (scaling.sums, self.mapping.tile_columns * self.sum_dtype.bytes, self.sum_dtype.name)
+        scaled = (scaling.scaled, self.mapping.tile_columns * FP32.bytes, FP32.name)
         target, dtype = self._target()
-        out = (target, self.mapping.tile_outputs * dtype.bytes, dtype.name)
+        out = (target, self.mapping.tile_columns * dtype.bytes, dtype.name)
         rows = (scaling.row_scales, scaling.row_scale_bytes, FP32.name)
         columns = (scaling.column_scales, 0, FP32.name)
         self._combine("vmul", scaled, sums, rows, "column")
@@ -147,7 +155,7 @@ class ScaledMultiplier(Multiplier):
                 "b_pitch": core.copy(b[1], b_pitch),
             }
             core.emit(
-                name, out=out[0], a=a[0], b=b[0], rows=self.tile_rows, columns=self.mapping.tile_outputs,
+                name, out=out[0], a=a[0], b=b[0], rows=self.tile_rows, columns=self.mapping.tile_columns,
                 out_dtype=out[2], a_dtype=a[2], b_dtype=b[2], spread=spread, **operands,
             )  # fmt: skip
         if out[0] is not self.buffers.out:

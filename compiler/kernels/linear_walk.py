@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
-from compiler.linear_mapping import LinearMapping, LinearShape
+from compiler.linear_mapping import LinearMapping
+from compiler.linear_shape import LinearShape
 from isa.machine import Machine
 
 ARGUMENTS = (
@@ -39,7 +40,7 @@ class Buffers:
     factor: BufferHandle
     """The weight as it is multiplied: where a packed one is expanded to, or [K, N] is turned to, else `weight`."""
     activation: tuple[BufferHandle, ...]
-    """What the accumulators held; what it became, if its padding must be made zero again."""
+    """What the accumulators held; what it became, if that passes a gate or its padding must be made zero again."""
     scales: BufferHandle | None = None
     zero_points: BufferHandle | None = None
     shifted: BufferHandle | None = None

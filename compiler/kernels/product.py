@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from compiler.graph import Operation, ProductAttributes
 from compiler.kernels.linear import build
 from compiler.kernels.tiling import row_strides
-from compiler.linear_mapping import LinearShape, padded_outputs
+from compiler.linear_mapping import padded_outputs
 from compiler.linear_search import choose_linear
+from compiler.linear_shape import LinearShape
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.products import inputs_of, places
 from compiler.shape_inference import int_shape

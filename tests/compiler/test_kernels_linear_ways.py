@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+import compiler.linear_search
 import compiler.mapping
+from compiler.gates import fuse_gates
 from compiler.graph import Activation, Graph, LinearAttributes
-from compiler.linear_mapping import LinearMapping, LinearShape, cycles
+from compiler.linear_mapping import LinearMapping, cycles
 from compiler.linear_search import candidates
+from compiler.linear_shape import LinearShape
 from compiler.quantize import quantization, quantize_weights
 from compiler.reference import run_reference
 from isa.machine import Machine
@@ -53,6 +56,7 @@ def _choose(monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: 
         return chosen[-1]
 
     monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
+    monkeypatch.setattr(compiler.linear_search, "multiplies_long", lambda mapping, machine: True)
     return chosen
 
 
@@ -117,3 +121,21 @@ def test_macs_are_those_of_the_commands(way: str, rows: int, monkeypatch: pytest
     report = Simulator(program).profile()
     (launch,) = program.entries[0].launches
     assert report.issued_macs == launch.issued_macs >= launch.useful_macs
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and factor lie beside each other in the accumulators, whichever operand is held."""
+    rng, writer, rows, chip = np.random.default_rng(4), GraphWriter(), _rows(way), small_machine(**CHANGES)
+    given: dict[str, Array] = {"x": rng.standard_normal((1, rows, 512)).astype(np.float16)}
+    writer.input("x", given["x"].shape)
+    for name in ("gate", "up"):
+        writer.constant(f"w_{name}", (rng.standard_normal((500, 512)) / np.sqrt(512)).astype(np.float16))
+        writer.add("linear", ("x", f"w_{name}", None, None), name, (1, rows, 500), LinearAttributes(True))
+    writer.add("swiglu", ("gate", "up"), "y", (1, rows, 500))
+    graph = fuse_gates(quantize_weights(writer.graph("y"), quantization(scheme)), chip, "fp16", only_faster=False)
+    chosen = _choose(monkeypatch, way, is_swapped, trips=2)
+    _check(graph, given, chip, 2e-2 if scheme else 4e-3)
+    assert chosen and all(mapping.shape.gate for mapping in chosen)

@@ -9,8 +9,9 @@ import pytest
 
 from compiler.graph import Graph, MoveAttributes, ProductAttributes
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearMapping, LinearShape
+from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import choose_linear
+from compiler.linear_shape import LinearShape
 from isa.dtypes import BY_NAME
 from isa.machine import Machine
 from simulator import Simulator

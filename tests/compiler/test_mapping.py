@@ -7,8 +7,9 @@ import pytest
 
 from compiler.graph import LinearAttributes, RmsNormAttributes, SliceAttributes
 from compiler.legalize import legalize
-from compiler.linear_mapping import LinearShape, cycles, padded_outputs
+from compiler.linear_mapping import cycles, padded_outputs
 from compiler.linear_search import choose_linear
+from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
 from isa.affine import Affine

@@ -38,7 +38,7 @@ def test_logits_stay_near_those_of_the_float_model(scheme: str, group_size: int 
 
 
 def constant_bytes(program: Program) -> int:
-    return sum(program.storage_by_name[constant.storage].bytes for constant in program.constants)
+    return sum(storage.bytes for storage in program.storages if storage.role == "constant")
 
 
 def test_weights_that_are_absent_are_quantized_too() -> None:

@@ -20,6 +20,7 @@ from isa.program import (
     Equality,
     GroupScales,
     Inline,
+    Interleave,
     Launch,
     Pad,
     Port,
@@ -72,6 +73,8 @@ def constants(reference_path: str) -> tuple[Constant, ...]:
         Constant("codes", Inline(np.arange(16, dtype=np.uint8)), (2, 16), "uint4", (Shift(-8, "int4"),)),
         Constant("integers", Inline(WEIGHTS), (3, 4), "float32", (Quantize("int8", 2),)),
         Constant("scales", Inline(WEIGHTS), (3, 4), "float32", (GroupScales("int8", 2),)),
+        Constant("both", Inline(WEIGHTS), (3, 4), "float32", (), Interleave(0, 2, 16)),
+        Constant("both", Inline(-WEIGHTS), (3, 4), "float32", (), Interleave(1, 2, 16)),
     )
 
 
@@ -86,6 +89,7 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
         Storage("codes", "dram", DRAM_BASE + 192, 64, "constant"),
         Storage("integers", "dram", DRAM_BASE + 256, 64, "constant"),
         Storage("scales", "dram", DRAM_BASE + 320, 64, "constant"),
+        Storage("both", "dram", DRAM_BASE + 384, 96, "constant"),
         Storage("cache", "dram", DRAM_BASE + 4096, 1 << 16, "state"),
     )
     trips = Affine.symbol("past") + 1

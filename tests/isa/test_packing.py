@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from hypothesis.extra import numpy as hnp
 from isa import dtypes
 from isa.dtypes import DTYPES
 from isa.errors import ProgramError
-from isa.packing import HOST_DTYPES, byte_length, cast, device_bytes, host_dtype, packed_bytes
+from isa.packing import HOST_DTYPES, byte_length, cast, device_bytes, host_dtype, packed_bytes, put
 from isa.program import (
     Cast,
     GroupScales,
     Inline,
+    Interleave,
     Pad,
     Quantize,
     Reference,
@@ -227,3 +230,14 @@ def test_a_referenced_source_is_read_at_its_offset(tmp_path):
     assert device_bytes(program.constants[0], program).tolist() == [7, 10, 8, 11, 9, 12]
     program = one_constant(Reference(str(tmp_path / "data"), 100, 0), (0, 3), "uint8", ())
     assert device_bytes(program.constants[0], program).tolist() == []
+
+
+def test_constants_take_turns_in_a_storage():
+    first, second = np.arange(8, dtype=np.uint8), np.arange(100, 108, dtype=np.uint8)
+    memory = np.full(20, 255, np.uint8)
+    for part, array in enumerate((first, second)):
+        program = one_constant(Inline(array), (8,), "uint8", ())
+        constant = replace(program.constants[0], interleave=Interleave(part, 2, 4))
+        put(constant, device_bytes(constant, program), memory)
+    assert memory[:16].tolist() == [0, 1, 2, 3, 100, 101, 102, 103, 4, 5, 6, 7, 104, 105, 106, 107]
+    assert memory[16:].tolist() == [255] * 4

@@ -9,7 +9,7 @@ import pytest
 from isa.affine import Affine
 from isa.errors import ProgramError
 from isa.memory_map import DRAM_BASE, SRAM_BASE
-from isa.program import Argument, Cast, Equality, Reference, Requirement, Storage
+from isa.program import Argument, Cast, Equality, Interleave, Reference, Requirement, Storage
 from isa.program_checks import verify_program
 from tests.isa.sample_programs import copy_kernel, sample_program
 
@@ -69,6 +69,23 @@ PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second'
         ),
         ({"constants": GOOD.constants[1:]}, "storage 'weights': its role is constant, but no constant fills it"),
         ({"constants": (*GOOD.constants, GOOD.constants[0])}, "the constant of storage 'weights' is defined 2 times"),
+        ({"constants": GOOD.constants[:-1]}, "the constants of storage 'both' do not take turns that fill it"),
+        (
+            {"constants": _constants(6, interleave=None)},
+            "the constants of storage 'both' do not take turns that fill it",
+        ),
+        (
+            {"constants": _constants(7, interleave=Interleave(0, 2, 16))},
+            "the constant of storage 'both part 0' is defined 2 times",
+        ),
+        (
+            {"constants": _constants(7, interleave=Interleave(1, 2, 32))},
+            "constant 'both': 48 bytes are not whole blocks of 32",
+        ),
+        (
+            {"storages": _storages(both={"bytes": 95})},
+            "constant 'both': 48 bytes of each of 2 do not fit its storage of 95",
+        ),
         ({"constants": _constants(2, storage="lost")}, "constant 'lost': there is no such storage"),
         ({"storages": _storages(later={"role": "scratch"})}, "constant 'later': its storage has the role scratch"),
         ({"constants": _constants(0, source_shape=(4, 4))}, "constant 'weights': the source has 48 bytes, its shape"),
