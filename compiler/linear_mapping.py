@@ -64,6 +64,8 @@ class LinearMapping:
     weight_slots: int
     is_turned: bool = False
     """Columns of PEs split the rows of x, and rows of PEs the outputs."""
+    keeps_weight: bool = False
+    """All tiles of rows follow each other for the same outputs, so that the next one finds their weight in a cache."""
     is_flat: bool = False
     """All PEs split the outputs, none the rows of x."""
     is_swapped: bool = False

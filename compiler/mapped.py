@@ -140,8 +140,9 @@ def _operation_text(mapped: MappedGraph, op: Operation) -> str:
     choice = mapped.linears.get(op.name)
     if choice is None:
         return text
+    way = f"{choice.way} swapped" if choice.is_swapped else choice.way
     tile = f"{choice.tile_rows} x {choice.tile_outputs}, K in {choice.chunks} x {choice.chunk_inputs}"
-    return f"{text} {choice.way} on {choice.grid_rows} x {choice.grid_columns} PEs, tile {tile}"
+    return f"{text} {way} on {choice.grid_rows} x {choice.grid_columns} PEs, tile {tile}"
 
 
 def _place_text(mapped: MappedGraph, name: str | None) -> str:

@@ -33,13 +33,11 @@ class Multiplier(Walk):
 
     def emit(self) -> None:
         self._prepare()
-        for _ in self.row_tiles():
-            self._split_rows()
-            for _ in self.output_tiles():
-                if self._starts_loaded:
-                    self._start_accumulators()
-                self._multiply_chunks()
-                self._finish()
+        for _ in self.tiles():
+            if self._starts_loaded:
+                self._start_accumulators()
+            self._multiply_chunks()
+            self._finish()
 
     def _prepare(self) -> None:
         """Make what all tiles need; nothing here."""
@@ -57,7 +55,7 @@ class Multiplier(Walk):
         self.core.emit("fill", out=buffer, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0)
         self.core.push(buffer)
 
-    def _split_rows(self) -> None:
+    def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
         if len(self.row_blocks) == 1:
             return

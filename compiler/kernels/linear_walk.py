@@ -89,6 +89,32 @@ class Walk:
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
 
+    def tiles(self) -> Iterator[None]:
+        """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
+        if self.mapping.keeps_weight:
+            self._begin_outputs()
+            for _ in self.output_tiles():
+                for _ in self.row_tiles():
+                    self._begin_rows()
+                    yield
+                self._end_outputs()
+            return
+        for _ in self.row_tiles():
+            self._begin_rows()
+            self._begin_outputs()
+            for _ in self.output_tiles():
+                yield
+                self._end_outputs()
+
+    def _begin_rows(self) -> None:
+        """Make what depends on a tile's rows."""
+
+    def _begin_outputs(self) -> None:
+        """Make what depends on a tile's outputs, for the first ones."""
+
+    def _end_outputs(self) -> None:
+        """Move it to the next outputs."""
+
     def row_tiles(self) -> Iterator[None]:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
         core = self.core

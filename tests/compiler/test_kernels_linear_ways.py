@@ -139,3 +139,16 @@ def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pyte
     chosen = _choose(monkeypatch, way, is_swapped, trips=2)
     _check(graph, given, chip, 2e-2 if scheme else 4e-3)
     assert chosen and all(mapping.shape.gate for mapping in chosen)
+
+
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("way", ["streamed", "turned", "flat"])
+@pytest.mark.parametrize("sram_bytes", [0, 1 << 24])
+def test_either_order_of_tiles(sram_bytes: int, way: str, start: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of rows follow each other for one weight, unless x lies in DRAM: then those of outputs for one x."""
+    graph, given = _graph(_rows(way), 500, 700, start, None, None)
+    _choose(monkeypatch, way, is_swapped=False)
+    chip = small_machine(**CHANGES, **({} if sram_bytes else {"sram.bytes": 65536, "sram.cache_step_bytes": 0}))
+    _check(graph, given, chip)
+    (kernel,) = compile_graph(graph, chip).kernels
+    assert ("kept" in kernel.name) == (sram_bytes > 0)
