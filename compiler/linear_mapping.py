@@ -6,7 +6,11 @@ Two ways, both output-stationary (accumulators stay until K is done):
 * streamed: rows of PEs split the rows of x, columns of PEs split the outputs. A chunk of x is read once per row of PEs
   and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
   collective, and only the store of tiles beyond the edge is left out. On a grid that is not square it may be the other
-  way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns.
+  way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns. Or all PEs
+  split the outputs (`is_flat`) and every chunk of x is read once for all: then no weight passes two PEs' ports.
+
+In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
+a whole block of held rows, but only that of the streamed ones that are there.
 """
 
 from __future__ import annotations
@@ -60,26 +64,43 @@ class LinearMapping:
     weight_slots: int
     is_turned: bool = False
     """Columns of PEs split the rows of x, and rows of PEs the outputs."""
+    keeps_weight: bool = False
+    """All tiles of rows follow each other for the same outputs, so that the next one finds their weight in a cache."""
+    is_flat: bool = False
+    """All PEs split the outputs, none the rows of x."""
+    is_swapped: bool = False
+    """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
+
+    @property
+    def way(self) -> str:
+        """The way it is spread, in a word."""
+        if self.resident:
+            return "resident"
+        return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
     def row_parts(self) -> int:
         """Parts of the grid that the rows of x are split over."""
+        if self.is_flat:
+            return 1
         return self.grid_columns if self.is_turned else self.grid_rows
 
     @property
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
+        if self.is_flat:
+            return self.pe_count
         return self.grid_rows if self.is_turned else self.grid_columns
 
     @property
     def x_receivers(self) -> Mode:
         """PEs that work on the same rows of x."""
-        return "all" if self.resident else "column" if self.is_turned else "row"
+        return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
         """PEs that work on the same outputs."""
-        return "none" if self.resident else "row" if self.is_turned else "column"
+        return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
 
     @property
     def loads_early(self) -> bool:
@@ -123,15 +144,16 @@ class LinearMapping:
     @property
     def scale_chunk_bytes(self) -> int:
         """Bytes of the scales of one block of the packed weight; they have the element type that it expands to."""
-        size = self.tile_columns * self.groups * self.shape.dtype.bytes
-        return round_up(size, AUXILIARY_ALIGNMENT_BYTES) if self.shape.packed else 0
+        if self.shape.packed is None:
+            return 0
+        return round_up(self.tile_columns * self.groups * self.shape.dtype.bytes, AUXILIARY_ALIGNMENT_BYTES)
 
     @property
     def zero_point_chunk_bytes(self) -> int:
         """Bytes of the int8 zero points of one block of the packed weight."""
-        packed = self.shape.packed
-        size = round_up(self.tile_columns * self.groups, AUXILIARY_ALIGNMENT_BYTES)
-        return size if packed and packed.has_zero_points else 0
+        if self.shape.packed is None or not self.shape.packed.has_zero_points:
+            return 0
+        return round_up(self.tile_columns * self.groups, AUXILIARY_ALIGNMENT_BYTES)
 
     @property
     def expanded_chunk_bytes(self) -> int:
@@ -149,10 +171,15 @@ class LinearMapping:
 
         Then a tile of padding multiplies a single one.
         """
-        tile = self.tile_outputs
-        whole = self.output_tiles * tile
-        needed = {"tiles": whole, "rows": self.shape.outputs, "columns": padded_outputs(self.shape)}[self.shape.factor]
-        return needed + self.output_tiles - -(-needed // tile) if needed % tile else whole
+        tile, needed = self.tile_outputs, self.needed_outputs
+        return needed + self.output_tiles - -(-needed // tile) if needed % tile else self.output_tiles * tile
+
+    @property
+    def needed_outputs(self) -> int:
+        """Outputs that the second operand has: whole tiles, its rows, or its columns with their padding."""
+        if self.shape.factor == "tiles":
+            return self.output_tiles * self.tile_outputs
+        return self.shape.outputs if self.shape.factor == "rows" else padded_outputs(self.shape)
 
     @property
     def is_ragged(self) -> bool:
@@ -169,6 +196,29 @@ class LinearMapping:
     def x_slot_bytes(self) -> int:
         """Bytes of a slot for x: all of K when it is resident, else a chunk."""
         return self.tile_rows * (self.k_bytes if self.resident else self.chunk_bytes)
+
+    @property
+    def turns_results(self) -> bool:
+        """True if the layout unit turns results, and the residual; those of one row lie the same either way."""
+        return self.is_swapped and self.tile_rows > 1
+
+    def turned_pitch_bytes(self, dtype: Dtype) -> int:
+        """Bytes from output to output of a turned tile, or block of rows where a gate takes one at a time."""
+        by_block = self.shape.gate is not None and not self.shape.is_scaled
+        return round_up((min(self.tile_rows, self.block_rows) if by_block else self.tile_rows) * dtype.bytes, 32)
+
+    @property
+    def turned_result_bytes(self) -> int:
+        """Bytes of a tile of results between accumulators and layout unit."""
+        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
+        dtype = FP32 if has_sums else self.shape.out_dtype
+        return self.tile_columns * self.turned_pitch_bytes(dtype) if self.turns_results else 0
+
+    @property
+    def turned_residual_bytes(self) -> int:
+        """Bytes of a tile of the residual as accumulators start from it; integers are scaled before it is added."""
+        is_turned = self.turns_results and self.shape.has_residual and not self.shape.is_scaled
+        return self.tile_outputs * self.turned_pitch_bytes(self.shape.out_dtype) if is_turned else 0
 
     @property
     def raw_row_bytes(self) -> int:
@@ -203,6 +253,7 @@ class LinearMapping:
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
+            self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
         activation = [self.activation_slots * round_up(size, 64) for size in self.activation_bytes]
@@ -229,12 +280,22 @@ class LinearMapping:
     def issued_macs(self) -> int:
         """Multiply-accumulates that the matrix commands issue, padding included."""
         tiles = 1 if self.resident else self.row_parts * self.row_rounds
-        if self.instruction == "mml":
+        if self.instruction == "mml" and not self.is_swapped:
             rows = tiles * round_up(self.tile_rows, self.block_rows)
         else:
             rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
-        columns = self.multiplied_outputs * self.shape.parts
+        columns = (self._held_outputs() if self.is_swapped else self.multiplied_outputs) * self.shape.parts
         return rows * columns * (self.k_bytes // self.shape.dtype.bytes)
+
+    def _held_outputs(self) -> int:
+        """Return the outputs that are multiplied, each block of them as a whole one."""
+        held, tile = self.block_rows, self.tile_outputs
+        whole = round_up(tile, held)
+        if not self.is_ragged:
+            return self.output_tiles * whole
+        last = (self.needed_outputs - 1) % tile + 1
+        tiles = -(-self.needed_outputs // tile)
+        return (tiles - 1) * whole + round_up(last, held) + (self.output_tiles - tiles) * held
 
     def _valid_rows(self, tile: int) -> Iterator[int]:
         """Yield the rows of each block of a tile of rows; a block of padding has one."""
@@ -381,8 +442,18 @@ def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
         lanes = machine.simd.multiply_adds_per_cycle
         rows = mapping.tile_rows
         columns = sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
+    if mapping.is_swapped:
+        fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
+        rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
+        columns = round_up(width, held)
     products = rows * columns * mapping.shape.parts * mapping.k_bytes // mapping.shape.dtype.bytes
     return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
+
+
+def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
+    """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
+    loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
+    return 2 * _matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
 
 
 def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:

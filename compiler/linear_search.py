@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, cycles, padded_outputs
+from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, cycles, multiplies_long, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
@@ -38,7 +38,7 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
     out.
     """
-    estimates = [(cycles(mapping, machine), mapping) for mapping in _candidates(shape, machine)]
+    estimates = [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)]
     if not estimates:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
@@ -53,11 +53,22 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     return [mapping for _, mapping in sorted(estimates, key=rank)]
 
 
-def _candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield all mappings that fit, some of them only if they may have the lowest cost."""
     streamed = () if shape.rounded_from else _streamed(shape, machine)
     for mapping in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(mapping):
             yield mapping
+            yield from _swapped(mapping, machine)
+
+
+def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
+    has_padding = mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
+    if has_padding and multiplies_long(mapping, machine):
+        swapped = replace(mapping, is_swapped=True)
+        if swapped.local_bytes <= machine.pe.local_memory_bytes:
+            yield swapped
 
 
 def _has_stored_gap(mapping: LinearMapping) -> bool:
@@ -66,11 +77,18 @@ def _has_stored_gap(mapping: LinearMapping) -> bool:
     return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
 
 
+def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
+    """Tell whether x has few rows and leaves half of local memory to the rest."""
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    has_few_rows = shape.rows <= machine.matrix.block_rows
+    return has_few_rows and shape.rows * k_bytes <= machine.pe.local_memory_bytes // 2
+
+
 def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    if not _may_be_resident(shape, machine):
+        return
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held = machine.matrix.block_rows
-    if shape.rows > held or shape.rows * k_bytes > machine.pe.local_memory_bytes // 2:
-        return
     grid_rows, grid_columns = machine.grid.rows, machine.grid.columns
     instruction, largest = machine.matrix_instruction(shape.dtype.name), machine.accumulator.banks // shape.parts * held
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
@@ -92,13 +110,22 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     rows, columns = machine.grid.rows, machine.grid.columns
-    yield from _streamed_over(shape, machine, rows, columns, is_turned=False)
+    yield from _streamed_over(shape, machine, rows, columns)
     if rows != columns:
         yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
+    is_thin = shape.rows <= machine.accumulator.banks * machine.matrix.block_rows
+    if machine.dma.broadcast_reads and is_thin and not _may_be_resident(shape, machine):
+        yield from _streamed_over(shape, machine, 1, rows * columns, is_flat=True)
 
 
 def _streamed_over(
-    shape: LinearShape, machine: Machine, most_row_parts: int, most_output_parts: int, *, is_turned: bool
+    shape: LinearShape,
+    machine: Machine,
+    most_row_parts: int,
+    most_output_parts: int,
+    *,
+    is_turned: bool = False,
+    is_flat: bool = False,
 ) -> Iterator[LinearMapping]:
     """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
@@ -118,10 +145,13 @@ def _streamed_over(
             output_rounds = -(-tiles // most_output_parts)
             output_parts = -(-tiles // output_rounds)
             grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
+            if is_flat:
+                grid = _smallest_rectangle(output_parts, machine.grid.rows, machine.grid.columns)
+                output_rounds = -(-tiles // (grid[0] * grid[1]))
             choice = LinearMapping(
                 shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned,
+                is_turned=is_turned, is_flat=is_flat,
             )  # fmt: skip
             yield from _chunked(choice, machine)
 

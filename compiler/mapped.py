@@ -140,7 +140,7 @@ def _operation_text(mapped: MappedGraph, op: Operation) -> str:
     choice = mapped.linears.get(op.name)
     if choice is None:
         return text
-    way = "resident" if choice.resident else "turned" if choice.is_turned else "streamed"
+    way = f"{choice.way} swapped" if choice.is_swapped else choice.way
     tile = f"{choice.tile_rows} x {choice.tile_outputs}, K in {choice.chunks} x {choice.chunk_inputs}"
     return f"{text} {way} on {choice.grid_rows} x {choice.grid_columns} PEs, tile {tile}"
 

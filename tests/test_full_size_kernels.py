@@ -79,11 +79,13 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
     """Keep tiles and chunks; leave fewer outputs, rows and, where K is streamed, chunks (the last one short)."""
     rows, columns = PES
     shape, inputs, row_rounds = mapping.shape, mapping.shape.inputs, 1
-    outputs = (columns if not mapping.resident else rows * columns) * TRIPS * mapping.tile_outputs - 7
+    is_dealt = mapping.resident or mapping.is_flat
+    outputs = (rows * columns if is_dealt else columns) * TRIPS * mapping.tile_outputs - 7
     if not mapping.resident:
         inputs = TRIPS * mapping.chunk_inputs + 32 // shape.dtype.bytes
         row_rounds = TRIPS
-        shape = replace(shape, rows=rows * TRIPS * mapping.tile_rows - 5)
+        missing = min(5, mapping.tile_rows - 1)
+        shape = replace(shape, rows=(1 if mapping.is_flat else rows) * TRIPS * mapping.tile_rows - missing)
     k_bytes = inputs * shape.dtype.bytes
     return replace(
         mapping, shape=replace(shape, inputs=inputs, outputs=outputs), grid_rows=rows, grid_columns=columns,

@@ -59,6 +59,10 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         buffers = _with_expansion(builder, mapping, buffers)
     if mapping.turned_chunk_bytes:
         buffers = replace(buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS))
+    if mapping.turned_result_bytes:
+        buffers = replace(buffers, turned_result=builder.buffer("turned_result", mapping.turned_result_bytes, 1))
+    if mapping.turned_residual_bytes:
+        buffers = replace(buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2))
     if shape.is_computed:
         ComputedLoader(mapping, machine, builder.core_a, buffers).emit()
         ComputedMultiplier(mapping, machine, builder.core_b, buffers).emit()
@@ -92,17 +96,28 @@ def _name(mapping: LinearMapping) -> str:
     start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
     start += f"_{shape.activation}" if shape.activation else ""
     start += f"_gated_{shape.gate}" if shape.gate else ""
-    kind = "resident" if mapping.resident else "turned" if mapping.is_turned else "streamed"
+    kind = f"{mapping.way}_kept" if mapping.keeps_weight else mapping.way
     rounded = "_rounded" if shape.rounded_from else ""
     scaled = f"_{dtype_family(shape.dtype.name)}x8{rounded}" if shape.is_scaled else ""
     operands = f"_int{shape.packed.dtype.bits}" if shape.packed else scaled
+    operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
 
 
+def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:
+    """Return the mapping with the order of tiles that brings less from DRAM.
+
+    Either order reads x for every tile and the weight for every tile of rows. What of it comes from DRAM should be what
+    was read just before, so that it may lie in the cache: the weight, unless it is x that has no place in SRAM.
+    """
+    place = context.mapped.storages[context.region(op.inputs[0]).storage]
+    return replace(mapping, keeps_weight=not mapping.resident and place.space == "sram")
+
+
 def lower(context: Lowering, op: Operation) -> None:
     """Launch `x @ W.T` with bias or residual."""
-    mapping = context.mapped.linears[op.name]
+    mapping = _ordered(context, op, context.mapped.linears[op.name])
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     initial: ArgumentValue = 0
     initial_pitch = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_walk import Buffers, Walk
@@ -11,6 +12,8 @@ from compiler.linear_mapping import LinearMapping
 from isa.dtypes import FP32, INT8, Dtype
 from isa.machine import Machine
 
+Operand = tuple[BufferHandle, Register, Register]
+"""Buffer, offset and pitch."""
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
@@ -30,13 +33,11 @@ class Multiplier(Walk):
 
     def emit(self) -> None:
         self._prepare()
-        for _ in self.row_tiles():
-            self._split_rows()
-            for _ in self.output_tiles():
-                if self._starts_loaded:
-                    self._start_accumulators()
-                self._multiply_chunks()
-                self._finish()
+        for _ in self.tiles():
+            if self._starts_loaded:
+                self._start_accumulators()
+            self._multiply_chunks()
+            self._finish()
 
     def _prepare(self) -> None:
         """Make what all tiles need; nothing here."""
@@ -54,7 +55,7 @@ class Multiplier(Walk):
         self.core.emit("fill", out=buffer, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0)
         self.core.push(buffer)
 
-    def _split_rows(self) -> None:
+    def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
         if len(self.row_blocks) == 1:
             return
@@ -71,21 +72,37 @@ class Multiplier(Walk):
                 yield block * len(self.column_blocks) + index, block, start, width
 
     def _start_accumulators(self) -> None:
-        shape, initial = self.mapping.shape, self.buffers.initial
-        held = self.mapping.block_rows
+        shape, initial = self.mapping.shape, self.buffers.turned_residual or self.buffers.initial
+        spread = "column" if self.mapping.is_swapped else "row"
         for bank, block, start, width in self._banks():
-            rows = self.block_rows[block]
+            extent = self._extent(block, width)
             if shape.has_residual:
-                offset = block * held * self.tile_bytes + start * shape.out_dtype.bytes
+                offset, pitch = self._place_in_tile(block, start, shape.out_dtype)
                 self._with_offset(
-                    offset, "acc_load", bank=bank, a=initial, a_pitch=self.tile_bytes, rows=rows, columns=width,
-                    a_dtype=shape.out_dtype.name, spread="full",
+                    offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name,
+                    spread="full", **extent,
                 )  # fmt: skip
             else:
                 self._with_offset(
-                    start * 4, "acc_load", bank=bank, a=initial, rows=rows, columns=width, a_dtype="fp32", spread="row"
-                )
+                    start * FP32.bytes, "acc_load", bank=bank, a=initial, a_pitch=FP32.bytes, a_dtype=FP32.name,
+                    spread=spread, **extent,
+                )  # fmt: skip
         self.core.pop(initial)
+
+    def _extent(self, block: int, width: Register | int) -> dict[str, Any]:
+        """Return the rows and columns of an accumulator that holds `width` outputs of a block of rows."""
+        rows = self.block_rows[block]
+        return {"rows": width, "columns": rows} if self.mapping.is_swapped else {"rows": rows, "columns": width}
+
+    def _place_in_tile(self, block: int, start: int, dtype: Dtype) -> tuple[int, int]:
+        """Return (byte offset, pitch) of an accumulator in a tile: a row per row of x, or per output if swapped."""
+        mapping = self.mapping
+        first_row = block * mapping.block_rows
+        if mapping.turns_results:
+            pitch = mapping.turned_pitch_bytes(dtype)
+            return start * pitch + first_row * dtype.bytes, pitch
+        pitch = mapping.tile_columns * dtype.bytes
+        return first_row * pitch + start * dtype.bytes, dtype.bytes if mapping.is_swapped else pitch
 
     def _with_offset(self, offset: int, name: str, operand: str = "a_offset", **operands: object) -> None:
         """Emit a command whose constant offset passes through a scratch register."""
@@ -182,16 +199,19 @@ class Multiplier(Walk):
     ) -> None:
         core, mapping = self.core, self.mapping
         x_pitch = core.argument("k_bytes") if mapping.resident else core.constant(mapping.chunk_bytes)
-        held = self.mapping.block_rows
         with core.scratch() as x, core.scratch() as weight:
             for bank, block, start, width in self._banks():
-                a_offset = x_offset if block == 0 else core.add(x_offset, block * held * mapping.chunk_bytes, x)
+                skipped = block * mapping.block_rows * mapping.chunk_bytes
+                a_offset = x_offset if block == 0 else core.add(x_offset, skipped, x)
                 b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.chunk_bytes, weight)
+                held: Operand = (self.buffers.x, a_offset, x_pitch)
+                streamed: Operand = (self.buffers.factor, b_offset, core.constant(mapping.chunk_bytes))
+                if mapping.is_swapped:
+                    held, streamed = streamed, held
                 with self._columns(start, width) as columns:
                     core.emit(
-                        mapping.instruction, bank=bank, a=self.buffers.x, a_offset=a_offset, a_pitch=x_pitch,
-                        b=self.buffers.factor, b_offset=b_offset, b_pitch=mapping.chunk_bytes,
-                        rows=self.block_rows[block], columns=columns, k_blocks=blocks,
+                        mapping.instruction, bank=bank, a=held[0], a_offset=held[1], a_pitch=held[2], b=streamed[0],
+                        b_offset=streamed[1], b_pitch=streamed[2], k_blocks=blocks, **self._extent(block, columns),
                         a_dtype=mapping.shape.dtype.name, accumulate="set" if is_first else "add",
                     )  # fmt: skip
 
@@ -239,15 +259,29 @@ class Multiplier(Walk):
 
     def _drain(self, out: BufferHandle, dtype: Dtype, only: int | None = None) -> None:
         """Write the accumulators of a tile, or of one of its blocks of rows, to one slot of a buffer with its rows."""
-        held, pitch = self.mapping.block_rows, self.mapping.tile_columns * dtype.bytes
+        target = self.buffers.turned_result or out
         for bank, block, start, width in self._banks():
             if only not in (None, block):
                 continue
-            offset = (0 if only is not None else block * held * pitch) + start * dtype.bytes
+            offset, pitch = self._place_in_tile(block if only is None else 0, start, dtype)
             self._with_offset(
-                offset, "acc_drain", "out_offset", out=out, out_pitch=pitch, bank=bank,
-                rows=self.block_rows[block], columns=width, out_dtype=dtype.name,
+                offset, "acc_drain", "out_offset", out=target, out_pitch=pitch, bank=bank, out_dtype=dtype.name,
+                **self._extent(block, width),
             )  # fmt: skip
+        if target is not out:
+            self._turn_result(target, out, dtype, self.tile_rows if only is None else self.block_rows[only])
+
+    def _turn_result(self, turned: BufferHandle, out: BufferHandle, dtype: Dtype, count: Register) -> None:
+        """Make `count` rows, one per row of x, of a tile with a row per output."""
+        core, mapping = self.core, self.mapping
+        core.push(turned)
+        with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as rows:
+            core.emit(
+                "transpose", out=out, out_pitch=core.copy(mapping.tile_columns * dtype.bytes, out_pitch), a=turned,
+                a_pitch=core.copy(mapping.turned_pitch_bytes(dtype), pitch), rows=core.copy(mapping.tile_columns, rows),
+                columns=count, a_dtype=dtype.name,
+            )  # fmt: skip
+        core.pop(turned)
 
     def _send(self) -> None:
         """Store the results of a tile that are in the result's rows."""

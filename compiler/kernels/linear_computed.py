@@ -133,8 +133,8 @@ class ComputedMultiplier(Multiplier):
     def _start_accumulators(self) -> None:
         for bank, block, _, width in self._banks():
             self.core.emit(
-                "acc_load", bank=bank, a=self.buffers.initial, rows=self.block_rows[block], columns=width,
-                a_dtype="fp32", spread="row",
+                "acc_load", bank=bank, a=self.buffers.initial, a_dtype="fp32", spread="row",
+                **self._extent(block, width),
             )  # fmt: skip
 
     def _multiply_chunks(self) -> None:

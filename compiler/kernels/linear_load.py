@@ -11,22 +11,28 @@ class Loader(Walk):
 
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
-        weight_tile, x_row = core.register(), core.register()
+        self.weight_tile, self.x_row = core.register(), core.register()
         self._prepare()
         if mapping.resident:
             if mapping.loads_early:
                 self._load_early()
                 core.await_inputs()
-            self._load_x(core.load_argument("x", x_row), core.argument("rows"), core.argument("k_bytes"))
-        for _ in self.row_tiles():
-            self._find_first_tile(weight_tile)
-            core.multiply(self.first_row, core.argument("x_pitch"), x_row)
-            with core.scratch() as base:
-                core.increase(x_row, core.load_argument("x", base))
-            for _ in self.output_tiles():
-                self._load_initial()
-                self._load_chunks(weight_tile, x_row)
-                self._find_next_tile(weight_tile)
+            self._load_x(core.load_argument("x", self.x_row), core.argument("rows"), core.argument("k_bytes"))
+        for _ in self.tiles():
+            self._load_initial()
+            self._load_chunks(self.weight_tile, self.x_row)
+
+    def _begin_rows(self) -> None:
+        core = self.core
+        core.multiply(self.first_row, core.argument("x_pitch"), self.x_row)
+        with core.scratch() as base:
+            core.increase(self.x_row, core.load_argument("x", base))
+
+    def _begin_outputs(self) -> None:
+        self._find_first_tile(self.weight_tile)
+
+    def _end_outputs(self) -> None:
+        self._find_next_tile(self.weight_tile)
 
     def _load_early(self) -> None:
         """Load the first chunks of the weight, if this PE has a tile, and note their number.
@@ -161,3 +167,17 @@ class Loader(Walk):
                 address_pitch=core.argument("initial_pitch"), rows=self.tile_rows, row_bytes=size,
             )  # fmt: skip
         core.push(self.buffers.initial)
+        if self.buffers.turned_residual is not None:
+            self._turn_residual(self.buffers.turned_residual)
+
+    def _turn_residual(self, turned: BufferHandle) -> None:
+        """Make a row per output of the tile's part of the residual."""
+        core, dtype = self.core, self.mapping.shape.out_dtype
+        with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
+            core.emit(
+                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+            )  # fmt: skip
+        core.push(turned)
+        core.pop(self.buffers.initial)

@@ -98,8 +98,8 @@ class ScaledMultiplier(Multiplier):
     def _start_accumulators(self) -> None:
         for bank, block, _, width in self._banks():
             self.core.emit(
-                "acc_load", bank=bank, a=self.scaling.zeros, rows=self.block_rows[block], columns=width,
-                a_dtype="fp32", spread="row",
+                "acc_load", bank=bank, a=self.scaling.zeros, a_dtype="fp32", spread="row",
+                **self._extent(block, width),
             )  # fmt: skip
 
     def _finish(self) -> None:

@@ -45,6 +45,10 @@ class Buffers:
     zero_points: BufferHandle | None = None
     shifted: BufferHandle | None = None
     """A packed weight without its zero points, between the two steps of the expansion."""
+    turned_result: BufferHandle | None = None
+    """Results with a row per output, before they are turned."""
+    turned_residual: BufferHandle | None = None
+    """The residual with a row per output."""
 
 
 def arguments_of(shape: LinearShape) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ class Walk:
     def _place(self) -> tuple[Register, Register]:
         """Return the first output tile of this PE and the distance to its next."""
         core = self.core
-        if not self.mapping.resident:
+        if not (self.mapping.resident or self.mapping.is_flat):
             if self.mapping.is_turned:
                 return core.coordinate("row"), core.coordinate("rows")
             return core.coordinate("column"), core.coordinate("columns")
@@ -85,10 +89,37 @@ class Walk:
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
 
+    def tiles(self) -> Iterator[None]:
+        """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
+        if self.mapping.keeps_weight:
+            self._begin_outputs()
+            for _ in self.output_tiles():
+                for _ in self.row_tiles():
+                    self._begin_rows()
+                    yield
+                self._end_outputs()
+            return
+        for _ in self.row_tiles():
+            self._begin_rows()
+            self._begin_outputs()
+            for _ in self.output_tiles():
+                yield
+                self._end_outputs()
+
+    def _begin_rows(self) -> None:
+        """Make what depends on a tile's rows."""
+
+    def _begin_outputs(self) -> None:
+        """Make what depends on a tile's outputs, for the first ones."""
+
+    def _end_outputs(self) -> None:
+        """Move it to the next outputs."""
+
     def row_tiles(self) -> Iterator[None]:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
         core = self.core
-        if self.mapping.resident:
+        all_have_rows = self.mapping.resident or self.mapping.is_flat
+        if all_have_rows:
             core.copy(0, self.row_start)
         else:
             core.multiply(core.coordinate(self.row_axis[0]), self.mapping.tile_rows, self.row_start)
@@ -102,7 +133,10 @@ class Walk:
             core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
             yield
             with core.scratch() as step:
-                core.multiply(core.load_coordinate(self.row_axis[1], step), self.mapping.tile_rows, step)
+                if all_have_rows:
+                    core.copy(self.mapping.tile_rows, step)
+                else:
+                    core.multiply(core.load_coordinate(self.row_axis[1], step), self.mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
     def output_tiles(self) -> Iterator[None]:

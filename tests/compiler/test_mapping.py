@@ -96,8 +96,8 @@ def test_printed_form() -> None:
         "mapped test on mtia-2i, fp16\n"
         "  storage x: 128 bytes, input, -1..1\n"
         "  storage y: 128 bytes, output, 0..1\n"
-        "  storage w.blocks_4x1x16x64_transposed: 8192 bytes, constant, -1..1\n"
-        "  0: y[1, 64] = linear(x[1, 64], %w, none, none) resident on 2 x 3 PEs, tile 1 x 16, K in 1 x 64"
+        "  storage w.blocks_2x1x32x64_transposed: 8192 bytes, constant, -1..1\n"
+        "  0: y[1, 64] = linear(x[1, 64], %w, none, none) resident swapped on 1 x 2 PEs, tile 1 x 32, K in 1 x 64"
     )
 
 

@@ -1,0 +1,154 @@
+"""Every way to spread a linear, with the matrix engine's operands in either order, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import compiler.linear_search
+import compiler.mapping
+from compiler.gates import fuse_gates
+from compiler.graph import Activation, Graph, LinearAttributes
+from compiler.linear_mapping import LinearMapping, cycles
+from compiler.linear_search import candidates
+from compiler.linear_shape import LinearShape
+from compiler.quantize import quantization, quantize_weights
+from compiler.reference import run_reference
+from isa.machine import Machine
+from simulator import Simulator
+from tests.compiler.graphs import Array, GraphWriter, check_padding, compile_graph, run_graph, small_machine
+
+WAYS = ("resident", "streamed", "turned", "flat")
+CHANGES = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4}
+
+
+def _graph(
+    rows: int, inputs: int, outputs: int, start: str | None, activation: Activation | None, scheme: str | None
+) -> tuple[Graph, dict[str, Array]]:
+    rng, writer = np.random.default_rng(rows + outputs), GraphWriter()
+    given: dict[str, Array] = {"x": rng.standard_normal((1, rows, inputs)).astype(np.float16)}
+    writer.input("x", given["x"].shape)
+    writer.constant("w", (rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(np.float16))
+    bias = residual = None
+    if start == "bias":
+        bias = writer.constant("bias", rng.standard_normal(outputs).astype(np.float32))
+    if start == "residual":
+        given["r"] = rng.standard_normal((1, rows, outputs)).astype(np.float16)
+        residual = writer.input("r", given["r"].shape)
+    attributes = LinearAttributes(True, activation)
+    writer.add("linear", ("x", "w", bias, residual), "y", (1, rows, outputs), attributes)
+    return quantize_weights(writer.graph("y"), quantization(scheme)), given
+
+
+def _choose(monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: int = 3) -> list[LinearMapping]:
+    """Let the cheapest mapping of a way be chosen that makes that many trips in its loops; return those chosen."""
+    chosen: list[LinearMapping] = []
+
+    def fits(mapping: LinearMapping) -> bool:
+        loops = [mapping.chunks, mapping.output_rounds, *([] if mapping.resident else [mapping.row_rounds])]
+        return (mapping.way, mapping.is_swapped) == (way, is_swapped) and min(loops) >= trips
+
+    def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
+        found: Iterator[LinearMapping] = (mapping for mapping in candidates(shape, machine) if fits(mapping))
+        chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
+        return chosen[-1]
+
+    monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
+    monkeypatch.setattr(compiler.linear_search, "multiplies_long", lambda mapping, machine: True)
+    return chosen
+
+
+def _check(graph: Graph, given: dict[str, Array], machine: Machine, tolerance: float = 4e-3) -> None:
+    expected = run_reference(graph, given)["y"].astype(np.float64)
+    found = run_graph(graph, machine, given)["y"]
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    check_padding(graph, machine, given)
+
+
+def _rows(way: str) -> int:
+    if way == "resident":
+        return 7
+    return 101 if way == "flat" else 601
+
+
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way(
+    way: str, is_swapped: bool, activation: Activation | None, start: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trips in every loop, ragged last tiles, every start of the accumulators, activations on the way out."""
+    graph, given = _graph(_rows(way), 500, 700, start, activation, None)
+    chosen = _choose(monkeypatch, way, is_swapped)
+    _check(graph, given, small_machine(**CHANGES))
+    assert chosen
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("way", WAYS)
+def test_quantized_weights_are_held(way: str, start: str | None, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expanded ones, and integers whose sums are scaled by row and column after they are turned."""
+    graph, given = _graph(_rows(way), 512, 700, start, None, scheme)
+    chosen = _choose(monkeypatch, way, is_swapped=True)
+    _check(graph, given, small_machine(**CHANGES), 2e-2)
+    assert chosen
+
+
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+def test_a_single_row_needs_no_turn(
+    machine: str, scheme: str | None, start: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column of results is as contiguous as a row."""
+    graph, given = _graph(1, 1024, 1500, start, None, scheme)
+    chosen = _choose(monkeypatch, "resident", is_swapped=True)
+    _check(graph, given, small_machine(machine, **CHANGES), 2e-2)
+    assert not any(mapping.turns_results for mapping in chosen)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rows", [0, 40])
+def test_macs_are_those_of_the_commands(way: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held counts as whole blocks, what is streamed as it is."""
+    graph, _ = _graph(_rows(way) if way == "resident" else rows or _rows(way), 300, 523, None, None, None)
+    _choose(monkeypatch, way, is_swapped=True, trips=1)
+    program = compile_graph(graph, small_machine(**CHANGES))
+    report = Simulator(program).profile()
+    (launch,) = program.entries[0].launches
+    assert report.issued_macs == launch.issued_macs >= launch.useful_macs
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and factor lie beside each other in the accumulators, whichever operand is held."""
+    rng, writer, rows, chip = np.random.default_rng(4), GraphWriter(), _rows(way), small_machine(**CHANGES)
+    given: dict[str, Array] = {"x": rng.standard_normal((1, rows, 512)).astype(np.float16)}
+    writer.input("x", given["x"].shape)
+    for name in ("gate", "up"):
+        writer.constant(f"w_{name}", (rng.standard_normal((500, 512)) / np.sqrt(512)).astype(np.float16))
+        writer.add("linear", ("x", f"w_{name}", None, None), name, (1, rows, 500), LinearAttributes(True))
+    writer.add("swiglu", ("gate", "up"), "y", (1, rows, 500))
+    graph = fuse_gates(quantize_weights(writer.graph("y"), quantization(scheme)), chip, "fp16", only_faster=False)
+    chosen = _choose(monkeypatch, way, is_swapped, trips=2)
+    _check(graph, given, chip, 2e-2 if scheme else 4e-3)
+    assert chosen and all(mapping.shape.gate for mapping in chosen)
+
+
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("way", ["streamed", "turned", "flat"])
+@pytest.mark.parametrize("sram_bytes", [0, 1 << 24])
+def test_either_order_of_tiles(sram_bytes: int, way: str, start: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of rows follow each other for one weight, unless x lies in DRAM: then those of outputs for one x."""
+    graph, given = _graph(_rows(way), 500, 700, start, None, None)
+    _choose(monkeypatch, way, is_swapped=False)
+    chip = small_machine(**CHANGES, **({} if sram_bytes else {"sram.bytes": 65536, "sram.cache_step_bytes": 0}))
+    _check(graph, given, chip)
+    (kernel,) = compile_graph(graph, chip).kernels
+    assert ("kept" in kernel.name) == (sram_bytes > 0)
