@@ -75,8 +75,11 @@ class _Finder:
         names = (apart[0].inputs[0], *(op.outputs[0] for op in apart))
         if any(isinstance(dim, Affine) for name in names for dim in self.graph.value(name or "").shape):
             return False
+        shape = linear_shape(self.graph, fused, self.dtype)
+        if shape.is_scaled and not self.machine.matrix.rate_by_dtype.int8:
+            return False
         try:
-            together = self._cycles(linear_shape(self.graph, fused, self.dtype))
+            together = self._cycles(shape)
         except UnsupportedError:
             return False
         shapes = [linear_shape(self.graph, op, self.dtype) for op in apart]

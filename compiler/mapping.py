@@ -101,6 +101,10 @@ class _Mapper:
             for index, part in enumerate(op.inputs) if part
         }  # fmt: skip
         """Where in a `join` a value stands: (the whole, its number among the parts)."""
+        joins = [op for op in graph.operations if op.kind == "join"]
+        self.parts = {op.outputs[0] or "": [part or "" for part in op.inputs] for op in joins}
+        self.stacked = {op.outputs[0] for op in joins if isinstance(op.attributes, ShapeAttributes)}
+        """Results of joins, and those of them that are joins of rows."""
         self.index = -1
 
     def run(self) -> MappedGraph:
@@ -173,16 +177,21 @@ class _Mapper:
         self.storages[storage] = MappedStorage(storage, size, role, self.index, self.index)
 
     def _store_part(self, name: str, op: Operation) -> None:
-        """Give a part of a `join` its columns of the whole, which gets its memory with the first part."""
+        """Give a part of a `join` its columns or rows of the whole, which gets its memory with the first part."""
         whole, number = self.joined[name]
-        parts = [self.graph.value(part).shape for part, (other, _) in self.joined.items() if other == whole]
-        columns = [self._size(shape[-1], op) for shape in parts]
+        parts = [self.graph.value(part).shape for part in self.parts[whole]]
         if whole not in self.regions:
             shape = [self._size(dim, op) for dim in self.graph.value(whole).shape]
             self._store(whole, whole, *_rows_and_columns(shape), self.dtype, "scratch")
         place = self.regions[whole]
-        offset = sum(columns[:number]) * self.dtype.bytes
-        self.regions[name] = replace(place, offset_bytes=offset, columns=columns[number])
+        if whole in self.stacked:
+            rows = [self._size(shape[0], op) for shape in parts]
+            offset = sum(rows[:number]) * place.pitch_bytes
+            self.regions[name] = replace(place, offset_bytes=offset, rows=rows[number])
+        else:
+            columns = [self._size(shape[-1], op) for shape in parts]
+            offset = sum(columns[:number]) * self.dtype.bytes
+            self.regions[name] = replace(place, offset_bytes=offset, columns=columns[number])
         self._extend(whole, self.index)
 
     def _extend(self, storage: str, last: int) -> None:

@@ -21,6 +21,7 @@ from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
+from compiler.row_chunks import chunk_rows
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
@@ -87,6 +88,9 @@ BACK = (
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
+    Pass("chunk_rows", "Work on some rows after others where SRAM has no room for all at once.",
+         lambda level, options: chunk_rows(_graph(level), options.machine, options.dtype), requires=("has_kernels",),
+         ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
          lambda level, options: map_graph(_graph(level), options.machine, options.dtype),
          requires=("has_kernels",), ensures=("mapped",)),
