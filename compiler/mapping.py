@@ -68,7 +68,7 @@ HEAD_DIM_STEP = 16
 """Heads in a cache are padded to a multiple of this many elements, and of a block of K."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
-_QUANTIZED = {"int8": INT8, "float32": FP32}
+QUANTIZED = {"int8": INT8, "float32": FP32}
 """Types in memory of the results of `quantize`: integers and scales."""
 MASK_INPUTS = (5, 6)
 """Indices of the keep mask and the bias among the inputs of attention."""
@@ -230,7 +230,7 @@ class _Mapper:
                 if name in self.joined:
                     self._store_part(name, op)
                     continue
-                dtype = _QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
+                dtype = QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
                 self._store(name, name, *_rows_and_columns(shape), dtype, "scratch")
         pack = _PACKERS.get(op.kind)
         if pack:

@@ -22,11 +22,12 @@ from compiler.graph import (
     ShapeAttributes,
     Value,
 )
+from compiler.mapping import QUANTIZED
 from compiler.packing import padded_row_bytes
 from compiler.placement import addressed_bytes
 from compiler.shaping import RESIDUAL, input_at
 from isa.affine import Affine
-from isa.dtypes import BY_NAME, FP32, INT8, Dtype
+from isa.dtypes import BY_NAME, Dtype
 from isa.machine import Machine
 
 ROW_KINDS = ("rms_norm", "linear", "quantize", "requantize", "pointwise")
@@ -73,6 +74,7 @@ class _Chunker:
             for name in (*op.inputs[1:5], *op.outputs[1:]) if name
         }  # fmt: skip
         """Keys and values, which lie in caches."""
+        self.rounded = {name for op in graph.operations if op.kind == "quantize" for name in op.outputs}
         self.placed = {name for op in graph.operations if op.kind == "join" for name in op.inputs}
 
     # --- groups ------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class _Chunker:
         return tuple(0 if isinstance(dim, Affine) else int(dim) for dim in shape) or (1,)
 
     def _row_bytes(self, name: str) -> int:
-        dtype = {"int8": INT8, "float32": FP32}.get(self.graph.value(name).dtype, self.dtype)
+        dtype = QUANTIZED[self.graph.value(name).dtype] if name in self.rounded else self.dtype
         return padded_row_bytes(self._sizes(name)[-1], dtype)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from compiler.emit import emit
 from compiler.gates import fuse_gates
-from compiler.graph import Graph, LinearAttributes, RmsNormAttributes
+from compiler.graph import Graph, LinearAttributes, RmsNormAttributes, RopeAttributes
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
 from compiler.mapping import map_graph
@@ -175,6 +175,27 @@ def test_a_value_that_is_read_later_is_not_overwritten() -> None:
     assert places["c"] == places["b"] != places["s"] != places["a"]
     expected = run_reference(graph, inputs)["c"]
     np.testing.assert_allclose(outputs_of(mapped, inputs)["c"], expected, rtol=5e-3, atol=5e-3)
+
+
+def test_norm_and_rope_take_the_place_of_what_they_read() -> None:
+    """Three trips per PE over rows, with random delays, give the reference where nobody reads the input again."""
+    machine, rows, heads, head_dim = small_machine(), 41, 3, 32
+    writer, rng, shape = GraphWriter(), np.random.default_rng(4), (1, 41, 96)
+    inputs: dict[str, Array] = {name: rng.standard_normal(shape).astype(np.float16) for name in ("x", "r")}
+    for name in inputs:
+        writer.input(name, shape)
+    writer.constant("w", rng.uniform(0.5, 1.5, heads * head_dim).astype(np.float16))
+    angles = np.outer(np.arange(rows), 0.1 ** np.arange(head_dim // 2))
+    tables = [writer.constant(name, table) for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles)))]
+    writer.add("add", ("x", "r"), "s", shape)
+    writer.add("rms_norm", ("s", "w"), "n", shape, RmsNormAttributes(1e-5))
+    writer.add("rope", ("n", None, *tables), "t", shape, RopeAttributes(heads, head_dim, False, 0))
+    writer.constant("one", np.eye(96, dtype=np.float16))
+    writer.add("linear", ("t", "one", None, None), "y", shape, LinearAttributes(False))
+    mapped = mapped_of(legalize(writer.graph("y")), machine)
+    assert len({mapped.storages[name].address for name in ("s", "n", "t")}) == 1
+    expected = run_reference(writer.graph("y"), inputs)["y"]
+    np.testing.assert_allclose(outputs_of(mapped, inputs)["y"], expected, rtol=5e-3, atol=5e-3)
 
 
 def test_nothing_changes_where_all_fits() -> None:
