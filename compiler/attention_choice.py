@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,17 @@ def _tiles(shape: AttentionShape, machine: Machine) -> Iterator[AttentionTile]:
                 tile = AttentionTile(shape, tokens, token_blocks, heads, steps * shape.key_step, parts, depths)
                 if fits(tile, machine):
                     yield tile
+                    if _may_share(tile, machine):
+                        yield replace(tile, is_shared=True)
                     break
+
+
+def _may_share(tile: AttentionTile, machine: Machine) -> bool:
+    """Return whether the PEs of a row can read keys together: whole rows of items that see nothing of their own."""
+    columns = machine.grid.columns
+    if tile.shape.is_stacked or not tile.shape.is_masked_once or not machine.dma.broadcast_reads or columns == 1:
+        return False
+    return tile.head_groups * tile.tiles % columns == 0
 
 
 def _row_choices(shape: AttentionShape) -> Iterator[tuple[int, int, int]]:
@@ -99,6 +110,8 @@ class _Estimate:
         """Return the time of the PE with the most work."""
         tile, pes = self.tile, self.machine.pe_count
         costs = self._items(past)
+        if tile.is_shared:
+            return self._rows_of_items(costs)
         whole, parts = split_items(tile, self.machine)
         if parts > 1:
             return float(-(-whole // pes) * costs[0] + self._part(past, parts))
@@ -109,6 +122,13 @@ class _Estimate:
         turns = loads.reshape(-1, pes)
         turns[1::2] = turns[1::2, ::-1]
         return float(turns.sum(0).max())
+
+    def _rows_of_items(self, costs: npt.NDArray[np.float64]) -> float:
+        """Return the time of the row of PEs with the most work; its longest item holds up the others."""
+        grid, shape = self.machine.grid, self.shape
+        longest = np.repeat(costs[::-1], self.tile.head_groups)[:: grid.columns]
+        rounds = -(-len(longest) * shape.kv_heads * shape.batch // grid.rows)
+        return float(longest.mean() * rounds)
 
     def _items(self, past: int) -> npt.NDArray[np.float64]:
         """Return the cycles of the items along the tokens: chunks, steps that fill the pipeline, and the store."""
@@ -185,6 +205,8 @@ class _Estimate:
         has_cache = machine.sram.cache_step_bytes and machine.sram.cache_step_bytes < machine.sram.bytes
         shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
+        if self.tile.is_shared:
+            users = machine.grid.rows
         rate = min(machine.dma.bytes_per_cycle, shared * 0.8 / users)
         size = self.tile.keys * shape.row_bytes
         if size < machine.dram.channels * machine.dram.interleave_bytes:

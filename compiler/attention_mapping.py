@@ -80,7 +80,8 @@ class AttentionTile:
     An item is `heads` query heads of one kv head and `token_blocks` times `tokens` tokens: so many blocks of rows,
     which share the keys that are loaded, `keys` at a time. The keys that are read are a multiple of `key_step`: whole
     blocks, be they columns of scores or K of the values. `instruction` multiplies blocks. Items that are left when
-    every PE has had as many are cut into at most `parts` ranges of keys.
+    every PE has had as many are cut into at most `parts` ranges of keys. With `is_shared` the PEs of a row work on items
+    of one kv head at a time, and read its keys together.
     """
 
     shape: AttentionShape
@@ -90,6 +91,7 @@ class AttentionTile:
     keys: int
     parts: int
     depths: Depths
+    is_shared: bool = False
 
     @property
     def blocks(self) -> int:

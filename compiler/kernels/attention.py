@@ -73,8 +73,10 @@ def lower(context: Lowering, op: Operation) -> None:
         "past": attributes.past, "items": tile.items, "whole": whole, "parts": parts, **bias_arguments,
     }  # fmt: skip
     useful = useful_macs(tile.shape, attributes.past)
+    grid = context.machine.grid
+    rectangle = (grid.rows, grid.columns) if tile.is_shared else context.rectangle(tile.items * parts)
     context.launch(
-        op, kernel, context.rectangle(tile.items * parts), arguments, useful_macs=useful,
+        op, kernel, rectangle, arguments, useful_macs=useful,
         rounded_macs=issued_macs(tile, attributes.past),
     )  # fmt: skip
 

@@ -46,6 +46,8 @@ class Attender(Joiner):
             if is_part:
                 stack.enter_context(core.when_less(ZERO, self.left))
             self._steps(is_part)
+        if self.tile.is_shared:
+            self._skip_chunks()
         if is_part:
             with core.when_at_least(self.begin, self.end):
                 self.stand_in()
@@ -53,6 +55,16 @@ class Attender(Joiner):
             self.join()
         else:
             self.store_blocks()
+
+    def _skip_chunks(self) -> None:
+        """Give back the keys that others of the row see, and this item does not."""
+        core = self.core
+        with core.scratch() as loaded_chunks, core.scratch() as chunks:
+            self.load_chunk_count(loaded_chunks, self.loaded_end)
+            self.load_chunk_count(chunks)
+            core.subtract(loaded_chunks, chunks, chunks)
+            with core.loop(chunks):
+                core.pop(self.buffers.k)
 
     def _steps(self, is_part: bool) -> None:
         core = self.core
