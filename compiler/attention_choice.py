@@ -14,7 +14,14 @@ from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 
-_DEPTHS = (Depths(2, 2, 2, 2, 2), Depths(2, 2, 1, 2, 1), Depths(1, 2, 1, 2, 1), Depths(1, 2, 1, 1, 1))
+_DEPTHS = (
+    Depths(2, 2, 2, 2, 2),
+    Depths(2, 2, 1, 2, 1),
+    Depths(1, 2, 1, 2, 1),
+    Depths(1, 2, 1, 1, 1),
+    Depths(1, 2, 1, 1, 1, 1, 1),
+    Depths(1, 1, 1, 1, 1, 1, 1),
+)
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
 _OVERLAP = 4
 """How well units work at once: the power in the mean of their times; infinite if the slowest decided alone."""
@@ -22,6 +29,8 @@ _FEW_ROUNDS = 16
 """Items per PE from which on it does not matter how they are dealt."""
 _SCATTERED = 0.8
 """Share of bandwidth of transfers that do not reach all channels of DRAM."""
+_WAITING = 1.06
+"""What PEs lose that wait for each other to read keys."""
 _HOP_CYCLES = 30
 """What each part of an item adds to the joining of the parts."""
 _KEY_STEPS = (8, 6, 4, 3, 2, 1)
@@ -29,7 +38,8 @@ _TOKEN_BLOCKS = (1, 2, 4, 8)
 _STEP_COMMANDS, _STEP_INSTRUCTIONS = 28, 90
 """Commands of a step that no size changes, and scalar instructions, as the kernel is written."""
 _STALLS = 8
-"""Results of the SIMD engine and the accumulators that a step waits for, one after the other."""
+"""Results of the SIMD engine and the accumulators that a step waits for, one after the other; twice as many if sums
+are carried back to the accumulators."""
 
 
 def choose_tile(
@@ -52,20 +62,32 @@ def choose_tile(
 
 
 def _tiles(shape: AttentionShape, machine: Machine) -> Iterator[AttentionTile]:
-    """Yield the tiles that fit; of the depths of buffers only the best."""
+    """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
     parts = machine.accumulator.columns if shape.is_stacked and machine.accumulator.reduction_network else 1
     for tokens, token_blocks, heads in _row_choices(shape):
         for steps in _KEY_STEPS:
             if steps > longest and steps > 1:
                 continue
-            for depths in _DEPTHS:
-                tile = AttentionTile(shape, tokens, token_blocks, heads, steps * shape.key_step, parts, depths)
+            plain = AttentionTile(shape, tokens, token_blocks, heads, steps * shape.key_step, parts, _DEPTHS[-1])
+            tiles = [plain]
+            if _Estimate(plain, machine).is_simd_bound and not shape.is_stacked:
+                tiles.append(replace(plain, is_carried=True))
+            for tile in tiles:
                 if fits(tile, machine):
-                    yield tile
-                    if _may_share(tile, machine):
-                        yield replace(tile, is_shared=True)
-                    break
+                    yield from _shared_too(_deepest(tile, machine), machine)
+
+
+def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
+    """Return the tile with the deepest buffers that fit."""
+    deeper = (replace(tile, depths=depths) for depths in _DEPTHS)
+    return next(candidate for candidate in deeper if fits(candidate, machine))
+
+
+def _shared_too(tile: AttentionTile, machine: Machine) -> Iterator[AttentionTile]:
+    yield tile
+    if _may_share(tile, machine) and _Estimate(tile, machine).is_transfer_bound:
+        yield replace(tile, is_shared=True)
 
 
 def _may_share(tile: AttentionTile, machine: Machine) -> bool:
@@ -100,11 +122,19 @@ class _Estimate:
 
     def __init__(self, tile: AttentionTile, machine: Machine) -> None:
         self.tile, self.shape, self.machine = tile, tile.shape, machine
-        units = (self._matrix(), self._simd(), self._accumulator(), self._issue())
+        matrix, simd = self._matrix(), self._simd()
+        units = (matrix, simd, self._accumulator(), self._issue())
+        self.is_simd_bound = simd > matrix
         self.step = float(sum(unit**_OVERLAP for unit in units) ** (1 / _OVERLAP))
-        self.chunk = max(self.step * tile.blocks, self._layout(), self._transfer())
+        transfer = self._transfer()
+        self.is_transfer_bound = transfer > self.step * tile.blocks
+        self.chunk = max(self.step * tile.blocks, self._layout(), transfer)
         if tile.depths.transposed == 1:
             self.chunk += self._layout()
+        if tile.depths.k == 1:
+            self.chunk += transfer / 8
+        if tile.is_shared:
+            self.chunk *= _WAITING
 
     def cycles(self, past: int) -> float:
         """Return the time of the PE with the most work."""
@@ -174,13 +204,16 @@ class _Estimate:
         passes = 1 if shape.is_masked_once else 2 + (shape.bias != "none") * 3
         row = passes * -(-tile.keys // simd.elements_per_cycle) / rate
         row += -(-tile.keys // simd.lut_elements_per_cycle) / narrow
-        row += 2 * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
+        row += (1 if tile.is_carried else 2) * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
         products = self._matrix() if shape.instruction != "mml" else 0
-        return tile.rows * row + _STALLS * simd.latency_cycles + products
+        stalls = (2 if tile.is_carried else 1) * _STALLS
+        return tile.rows * row + stalls * simd.latency_cycles + products
 
     def _accumulator(self) -> float:
         tile, shape, accumulator = self.tile, self.shape, self.machine.accumulator
-        elements = tile.keys + shape.padded_head_dim + accumulator.drain_elements_per_cycle
+        elements = (
+            tile.keys + shape.padded_head_dim * (2 if tile.is_carried else 1) + accumulator.drain_elements_per_cycle
+        )
         return tile.rows * elements / accumulator.drain_elements_per_cycle
 
     def _issue(self) -> float:
@@ -207,7 +240,7 @@ class _Estimate:
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
         if self.tile.is_shared:
             users = machine.grid.rows
-        rate = min(machine.dma.bytes_per_cycle, shared * 0.8 / users)
+        rate = min(machine.dma.bytes_per_cycle, shared * 0.95 / users)
         size = self.tile.keys * shape.row_bytes
         if size < machine.dram.channels * machine.dram.interleave_bytes:
             rate *= _SCATTERED

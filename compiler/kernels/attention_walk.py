@@ -47,11 +47,14 @@ class AttentionBuffers:
     rescale: BufferHandle
     weight: BufferHandle
     """Running sum of weights of each block."""
-    sums: BufferHandle
-    product: BufferHandle
     scaled: BufferHandle
     output: BufferHandle
     out: BufferHandle
+    sums: BufferHandle | None = None
+    product: BufferHandle | None = None
+    """Sums of weights and weighted values of one step, for the SIMD engine to add to those before."""
+    carried: BufferHandle | None = None
+    """Rescaled sums of weights on their way back to the accumulators; those of values are in `scaled`."""
     bias: BufferHandle | None = None
     heads: BufferHandle | None = None
     """Of heads that need padding: q before it has any."""
