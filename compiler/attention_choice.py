@@ -35,6 +35,8 @@ _HOP_CYCLES = 30
 """What each part of an item adds to the joining of the parts."""
 _KEY_STEPS = (8, 6, 4, 3, 2, 1)
 _TOKEN_BLOCKS = (1, 2, 4, 8)
+_MOST_BLOCKS = 8
+"""Blocks of an item beyond which only the heads of a group can lead."""
 _STEP_COMMANDS, _STEP_INSTRUCTIONS = 28, 90
 """Commands of a step that no size changes, and scalar instructions, as the kernel is written."""
 _STALLS = 8
@@ -52,16 +54,16 @@ def choose_tile(
         machine.matrix_instruction(cache.dtype.name), machine.matrix.block_rows, key_step(machine, cache.dtype),
     )  # fmt: skip
     past = attributes.past if isinstance(attributes.past, int) else (cache.capacity - cache.sequence) // 2
-    tiles = list(_tiles(shape, machine))
-    if tiles:
-        return min(tiles, key=lambda tile: _Estimate(tile, machine).cycles(past))
+    estimates = list(_estimates(shape, machine))
+    if estimates:
+        return min(estimates, key=lambda estimate: estimate.cycles(past)).tile
     raise UnsupportedError(
         f"attention with {attributes.head_count} heads of {cache.head_dim} does not fit in local memory",
         where="attention", help="use a machine with a larger pe.local_memory_bytes",
     )  # fmt: skip
 
 
-def _tiles(shape: AttentionShape, machine: Machine) -> Iterator[AttentionTile]:
+def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
     """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
     parts = machine.accumulator.columns if shape.is_stacked and machine.accumulator.reduction_network else 1
@@ -69,25 +71,30 @@ def _tiles(shape: AttentionShape, machine: Machine) -> Iterator[AttentionTile]:
         for steps in _KEY_STEPS:
             if steps > longest and steps > 1:
                 continue
-            plain = AttentionTile(shape, tokens, token_blocks, heads, steps * shape.key_step, parts, _DEPTHS[-1])
-            tiles = [plain]
-            if _Estimate(plain, machine).is_simd_bound and not shape.is_stacked:
-                tiles.append(replace(plain, is_carried=True))
-            for tile in tiles:
-                if fits(tile, machine):
-                    yield from _shared_too(_deepest(tile, machine), machine)
+            keys = steps * shape.key_step
+            tile = _deepest(AttentionTile(shape, tokens, token_blocks, heads, keys, parts, _DEPTHS[-1]), machine)
+            estimate = _Estimate(tile, machine)
+            if fits(tile, machine):
+                yield from _shared_too(estimate, machine)
+            if estimate.is_simd_bound and not shape.is_stacked:
+                carried = _deepest(replace(tile, is_carried=True), machine)
+                if fits(carried, machine):
+                    yield from _shared_too(_Estimate(carried, machine), machine)
 
 
 def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
-    """Return the tile with the deepest buffers that fit."""
+    """Return the tile with the deepest buffers that fit, or the least if none do."""
+    least = replace(tile, depths=_DEPTHS[-1])
+    if not fits(least, machine):
+        return least
     deeper = (replace(tile, depths=depths) for depths in _DEPTHS)
     return next(candidate for candidate in deeper if fits(candidate, machine))
 
 
-def _shared_too(tile: AttentionTile, machine: Machine) -> Iterator[AttentionTile]:
-    yield tile
-    if _may_share(tile, machine) and _Estimate(tile, machine).is_transfer_bound:
-        yield replace(tile, is_shared=True)
+def _shared_too(estimate: _Estimate, machine: Machine) -> Iterator[_Estimate]:
+    yield estimate
+    if estimate.is_transfer_bound and _may_share(estimate.tile, machine):
+        yield _Estimate(replace(estimate.tile, is_shared=True), machine)
 
 
 def _may_share(tile: AttentionTile, machine: Machine) -> bool:
@@ -108,9 +115,11 @@ def _row_choices(shape: AttentionShape) -> Iterator[tuple[int, int, int]]:
         tokens *= 2
     tokens = min(tokens, shape.block_rows)
     heads = [count for count in range(1, shape.group + 1) if shape.group % count == 0]
+    if len(heads) > 2:
+        heads = [1, heads[len(heads) // 2], heads[-1]]
     for count in heads:
         for blocks in _TOKEN_BLOCKS:
-            if blocks == 1 or (blocks - 1) * tokens < shape.sequence:
+            if blocks == 1 or ((blocks - 1) * tokens < shape.sequence and blocks * count <= _MOST_BLOCKS):
                 yield tokens, blocks, count
     if tokens > 1:
         yield tokens // 2, 1, 1  # the smallest, for little local memory
