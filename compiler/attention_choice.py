@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,14 @@ from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
 
-_DEPTHS = (Depths(2, 2, 2, 2, 2), Depths(2, 2, 1, 2, 1), Depths(1, 2, 1, 2, 1), Depths(1, 2, 1, 1, 1))
+_DEPTHS = (
+    Depths(2, 2, 2, 2, 2),
+    Depths(2, 2, 1, 2, 1),
+    Depths(1, 2, 1, 2, 1),
+    Depths(1, 2, 1, 1, 1),
+    Depths(1, 2, 1, 1, 1, 1, 1),
+    Depths(1, 1, 1, 1, 1, 1, 1),
+)
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
 _OVERLAP = 4
 """How well units work at once: the power in the mean of their times; infinite if the slowest decided alone."""
@@ -21,14 +29,19 @@ _FEW_ROUNDS = 16
 """Items per PE from which on it does not matter how they are dealt."""
 _SCATTERED = 0.8
 """Share of bandwidth of transfers that do not reach all channels of DRAM."""
+_WAITING = 1.06
+"""What PEs lose that wait for each other to read keys."""
 _HOP_CYCLES = 30
 """What each part of an item adds to the joining of the parts."""
 _KEY_STEPS = (8, 6, 4, 3, 2, 1)
 _TOKEN_BLOCKS = (1, 2, 4, 8)
+_MOST_BLOCKS = 8
+"""Blocks of an item beyond which only the heads of a group can lead."""
 _STEP_COMMANDS, _STEP_INSTRUCTIONS = 28, 90
 """Commands of a step that no size changes, and scalar instructions, as the kernel is written."""
 _STALLS = 8
-"""Results of the SIMD engine and the accumulators that a step waits for, one after the other."""
+"""Results of the SIMD engine and the accumulators that a step waits for, one after the other; twice as many if sums
+are carried back to the accumulators."""
 
 
 def choose_tile(
@@ -41,28 +54,55 @@ def choose_tile(
         machine.matrix_instruction(cache.dtype.name), machine.matrix.block_rows, key_step(machine, cache.dtype),
     )  # fmt: skip
     past = attributes.past if isinstance(attributes.past, int) else (cache.capacity - cache.sequence) // 2
-    tiles = list(_tiles(shape, machine))
-    if tiles:
-        return min(tiles, key=lambda tile: _Estimate(tile, machine).cycles(past))
+    estimates = list(_estimates(shape, machine))
+    if estimates:
+        return min(estimates, key=lambda estimate: estimate.cycles(past)).tile
     raise UnsupportedError(
         f"attention with {attributes.head_count} heads of {cache.head_dim} does not fit in local memory",
         where="attention", help="use a machine with a larger pe.local_memory_bytes",
     )  # fmt: skip
 
 
-def _tiles(shape: AttentionShape, machine: Machine) -> Iterator[AttentionTile]:
-    """Yield the tiles that fit; of the depths of buffers only the best."""
+def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
+    """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
     parts = machine.accumulator.columns if shape.is_stacked and machine.accumulator.reduction_network else 1
     for tokens, token_blocks, heads in _row_choices(shape):
         for steps in _KEY_STEPS:
             if steps > longest and steps > 1:
                 continue
-            for depths in _DEPTHS:
-                tile = AttentionTile(shape, tokens, token_blocks, heads, steps * shape.key_step, parts, depths)
-                if fits(tile, machine):
-                    yield tile
-                    break
+            keys = steps * shape.key_step
+            tile = _deepest(AttentionTile(shape, tokens, token_blocks, heads, keys, parts, _DEPTHS[-1]), machine)
+            estimate = _Estimate(tile, machine)
+            if fits(tile, machine):
+                yield from _shared_too(estimate, machine)
+            if estimate.is_simd_bound and not shape.is_stacked:
+                carried = _deepest(replace(tile, is_carried=True), machine)
+                if fits(carried, machine):
+                    yield from _shared_too(_Estimate(carried, machine), machine)
+
+
+def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
+    """Return the tile with the deepest buffers that fit, or the least if none do."""
+    least = replace(tile, depths=_DEPTHS[-1])
+    if not fits(least, machine):
+        return least
+    deeper = (replace(tile, depths=depths) for depths in _DEPTHS)
+    return next(candidate for candidate in deeper if fits(candidate, machine))
+
+
+def _shared_too(estimate: _Estimate, machine: Machine) -> Iterator[_Estimate]:
+    yield estimate
+    if estimate.is_transfer_bound and _may_share(estimate.tile, machine):
+        yield _Estimate(replace(estimate.tile, is_shared=True), machine)
+
+
+def _may_share(tile: AttentionTile, machine: Machine) -> bool:
+    """Return whether the PEs of a row can read keys together: whole rows of items that see nothing of their own."""
+    columns = machine.grid.columns
+    if tile.shape.is_stacked or not tile.shape.is_masked_once or not machine.dma.broadcast_reads or columns == 1:
+        return False
+    return tile.head_groups * tile.tiles % columns == 0
 
 
 def _row_choices(shape: AttentionShape) -> Iterator[tuple[int, int, int]]:
@@ -75,9 +115,11 @@ def _row_choices(shape: AttentionShape) -> Iterator[tuple[int, int, int]]:
         tokens *= 2
     tokens = min(tokens, shape.block_rows)
     heads = [count for count in range(1, shape.group + 1) if shape.group % count == 0]
+    if len(heads) > 2:
+        heads = [1, heads[len(heads) // 2], heads[-1]]
     for count in heads:
         for blocks in _TOKEN_BLOCKS:
-            if blocks == 1 or (blocks - 1) * tokens < shape.sequence:
+            if blocks == 1 or ((blocks - 1) * tokens < shape.sequence and blocks * count <= _MOST_BLOCKS):
                 yield tokens, blocks, count
     if tokens > 1:
         yield tokens // 2, 1, 1  # the smallest, for little local memory
@@ -89,16 +131,26 @@ class _Estimate:
 
     def __init__(self, tile: AttentionTile, machine: Machine) -> None:
         self.tile, self.shape, self.machine = tile, tile.shape, machine
-        units = (self._matrix(), self._simd(), self._accumulator(), self._issue())
+        matrix, simd = self._matrix(), self._simd()
+        units = (matrix, simd, self._accumulator(), self._issue())
+        self.is_simd_bound = simd > matrix
         self.step = float(sum(unit**_OVERLAP for unit in units) ** (1 / _OVERLAP))
-        self.chunk = max(self.step * tile.blocks, self._layout(), self._transfer())
+        transfer = self._transfer()
+        self.is_transfer_bound = transfer > self.step * tile.blocks
+        self.chunk = max(self.step * tile.blocks, self._layout(), transfer)
         if tile.depths.transposed == 1:
             self.chunk += self._layout()
+        if tile.depths.k == 1:
+            self.chunk += transfer / 8
+        if tile.is_shared:
+            self.chunk *= _WAITING
 
     def cycles(self, past: int) -> float:
         """Return the time of the PE with the most work."""
         tile, pes = self.tile, self.machine.pe_count
         costs = self._items(past)
+        if tile.is_shared:
+            return self._rows_of_items(costs)
         whole, parts = split_items(tile, self.machine)
         if parts > 1:
             return float(-(-whole // pes) * costs[0] + self._part(past, parts))
@@ -109,6 +161,13 @@ class _Estimate:
         turns = loads.reshape(-1, pes)
         turns[1::2] = turns[1::2, ::-1]
         return float(turns.sum(0).max())
+
+    def _rows_of_items(self, costs: npt.NDArray[np.float64]) -> float:
+        """Return the time of the row of PEs with the most work; its longest item holds up the others."""
+        grid, shape = self.machine.grid, self.shape
+        longest = np.repeat(costs[::-1], self.tile.head_groups)[:: grid.columns]
+        rounds = -(-len(longest) * shape.kv_heads * shape.batch // grid.rows)
+        return float(longest.mean() * rounds)
 
     def _items(self, past: int) -> npt.NDArray[np.float64]:
         """Return the cycles of the items along the tokens: chunks, steps that fill the pipeline, and the store."""
@@ -154,13 +213,16 @@ class _Estimate:
         passes = 1 if shape.is_masked_once else 2 + (shape.bias != "none") * 3
         row = passes * -(-tile.keys // simd.elements_per_cycle) / rate
         row += -(-tile.keys // simd.lut_elements_per_cycle) / narrow
-        row += 2 * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
+        row += (1 if tile.is_carried else 2) * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
         products = self._matrix() if shape.instruction != "mml" else 0
-        return tile.rows * row + _STALLS * simd.latency_cycles + products
+        stalls = (2 if tile.is_carried else 1) * _STALLS
+        return tile.rows * row + stalls * simd.latency_cycles + products
 
     def _accumulator(self) -> float:
         tile, shape, accumulator = self.tile, self.shape, self.machine.accumulator
-        elements = tile.keys + shape.padded_head_dim + accumulator.drain_elements_per_cycle
+        elements = (
+            tile.keys + shape.padded_head_dim * (2 if tile.is_carried else 1) + accumulator.drain_elements_per_cycle
+        )
         return tile.rows * elements / accumulator.drain_elements_per_cycle
 
     def _issue(self) -> float:
@@ -185,7 +247,9 @@ class _Estimate:
         has_cache = machine.sram.cache_step_bytes and machine.sram.cache_step_bytes < machine.sram.bytes
         shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
-        rate = min(machine.dma.bytes_per_cycle, shared * 0.8 / users)
+        if self.tile.is_shared:
+            users = machine.grid.rows
+        rate = min(machine.dma.bytes_per_cycle, shared * 0.95 / users)
         size = self.tile.keys * shape.row_bytes
         if size < machine.dram.channels * machine.dram.interleave_bytes:
             rate *= _SCATTERED

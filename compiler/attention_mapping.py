@@ -71,6 +71,8 @@ class Depths:
     v: int
     transposed: int
     product: int
+    scores: int = 2
+    out: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class AttentionTile:
     An item is `heads` query heads of one kv head and `token_blocks` times `tokens` tokens: so many blocks of rows,
     which share the keys that are loaded, `keys` at a time. The keys that are read are a multiple of `key_step`: whole
     blocks, be they columns of scores or K of the values. `instruction` multiplies blocks. Items that are left when
-    every PE has had as many are cut into at most `parts` ranges of keys.
+    every PE has had as many are cut into at most `parts` ranges of keys. With `is_shared` the PEs of a row work on
+    items of one kv head at a time, and read its keys together. With `is_carried` the weighted sums so far, rescaled, go
+    back into the accumulators, and products are added to them there; else the SIMD engine adds.
     """
 
     shape: AttentionShape
@@ -90,6 +94,8 @@ class AttentionTile:
     keys: int
     parts: int
     depths: Depths
+    is_shared: bool = False
+    is_carried: bool = False
 
     @property
     def blocks(self) -> int:
@@ -161,12 +167,15 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     sizes = {
         "q": (blocks * tile.block_bytes, depths.q), "k": (keys, depths.k), "v": (keys, depths.v),
         "v_transposed": (keys + ones, depths.transposed), "mask": (tile.keys * MASK_BYTES, 2),
-        "scores": (scores, 2), "masked": (scores, 1 if shape.is_masked_once else 2),
+        "scores": (scores, depths.scores), "masked": (scores, 1 if shape.is_masked_once else 2),
         "probabilities": (rows * tile.keys * size, 2),
         "column": (column, 2), "maximum": (column, blocks + 1), "rescale": (column, 2), "weight": (column, blocks),
         "sums": (column, 2), "product": (result, depths.product), "scaled": (result, 1), "output": (result, blocks),
-        "out": (rows * shape.row_bytes, 2),
+        "out": (rows * shape.row_bytes, depths.out),
     }  # fmt: skip
+    if tile.is_carried:
+        del sizes["product"], sizes["sums"]
+        sizes["carried"] = (column, 1)
     if shape.bias != "none":
         sizes["bias"] = (tile.bias_rows * tile.keys * size, 2)
     if shape.head_dim != shape.padded_head_dim:

@@ -3,10 +3,11 @@
 A bias is a tensor that is added to the scores: a mask that is no plain padding, or a position bias. Its part for a
 chunk is loaded like the mask, for all rows of the item.
 
-A work item is one kv head of one sequence and a tile of query tokens; all query heads of the group share the keys and
-values that the item loads. Core A loads q, then chunk by chunk k, v (transposed on the way by the layout unit) and the
-mask; core B multiplies, keeps the running state of each query head in circular buffers, and stores the result. With one
-token per sequence the heads of a group are the rows of a single block. Chunks beyond the last visible key are skipped.
+A work item is some query heads of one kv head and some query tokens of one sequence, in blocks of rows; all share the
+keys and values that the item loads. Core A loads q, then chunk by chunk k, v (transposed on the way by the layout unit)
+and the mask; core B multiplies, keeps the running state of each block in circular buffers, and stores the result. With
+one token per sequence the heads of a group are the rows of a single block, and items left when every PE has had
+as many are cut into parts along the keys (`attention_parts.py`). Chunks beyond the last visible key are skipped.
 """
 
 from __future__ import annotations
@@ -73,8 +74,10 @@ def lower(context: Lowering, op: Operation) -> None:
         "past": attributes.past, "items": tile.items, "whole": whole, "parts": parts, **bias_arguments,
     }  # fmt: skip
     useful = useful_macs(tile.shape, attributes.past)
+    grid = context.machine.grid
+    rectangle = (grid.rows, grid.columns) if tile.is_shared else context.rectangle(tile.items * parts)
     context.launch(
-        op, kernel, context.rectangle(tile.items * parts), arguments, useful_macs=useful,
+        op, kernel, rectangle, arguments, useful_macs=useful,
         rounded_macs=issued_macs(tile, attributes.past),
     )  # fmt: skip
 

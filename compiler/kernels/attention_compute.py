@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from compiler.attention_mapping import AttentionTile
+from compiler.attention_mapping import FP32_BYTES, AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_parts import Joiner
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
@@ -46,6 +46,8 @@ class Attender(Joiner):
             if is_part:
                 stack.enter_context(core.when_less(ZERO, self.left))
             self._steps(is_part)
+        if self.tile.is_shared:
+            self._skip_chunks()
         if is_part:
             with core.when_at_least(self.begin, self.end):
                 self.stand_in()
@@ -53,6 +55,16 @@ class Attender(Joiner):
             self.join()
         else:
             self.store_blocks()
+
+    def _skip_chunks(self) -> None:
+        """Give back the keys that others of the row see, and this item does not."""
+        core = self.core
+        with core.scratch() as loaded_chunks, core.scratch() as chunks:
+            self.load_chunk_count(loaded_chunks, self.loaded_end)
+            self.load_chunk_count(chunks)
+            core.subtract(loaded_chunks, chunks, chunks)
+            with core.loop(chunks):
+                core.pop(self.buffers.k)
 
     def _steps(self, is_part: bool) -> None:
         core = self.core
@@ -130,6 +142,7 @@ class Attender(Joiner):
         b: tuple[BufferHandle, Register, Register],
         columns: Register,
         k_blocks: Register | int,
+        accumulate: str = "set",
     ) -> None:
         """Emit one multiplication; a machine that repeats fewer blocks gets a loop of commands."""
         core, limit, instruction = self.core, self.machine.matrix.max_repeat_blocks, self.shape.instruction
@@ -142,13 +155,13 @@ class Attender(Joiner):
             if isinstance(k_blocks, int):
                 (k_blocks,) = stack.enter_context(loaded(core, k_blocks))
             if max(self.shape.row_bytes, key_bytes) // step <= limit:
-                core.emit(instruction, **common, a_offset=a[1], b_offset=b[1], k_blocks=k_blocks, accumulate="set")
+                core.emit(instruction, **common, a_offset=a[1], b_offset=b[1], k_blocks=k_blocks, accumulate=accumulate)
                 return
             (one,) = stack.enter_context(loaded(core, 1))
             a_offset, b_offset, rest = (stack.enter_context(core.scratch()) for _ in range(3))
             core.copy(a[1], a_offset)
             core.copy(b[1], b_offset)
-            core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="set")
+            core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate=accumulate)
             core.add(k_blocks, -1, rest)
             with core.loop(rest):
                 core.increase(a_offset, step)
@@ -157,23 +170,63 @@ class Attender(Joiner):
 
     def _multiply_values(self) -> None:
         """Multiply the weights with the values, and with the ones below them."""
-        core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
-        element, width, depth = shape.dtype.bytes, shape.block_rows, shape.padded_head_dim
-        starts = [*range(0, depth, width), depth]
-        with core.scratch() as k_blocks, loaded(core, tile.keys * element) as (pitch,):
+        core, shape, buffers = self.core, self.shape, self.buffers
+        carried = buffers.carried
+        with core.scratch() as k_blocks:
             self.load_chunk_rows(self.first_key, k_blocks)
-            with loaded(core, self.machine.matrix.block_k_bytes // element) as (block,):
+            with loaded(core, self.machine.matrix.block_k_bytes // shape.dtype.bytes) as (block,):
                 core.compute("div", k_blocks, block, k_blocks)
-            for index, first in enumerate(starts):
-                bank = self.value_banks[index % len(self.value_banks)]
-                count = min(width, depth - first) or 1
-                with loaded(core, first * tile.keys * element, count) as (start, columns):
-                    a, b = (buffers.probabilities, ZERO, pitch), (buffers.v_transposed, start, pitch)
-                    self._multiply(bank, a, b, columns, k_blocks)
-                    if first < depth:
-                        self.drain(bank, buffers.product, index, depth, columns)
-                    else:
-                        self.drain(bank, buffers.sums, 0, 1, columns)
-        core.push(buffers.product)
-        core.push(buffers.sums)
+            if carried is None:
+                self._multiply_columns(k_blocks, None)
+            else:
+                with core.when_less(self.done, self.blocks):
+                    self._multiply_columns(k_blocks, None)
+                with core.when_at_least(self.done, self.blocks):
+                    self._multiply_columns(k_blocks, carried)
+                    core.pop(buffers.scaled)
+                    core.pop(carried)
+        for target in self._value_targets():
+            core.push(target)
         core.pop(buffers.probabilities)
+
+    def _value_targets(self) -> tuple[BufferHandle, BufferHandle]:
+        """Return where products with values and with ones go."""
+        buffers = self.buffers
+        if buffers.product is None or buffers.sums is None:
+            return buffers.output, buffers.weight
+        return buffers.product, buffers.sums
+
+    def _multiply_columns(self, k_blocks: Register, carried: BufferHandle | None) -> None:
+        """Multiply block by block of columns, on top of what is carried if there is anything.
+
+        Banks are loaded as early as they are free: what waits in a queue holds up what is behind it.
+        """
+        core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
+        width, depth, row = shape.block_rows, shape.padded_head_dim, tile.keys * shape.dtype.bytes
+        starts, banks = [*range(0, depth, width), depth], self.value_banks
+        values, sums = self._value_targets()
+        if carried is not None:
+            for index in range(min(len(banks), len(starts))):
+                self._load_carried(starts, index, carried)
+        for index, first in enumerate(starts):
+            bank = banks[index % len(banks)]
+            with loaded(core, first * row, min(width, depth - first) or 1, row) as (start, columns, pitch):
+                a, b = (buffers.probabilities, ZERO, pitch), (buffers.v_transposed, start, pitch)
+                self._multiply(bank, a, b, columns, k_blocks, "set" if carried is None else "add")
+                if first < depth:
+                    self.drain(bank, values, index, depth, columns)
+                else:
+                    self.drain(bank, sums, 0, 1, columns)
+            if carried is not None and index + len(banks) < len(starts):
+                self._load_carried(starts, index + len(banks), carried)
+
+    def _load_carried(self, starts: list[int], index: int, carried: BufferHandle) -> None:
+        core, depth, width = self.core, self.shape.padded_head_dim, self.shape.block_rows
+        first, bank = starts[index], self.value_banks[index % len(self.value_banks)]
+        row, source = (depth, self.buffers.scaled) if first < depth else (1, carried)
+        offset = first * FP32_BYTES if first < depth else 0
+        with loaded(core, row * FP32_BYTES, min(width, depth - first) or 1, offset) as (pitch, columns, start):
+            core.emit(
+                "acc_load", bank=bank, a=source, a_offset=start, a_pitch=pitch, rows=self.rows, columns=columns,
+                a_dtype="fp32",
+            )  # fmt: skip

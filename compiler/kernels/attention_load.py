@@ -44,12 +44,15 @@ class Loader(Walk):
                 core.compute("div", cache, group, cache)
             core.multiply(cache, shape.capacity * shape.row_bytes, cache)
             core.copy(self.begin, self.first_key)
-            self.load_chunk_count(trips)
+            self.load_chunk_count(trips, self.loaded_end)
             stack.enter_context(core.loop(trips))
-            self.load_chunk_rows(self.first_key, self.chunk_rows)
+            self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
             self._load_keys("k", self.buffers.k, cache)
             self._load_keys("v", self.buffers.v, cache)
-            self._transpose_values()
+            if tile.is_shared:
+                self._transpose_what_is_visible()
+            else:
+                self._transpose_values()
             if shape.has_mask:
                 self._load_mask()
             if self.buffers.bias is not None:
@@ -123,8 +126,18 @@ class Loader(Walk):
             core.increase(address, cache)
             core.increase(address, core.load_argument(argument, size))
             core.multiply(self.chunk_rows, row_bytes, size)
-            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size)
+            broadcast = "row" if self.tile.is_shared else "none"
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size, broadcast=broadcast)
         core.push(buffer)
+
+    def _transpose_what_is_visible(self) -> None:
+        """Transpose the values of a chunk if this PE's item sees any; others of the row may see more."""
+        core = self.core
+        with core.when_less(self.first_key, self.end):
+            self.load_chunk_rows(self.first_key, self.chunk_rows)
+            self._transpose_values()
+        with core.when_at_least(self.first_key, self.end):
+            core.pop(self.buffers.v)
 
     def _transpose_values(self) -> None:
         """Transpose the values, and put ones below them."""

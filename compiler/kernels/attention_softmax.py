@@ -142,16 +142,34 @@ class Softmax(Walk):
                     value=self.late_scale,
                 )  # fmt: skip
                 self.move(buffers.rescale, buffers.maximum)
+                if buffers.carried is not None:
+                    self._carry(buffers.carried)
+
+    def _carry(self, carried: BufferHandle) -> None:
+        """Rescale the sums so far, for the accumulators."""
+        core, buffers, depth = self.core, self.buffers, self.shape.padded_head_dim
+        with loaded(core, depth * FP32_BYTES, depth, FP32_BYTES) as (pitch, columns, dense):
+            self.wide(
+                "vmul", buffers.scaled, buffers.output, pitch, columns, b=buffers.rescale, b_pitch=dense,
+                b_dtype="fp32", spread="column",
+            )  # fmt: skip
+        self.dense("vmul", carried, buffers.weight, b=buffers.rescale)
+        self.move(buffers.scaled, buffers.output)
+        self.move(carried, buffers.weight)
+        core.pop(buffers.rescale)
 
     def accumulate(self) -> None:
         """Update sum of weights and weighted sum of values with the products of the step before this one."""
         core, buffers = self.core, self.buffers
+        product, sums = buffers.product, buffers.sums
+        if product is None or sums is None:
+            return
         with loaded(core, self.shape.padded_head_dim * FP32_BYTES, self.shape.padded_head_dim) as (pitch, columns):
             with core.when_at_least(self.blocks, self.done):
-                self.wide("vcast", buffers.output, buffers.product, pitch, columns)
-                self.move(buffers.output, buffers.product)
-                self.dense("vcast", buffers.weight, buffers.sums)
-                self.move(buffers.weight, buffers.sums)
+                self.wide("vcast", buffers.output, product, pitch, columns)
+                self.move(buffers.output, product)
+                self.dense("vcast", buffers.weight, sums)
+                self.move(buffers.weight, sums)
             with core.when_less(self.blocks, self.done), loaded(core, FP32_BYTES) as (dense,):
                 self.wide(
                     "vmul", buffers.scaled, buffers.output, pitch, columns, b=buffers.rescale, b_pitch=dense,
@@ -162,12 +180,12 @@ class Softmax(Walk):
                 self.move(buffers.column, buffers.weight)
                 core.pop(buffers.rescale)
                 self.wide(
-                    "vadd", buffers.output, buffers.scaled, pitch, columns, b=buffers.product, b_pitch=pitch,
+                    "vadd", buffers.output, buffers.scaled, pitch, columns, b=product, b_pitch=pitch,
                     b_dtype="fp32",
                 )  # fmt: skip
-                self.dense("vadd", buffers.weight, buffers.column, b=buffers.sums)
-                self.move(buffers.output, buffers.product)
-                self.move(buffers.weight, buffers.sums)
+                self.dense("vadd", buffers.weight, buffers.column, b=sums)
+                self.move(buffers.output, product)
+                self.move(buffers.weight, sums)
                 core.pop(buffers.scaled)
                 core.pop(buffers.column)
 

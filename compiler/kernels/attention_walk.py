@@ -47,11 +47,14 @@ class AttentionBuffers:
     rescale: BufferHandle
     weight: BufferHandle
     """Running sum of weights of each block."""
-    sums: BufferHandle
-    product: BufferHandle
     scaled: BufferHandle
     output: BufferHandle
     out: BufferHandle
+    sums: BufferHandle | None = None
+    product: BufferHandle | None = None
+    """Sums of weights and weighted values of one step, for the SIMD engine to add to those before."""
+    carried: BufferHandle | None = None
+    """Rescaled sums of weights on their way back to the accumulators; those of values are in `scaled`."""
     bias: BufferHandle | None = None
     heads: BufferHandle | None = None
     """Of heads that need padding: q before it has any."""
@@ -86,6 +89,8 @@ class Walk:
         self.begin = core.register() if tile.parts > 1 else ZERO
         self.end = core.register() if tile.parts > 1 else self.visible
         """The keys of this PE's part of the item; past `end` if there are none."""
+        self.loaded_end = core.register() if tile.is_shared else self.end
+        """Where the keys end that are loaded: those of the row's longest item if it reads them together."""
         if tile.parts > 1:
             self.part, self.parts = core.register(), core.register()
         self._base, self._place = core.register(), core.register()
@@ -93,11 +98,11 @@ class Walk:
     def emit(self) -> None:
         """Emit the code of the core."""
         core = self.core
-        self.load_position(self._place)
+        self._load_place()
         core.copy(0, self._base)
         with ExitStack() as body:
             with core.scratch() as stride, core.scratch() as rounds:
-                self._load_pe_count(stride)
+                self._load_stride(stride)
                 self._load_rounds("whole", stride, rounds)
                 body.enter_context(core.loop(rounds))
             with ExitStack() as guarded:
@@ -107,7 +112,7 @@ class Walk:
                     core.copy(self.visible, self.end)
                 self.item(is_part=False)
             with core.scratch() as stride:
-                self._load_pe_count(stride)
+                self._load_stride(stride)
                 core.increase(self._base, stride)
                 core.subtract(stride, self._place, self._place)
                 core.increase(self._place, -1)
@@ -145,9 +150,13 @@ class Walk:
         core = self.core
         with core.scratch() as item, core.scratch() as items:
             core.add(self._base, self._place, item)
-            core.load_argument(count, items)
+            self._load_count(count, items)
             guarded.enter_context(core.when_less(item, items))
-            self._split(item)
+            if self.tile.is_shared:
+                self._split_shared(item)
+            else:
+                self._split(item)
+            self._measure()
 
     def item(self, is_part: bool) -> None:
         """Emit the work on one item, or on this PE's part of it."""
@@ -172,6 +181,28 @@ class Walk:
             core.multiply(row, columns, row)
             core.increase(into, row)
 
+    def _load_place(self) -> None:
+        """Emit the place of this PE, or of its row, among those that items are dealt to."""
+        if self.tile.is_shared:
+            self.core.load_coordinate("row", self._place)
+        else:
+            self.load_position(self._place)
+
+    def _load_stride(self, into: Register) -> None:
+        """Emit how many items are dealt at a time; with shared keys, how many rows of items."""
+        if self.tile.is_shared:
+            self.core.load_coordinate("rows", into)
+        else:
+            self._load_pe_count(into)
+
+    def _load_count(self, argument: str, into: Register) -> Register:
+        """Emit how many items, or rows of items, there are up to an argument."""
+        self.core.load_argument(argument, into)
+        if self.tile.is_shared:
+            with self.core.scratch() as columns:
+                self.core.compute("div", into, self.core.load_coordinate("columns", columns), into)
+        return into
+
     def _load_pe_count(self, into: Register) -> None:
         core = self.core
         with core.scratch() as rows:
@@ -180,7 +211,7 @@ class Walk:
     def _load_rounds(self, count: str, stride: Register, into: Register) -> None:
         """Emit how many rounds the items from the base up to an argument take."""
         core = self.core
-        core.subtract(core.load_argument(count, into), self._base, into)
+        core.subtract(self._load_count(count, into), self._base, into)
         core.increase(into, stride)
         core.increase(into, -1)
         core.compute("div", into, stride, into)
@@ -195,27 +226,64 @@ class Walk:
                 core.compute("div", self.batch, batch, self.token)
             core.compute("rem", self.batch, batch, self.batch)
         core.multiply(self.query_head, tile.heads, self.query_head)
+        if self.token != ZERO:
+            self._place_tokens(self.token)
+
+    def _split_shared(self, item: Register) -> None:
+        """Rows of items count sequences and kv heads first, then tokens and heads of the group, the last ones first."""
+        core, tile, shape = self.core, self.tile, self.shape
+        with core.scratch() as first, core.scratch() as column, core.scratch() as divisor:
+            core.copy(shape.kv_heads * shape.batch, divisor)
+            core.compute("div", item, divisor, first)
+            core.compute("rem", item, divisor, self.query_head)
+            core.copy(shape.kv_heads, divisor)
+            core.compute("div", self.query_head, divisor, self.batch)
+            core.compute("rem", self.query_head, divisor, self.query_head)
+            core.multiply(self.query_head, shape.group, self.query_head)
+            core.multiply(first, core.load_coordinate("columns", column), first)
+            core.copy(tile.head_groups, divisor)
+            core.compute("div", first, divisor, self.token)
+            self._place_tokens(self.token)
+            self._load_visible(self.token, self.loaded_end)
+            core.increase(first, core.load_coordinate("column", column))
+            core.compute("div", first, divisor, self.token)
+            self._place_tokens(self.token)
+            core.compute("rem", first, divisor, first)
+            core.multiply(first, tile.heads, first)
+            core.increase(self.query_head, first)
+
+    def _place_tokens(self, index: Register) -> None:
+        """Turn the index of an item along the tokens, from the end, into its first token."""
+        core, tile = self.core, self.tile
+        with loaded(core, tile.tiles - 1) as (last,):
+            core.subtract(last, index, index)
+        core.multiply(index, tile.item_tokens, index)
+
+    def _load_visible(self, token: Register, into: Register) -> None:
+        """Emit how many keys the last token of the item at `token` sees."""
+        core, sequence = self.core, self.shape.sequence
+        core.load_argument("past", into)
+        with core.scratch() as seen, loaded(core, sequence) as (most,):
+            core.copy(sequence, seen)
+            if self.shape.causal:
+                core.add(token, self.tile.item_tokens, seen)
+                core.minimum(seen, most, seen)
+            core.increase(into, seen)
+
+    def _measure(self) -> None:
+        """Emit the blocks and the visible keys of the item."""
+        core, tile, shape = self.core, self.tile, self.shape
+        self._load_visible(self.token, self.visible)
         if self.token == ZERO:
             core.copy(tile.blocks, self.blocks)
-            core.add(core.load_argument("past", self.visible), 1, self.visible)
             return
-        with loaded(core, tile.tiles - 1, shape.sequence, tile.token_blocks) as (last, sequence, most):
-            core.subtract(last, self.token, self.token)
-            core.multiply(self.token, tile.item_tokens, self.token)
-            core.subtract(sequence, self.token, self.blocks)
-            core.increase(self.blocks, tile.tokens - 1)
-            with loaded(core, tile.tokens) as (tokens,):
-                core.compute("div", self.blocks, tokens, self.blocks)
-            core.minimum(self.blocks, most, self.blocks)
-            core.load_argument("past", self.visible)
-            if shape.causal:
-                with core.scratch() as seen:
-                    core.add(self.token, tile.item_tokens, seen)
-                    core.minimum(seen, sequence, seen)
-                    core.increase(self.visible, seen)
-            else:
-                core.increase(self.visible, sequence)
-        core.multiply(self.blocks, tile.heads, self.blocks)
+        with core.scratch() as left, loaded(core, tile.tokens, tile.token_blocks) as (tokens, most):
+            core.copy(shape.sequence, left)
+            core.subtract(left, self.token, left)
+            core.increase(left, tile.tokens - 1)
+            core.compute("div", left, tokens, left)
+            core.minimum(left, most, left)
+            core.multiply(left, tile.heads, self.blocks)
 
     def _find_part(self) -> None:
         """Cut the visible keys into parts of whole steps; the last ones may get fewer, or none."""
@@ -230,18 +298,18 @@ class Walk:
             core.add(self.begin, share, self.end)
             core.minimum(self.end, self.visible, self.end)
 
-    def load_chunk_count(self, into: Register) -> None:
-        """Emit the chunks of this PE's keys, zero if it has none."""
+    def load_chunk_count(self, into: Register, end: Register | None = None) -> None:
+        """Emit the chunks of this PE's keys, or of those up to another end, zero if it has none."""
         core, tile = self.core, self.tile
-        core.subtract(self.end, self.begin, into)
+        core.subtract(end or self.end, self.begin, into)
         core.increase(into, tile.keys - 1)
         with loaded(core, tile.keys) as (keys,):
             core.compute("div", into, keys, into)
 
-    def load_chunk_rows(self, first_key: Register, into: Register) -> None:
-        """Emit the rows of k and v of the chunk at `first_key`: whole steps."""
+    def load_chunk_rows(self, first_key: Register, into: Register, end: Register | None = None) -> None:
+        """Emit the rows of k and v of the chunk at `first_key`, of those up to `end`: whole steps."""
         core, tile, step = self.core, self.tile, self.shape.key_step
-        core.subtract(self.end, first_key, into)
+        core.subtract(end or self.end, first_key, into)
         core.increase(into, step - 1)
         with loaded(core, step, tile.keys) as (step_register, keys):
             core.compute("div", into, step_register, into)

@@ -155,7 +155,7 @@ def test_parts_of_an_item_join(case: tuple[str, int, int, int, int, bool, str]) 
 
 
 TILES = (
-    # machine, tokens, blocks of tokens, heads, keys, slots of (q, k, v, v transposed, product), kind of mask
+    # machine, tokens, blocks of tokens, heads, keys, slots of (q, k, v, v transposed...), ways and kind of mask
     ("mtia-2i", 32, 1, 4, 64, (1, 2, 1, 2, 1), ""),
     ("mtia-2i", 32, 2, 2, 96, (2, 2, 2, 2, 2), "mask"),
     ("mtia-2i", 16, 4, 1, 32, (1, 2, 1, 1, 1), ""),
@@ -165,21 +165,29 @@ TILES = (
     ("mtia-v1", 16, 1, 4, 64, (1, 2, 1, 1, 1), "mask"),
     ("mtia-300", 32, 8, 2, 64, (2, 2, 2, 2, 2), "open"),
     ("hbm-concept", 8, 2, 4, 128, (1, 2, 1, 2, 1), "mask"),
+    ("mtia-v1", 32, 1, 1, 64, (1, 1, 1, 1, 1, 1, 1), "shared carried"),
+    ("mtia-2i", 32, 1, 2, 96, (2, 2, 1, 2, 1), "shared"),
+    ("mtia-2i", 16, 2, 2, 32, (1, 2, 1, 1, 1, 1, 1), "carried"),
+    ("mtia-v1", 32, 2, 2, 32, (1, 2, 1, 2, 1), "carried mask"),
+    ("mtia-300", 32, 2, 1, 64, (1, 1, 1, 1, 1), "shared carried open"),
+    ("hbm-concept", 32, 1, 4, 128, (1, 2, 1, 2, 1), "carried bias"),
 )
 
 
 @pytest.mark.parametrize("case", TILES, ids=lambda case: "-".join(str(item) for item in case))
 def test_tiles_of_many_blocks(
-    case: tuple[str, int, int, int, int, tuple[int, int, int, int, int], str], monkeypatch: pytest.MonkeyPatch
+    case: tuple[str, int, int, int, int, tuple[int, ...], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Items of several blocks of rows, the last ones short, over several chunks; rows beyond the end change nothing."""
-    machine, tokens, token_blocks, heads, keys, depths, mask = case
+    machine, tokens, token_blocks, heads, keys, depths, kinds = case
+    mask = kinds.split()[-1] if kinds else ""
     batch, sequence, head_count, kv_heads, head_dim = 2, 165, 8, 2, 48
     chosen: list[AttentionTile] = []
 
     def choose(*arguments: Any) -> AttentionTile:
         changes = {"tokens": tokens, "token_blocks": token_blocks, "heads": heads, "keys": keys}
-        tile = replace(choose_tile(*arguments), **changes, depths=Depths(*depths))
+        ways = {"is_shared": "shared" in kinds, "is_carried": "carried" in kinds}
+        tile = replace(choose_tile(*arguments), **changes, **ways, depths=Depths(*depths))
         chosen.append(tile)
         return tile
 
@@ -199,7 +207,7 @@ def test_tiles_of_many_blocks(
     inputs = ("q", "k", "v", "past_k", "past_v", *optional)
     writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
     simulator = Simulator(compile_graph(writer.graph("y", symbols={"past": (0, 200)}), small_machine(machine)))
-    assert chosen[0].items > 6
+    assert chosen[0].items > 6 and (not chosen[0].is_shared or chosen[0].tiles * chosen[0].head_groups % 3 == 0)
     for length in (0, 7, 200):
         sizes = {
             name: [length + dim.constant if isinstance(dim, Affine) else dim for dim in shape]
