@@ -13,14 +13,21 @@ from simulator import Report, Simulator
 
 
 def profile_kernel(
-    text: str, arguments: Sequence[int], machine: Machine, rows: int, columns: int, sizes: Mapping[Space, int]
+    text: str,
+    arguments: Sequence[int | Argument],
+    machine: Machine,
+    rows: int,
+    columns: int,
+    sizes: Mapping[Space, int],
 ) -> Report:
-    """Return the profile of a kernel on rows x columns PEs; `sizes` are the bytes it uses of each memory."""
+    """Return the profile of a kernel on rows x columns PEs; `sizes` are the bytes it uses of each memory.
+
+    There is a storage of that size with the name of the memory, which arguments may refer to.
+    """
     (kernel,) = parse_assembly(text)
     verify(kernel, machine)
     storages = tuple(Storage(space, space, BASES[space], size, "state") for space, size in sizes.items())
-    launch = Launch(
-        kernel.name, kernel.name, 0, 0, 0, rows, columns, tuple(Argument(value) for value in arguments), (), 0
-    )
+    values = tuple(Argument(value) if isinstance(value, int) else value for value in arguments)
+    launch = Launch(kernel.name, kernel.name, 0, 0, 0, rows, columns, values, (), 0)
     program = Program(machine, (kernel,), storages, (), (Entry("main", {}, (), (), (launch,)),))
     return Simulator(program).profile()

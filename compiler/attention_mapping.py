@@ -1,4 +1,4 @@
-"""How an attention is tiled: query tokens and keys worked on at a time, buffer sizes, and the MACs that follow."""
+"""How an attention is tiled: query rows and keys worked on at a time, buffer sizes, and the MACs that follow."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from compiler.graph import AttentionAttributes
 from compiler.kernel_builder import round_up
-from compiler.mapped import CacheRegion
 from isa.affine import Dim
 from isa.dtypes import Dtype
-from isa.errors import UnsupportedError
 from isa.machine import Machine
 from isa.program import RoundedMacs
 
@@ -25,12 +22,8 @@ Bias = Literal["none", "shared", "per head"]
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionTile:
-    """Everything that shapes the kernel: `tokens` of `sequence` queries and `keys` keys are worked on at a time.
-
-    The keys that are read are a multiple of `key_step`: whole blocks, be they columns of scores or K of the values.
-    `instruction` multiplies blocks.
-    """
+class AttentionShape:
+    """What an attention computes, with all that shapes code but no choice of the compiler in it."""
 
     batch: int
     sequence: int
@@ -47,8 +40,11 @@ class AttentionTile:
     instruction: str
     block_rows: int
     key_step: int
-    tokens: int
-    keys: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a padded head of one token."""
+        return self.padded_head_dim * self.dtype.bytes
 
     @property
     def is_stacked(self) -> bool:
@@ -56,48 +52,99 @@ class AttentionTile:
         return self.sequence == 1 and self.group <= self.block_rows
 
     @property
+    def is_scaled_late(self) -> bool:
+        """True if the scale is part of the exponential: maxima are those of the bare products."""
+        return self.bias == "none" and self.scale > 0
+
+    @property
+    def is_masked_once(self) -> bool:
+        """True if limits are all that hides keys: chunks that all rows see need no mask."""
+        return self.is_scaled_late and not self.has_mask
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Slots of the buffers that more of make faster."""
+
+    q: int
+    k: int
+    v: int
+    transposed: int
+    product: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """Everything that shapes the kernel.
+
+    An item is `heads` query heads of one kv head and `token_blocks` times `tokens` tokens: so many blocks of rows,
+    which share the keys that are loaded, `keys` at a time. The keys that are read are a multiple of `key_step`: whole
+    blocks, be they columns of scores or K of the values. `instruction` multiplies blocks. Items that are left when
+    every PE has had as many are cut into at most `parts` ranges of keys.
+    """
+
+    shape: AttentionShape
+    tokens: int
+    token_blocks: int
+    heads: int
+    keys: int
+    parts: int
+    depths: Depths
+
+    @property
     def blocks(self) -> int:
-        """Blocks of query rows per item."""
-        return 1 if self.is_stacked else self.group
+        """Blocks of query rows of an item with all its tokens."""
+        return 1 if self.shape.is_stacked else self.heads * self.token_blocks
 
     @property
-    def block_row_count(self) -> int:
-        """Rows of a full block."""
-        return self.group if self.is_stacked else self.tokens
+    def rows(self) -> int:
+        """Rows of a block; what lies in rows without a token is never stored."""
+        return self.heads if self.shape.is_stacked else self.tokens
 
     @property
-    def query_rows(self) -> int:
-        """Rows of all blocks of an item, whether there are as many tokens left or not."""
-        return self.blocks * self.block_row_count
+    def block_bytes(self) -> int:
+        """Bytes of the queries of a block."""
+        return self.rows * self.shape.row_bytes
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of an item."""
+        return self.tokens * self.token_blocks
 
     @property
     def bias_rows(self) -> int:
         """Rows of the bias that an item holds at once: per token, per head, both, or one for all rows."""
-        heads = self.group if self.bias == "per head" else 1
-        return heads if self.is_stacked else heads * self.tokens
+        heads = self.heads if self.shape.bias == "per head" else 1
+        return heads if self.shape.is_stacked else heads * self.item_tokens
+
+    @property
+    def head_groups(self) -> int:
+        """Items that share a kv head and tokens."""
+        return self.shape.group // self.heads
 
     @property
     def tiles(self) -> int:
-        """Token tiles per sequence."""
-        return -(-self.sequence // self.tokens)
+        """Items along the tokens of a sequence."""
+        return -(-self.shape.sequence // self.item_tokens)
 
     @property
     def items(self) -> int:
         """Work items."""
-        return self.batch * self.kv_heads * self.tiles
+        return self.shape.batch * self.shape.kv_heads * self.head_groups * self.tiles
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a padded head of one token."""
-        return self.padded_head_dim * self.dtype.bytes
+    def share_rows(self, machine: Machine) -> int:
+        """Return the rows of an accumulator that a block's sums of values fill, and one for its sums of weights."""
+        return -(-self.rows * self.shape.padded_head_dim // machine.accumulator.columns) + 1
 
-    def rows(self, tile: int) -> int:
-        """Return the rows of the blocks of a tile of tokens."""
-        return self.group if self.is_stacked else min(self.tokens, self.sequence - tile * self.tokens)
+    def blocks_of(self, tile: int) -> int:
+        """Return the blocks of an item: fewer where the sequence ends."""
+        left = self.shape.sequence - tile * self.item_tokens
+        return 1 if self.shape.is_stacked else self.heads * min(-(-left // self.tokens), self.token_blocks)
 
     def visible(self, tile: int, past: Dim) -> Dim:
-        """Return how many keys the last token of a tile sees."""
-        return past + (min((tile + 1) * self.tokens, self.sequence) if self.causal else self.sequence)
+        """Return how many keys the last token of an item sees."""
+        sequence = self.shape.sequence
+        return past + (min((tile + 1) * self.item_tokens, sequence) if self.shape.causal else sequence)
 
 
 def key_step(machine: Machine, dtype: Dtype) -> int:
@@ -105,67 +152,61 @@ def key_step(machine: Machine, dtype: Dtype) -> int:
     return math.lcm(machine.matrix.block_rows, machine.matrix.block_k_bytes // dtype.bytes)
 
 
-def buffer_sizes(tile: AttentionTile) -> dict[str, tuple[int, int]]:
+def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, int]]:
     """Return (slot bytes, slots) of each buffer."""
-    rows, size, blocks = tile.block_row_count, tile.dtype.bytes, tile.blocks
-    scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * tile.padded_head_dim * FP32_BYTES
-    keys = tile.keys * tile.row_bytes
-    bias = {"bias": (tile.bias_rows * tile.keys * size, 2)} if tile.bias != "none" else {}
-    heads = {"heads": (tile.query_rows * tile.row_bytes, 1)} if tile.head_dim != tile.padded_head_dim else {}
-    return {
-        "q": (tile.query_rows * tile.row_bytes, 1), "k": (keys, 2), "v": (keys, 2), "v_transposed": (keys, 2),
-        "mask": (tile.keys * MASK_BYTES, 2), "scores": (scores, 2), "masked": (scores, 2), "exponent": (scores, 1),
-        "weights": (rows * tile.keys * size, 1), "probabilities": (rows * tile.keys * size, 2), "column": (column, 2),
-        "current": (column, 1), "rescale": (column, 1), "running": (2 * column, blocks + 1),
-        "product": (result, 2), "scaled": (result, 1), "output": (result, blocks),
-        "out": (rows * tile.row_bytes, 2), **bias, **heads,
+    shape, rows, blocks, depths = tile.shape, tile.rows, tile.blocks, tile.depths
+    size = shape.dtype.bytes
+    scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * shape.padded_head_dim * FP32_BYTES
+    keys, ones = tile.keys * shape.row_bytes, tile.keys * size
+    sizes = {
+        "q": (blocks * tile.block_bytes, depths.q), "k": (keys, depths.k), "v": (keys, depths.v),
+        "v_transposed": (keys + ones, depths.transposed), "mask": (tile.keys * MASK_BYTES, 2),
+        "scores": (scores, 2), "masked": (scores, 1 if shape.is_masked_once else 2),
+        "probabilities": (rows * tile.keys * size, 2),
+        "column": (column, 2), "maximum": (column, blocks + 1), "rescale": (column, 2), "weight": (column, blocks),
+        "sums": (column, 2), "product": (result, depths.product), "scaled": (result, 1), "output": (result, blocks),
+        "out": (rows * shape.row_bytes, 2),
     }  # fmt: skip
+    if shape.bias != "none":
+        sizes["bias"] = (tile.bias_rows * tile.keys * size, 2)
+    if shape.head_dim != shape.padded_head_dim:
+        sizes["heads"] = (blocks * tile.block_bytes, 1)
+    if tile.parts > 1:
+        table = rows * machine.accumulator.columns * FP32_BYTES
+        sizes |= {
+            "zeros": (max(result, table), 1), "place": (table, 1), "spots": (table, 2), "maxima": (table, 1),
+            "share": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
+            "total": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
+        }  # fmt: skip
+    return sizes
 
 
-def _fits(tile: AttentionTile, machine: Machine) -> bool:
-    sizes = buffer_sizes(tile).values()
+def fits(tile: AttentionTile, machine: Machine) -> bool:
+    """Return whether local memory holds the buffers of a tile."""
+    sizes = buffer_sizes(tile, machine).values()
     return sum(round_up(slot, 32) * slots + 64 for slot, slots in sizes) <= machine.pe.local_memory_bytes
 
 
-def choose_tile(
-    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
-) -> AttentionTile:
-    """Return the tile with the most query tokens, then the most keys, that fits in local memory."""
-    block, step = machine.matrix.block_rows, key_step(machine, cache.dtype)
-    tokens = 1
-    while tokens < min(cache.sequence, block):
-        tokens *= 2
-    tokens = min(tokens, block)
-    while tokens:
-        for keys in (4 * step, 2 * step, step):
-            tile = AttentionTile(
-                cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
-                cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,
-                machine.matrix_instruction(cache.dtype.name), block, step, tokens, keys,
-            )  # fmt: skip
-            if _fits(tile, machine):
-                return tile
-        tokens //= 2
-    raise UnsupportedError(
-        f"attention with {attributes.head_count} heads of {cache.head_dim} does not fit in local memory",
-        where="attention", help="use a machine with a larger pe.local_memory_bytes",
-    )  # fmt: skip
+def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:
+    """Return how many items are worked on whole, and into how many parts each of the others is cut."""
+    left = tile.items % machine.pe_count
+    parts = min(tile.parts, machine.pe_count // left) if left else 1
+    return (tile.items - left, parts) if parts > 1 else (tile.items, 1)
 
 
-def useful_macs(tile: AttentionTile, past: Dim) -> Dim:
+def useful_macs(shape: AttentionShape, past: Dim) -> Dim:
     """Return the products that causality leaves, q k^T and weights v together."""
-    pairs = past * tile.sequence + (tile.sequence * (tile.sequence + 1) // 2 if tile.causal else tile.sequence**2)
-    return pairs * (2 * tile.batch * tile.kv_heads * tile.group * tile.head_dim)
+    sequence = shape.sequence
+    pairs = past * sequence + (sequence * (sequence + 1) // 2 if shape.causal else sequence**2)
+    return pairs * (2 * shape.batch * shape.kv_heads * shape.group * shape.head_dim)
 
 
 def issued_macs(tile: AttentionTile, past: Dim) -> tuple[RoundedMacs, ...]:
-    """Return what is multiplied: steps of keys, padded heads; the matrix engine multiplies whole blocks of rows."""
-    factor = 2 * tile.batch * tile.kv_heads * tile.blocks * tile.padded_head_dim
+    """Return what is multiplied: steps of keys, padded heads and a column of ones, whole blocks of rows."""
+    shape = tile.shape
+    rows = shape.block_rows if shape.instruction == "mml" else tile.rows
+    factor = shape.batch * shape.kv_heads * tile.head_groups * rows * (2 * shape.padded_head_dim + 1)
     return tuple(
-        RoundedMacs(
-            factor * (tile.block_rows if tile.instruction == "mml" else tile.rows(index)),
-            tile.visible(index, past),
-            tile.key_step,
-        )
+        RoundedMacs(factor * tile.blocks_of(index), tile.visible(index, past), shape.key_step)
         for index in range(tile.tiles)
     )

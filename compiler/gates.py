@@ -79,8 +79,9 @@ class _Finder:
         shapes = [linear_shape(self.graph, op, self.dtype) for op in apart]
         if not self.machine.peak_macs_per_cycle(shapes[0].dtype.name):
             return False  # mapping refuses it
+        shape = linear_shape(self.graph, fused, self.dtype)
         try:
-            together = self._cycles(linear_shape(self.graph, fused, self.dtype))
+            together = self._cycles(shape)
         except UnsupportedError:
             return False
         return not self.only_faster or together <= sum(map(self._cycles, shapes)) + self._saved_cycles(shapes[0])

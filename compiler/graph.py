@@ -297,7 +297,7 @@ class MoveAttributes:
 
 @dataclass(frozen=True, slots=True)
 class ShapeAttributes:
-    """The shape that a reshape gives its operand."""
+    """The shape that a reshape gives its operand, or a join of rows all of them (without it a join is of columns)."""
 
     shape: tuple[int, ...]
 

@@ -188,6 +188,16 @@ class CoreBuilder:
         """Run the block only if `left < right`."""
         yield from self._until_end("bge", {"left": self._read(left), "right": self._read(right)})
 
+    @contextmanager
+    def when_at_least(self, left: Scalar, right: Scalar) -> Iterator[None]:
+        """Run the block only if `left >= right`."""
+        yield from self._until_end("blt", {"left": self._read(left), "right": self._read(right)})
+
+    @contextmanager
+    def when_equal(self, left: Scalar, right: Scalar) -> Iterator[None]:
+        """Run the block only if `left == right`."""
+        yield from self._until_end("bne", {"left": self._read(left), "right": self._read(right)})
+
     def _until_end(self, name: str, operands: dict[str, Value]) -> Iterator[None]:
         place = len(self._places)
         self._places.append(-1)

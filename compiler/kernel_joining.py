@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from isa.table import Kind
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
 _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
-_SYNCHRONIZING = ("signal", "wait")
+_SYNCHRONIZING = ("signal", "wait", "barrier")
 _STORES = ("dma_out", "dma_scatter", "dma_copy")
 _EXTENT = ("rows", "columns")
 _SCRATCH, _LIMIT = 1, 2
@@ -59,19 +60,22 @@ def can_join(bodies: Sequence[Body]) -> bool:
 
 
 def _can_run_on(body: Body, whole: Rectangle) -> bool:
-    has_all_of = {
-        "none": True, "row": body.rectangle[1] == whole[1], "column": body.rectangle[0] == whole[0],
-        "all": True,
-    }  # fmt: skip
-    for words in (body.kernel.core_a, body.kernel.core_b):
-        for instruction, operands in decode_all(words):
-            if instruction.name in _SYNCHRONIZING or instruction.name == "barrier":
-                return False
-            if not has_all_of[str(operands.get("broadcast", "none"))]:
-                return False
-            if "direction" in operands and body.rectangle != whole:
-                return False
-    return True
+    synchronizes, uses_links, broadcasts = _habits(body.kernel)
+    if synchronizes or (uses_links and body.rectangle != whole):
+        return False
+    if "row" in broadcasts and body.rectangle[1] != whole[1]:
+        return False
+    return "column" not in broadcasts or body.rectangle[0] == whole[0]
+
+
+@lru_cache(maxsize=1024)
+def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
+    """Return whether a kernel synchronizes by itself, whether it uses links between PEs, and how it broadcasts."""
+    instructions = [*decode_all(kernel.core_a), *decode_all(kernel.core_b)]
+    names = {instruction.name for instruction, _ in instructions}
+    broadcasts = frozenset(str(operands["broadcast"]) for _, operands in instructions if "broadcast" in operands)
+    uses_links = any("direction" in instruction.by_name for instruction, _ in instructions)
+    return not names.isdisjoint(_SYNCHRONIZING), uses_links, broadcasts
 
 
 def join_kernels(bodies: Sequence[Body]) -> Kernel:

@@ -70,7 +70,7 @@ HEAD_DIM_STEP = 16
 """Heads in a cache are padded to a multiple of this many elements, and of a block of K."""
 ROPE_TABLES = (2, 3)
 """Indices of cosines and sines among the inputs of rope; its positions come before them."""
-_QUANTIZED = {"int8": INT8, "float8_e4m3fn": FP8E4M3, "float32": FP32}
+QUANTIZED = {"int8": INT8, "float8_e4m3fn": FP8E4M3, "float32": FP32}
 """Types in memory of the results of `quantize`: numbers of a byte and scales."""
 _BYTE_FAMILIES = ("int8", "fp8")
 """Types of `--quantize` that the matrix engine multiplies as they are."""
@@ -114,6 +114,10 @@ class _Mapper:
             for index, part in enumerate(op.inputs) if part
         }  # fmt: skip
         """Where in a `join` a value stands: (the whole, its number among the parts)."""
+        joins = [op for op in graph.operations if op.kind == "join"]
+        self.parts = {op.outputs[0] or "": [part or "" for part in op.inputs] for op in joins}
+        self.stacked = {op.outputs[0] for op in joins if isinstance(op.attributes, ShapeAttributes)}
+        """Results of joins, and those of them that are joins of rows."""
         self.index = -1
 
     def run(self) -> MappedGraph:
@@ -186,16 +190,21 @@ class _Mapper:
         self.storages[storage] = MappedStorage(storage, size, role, self.index, self.index)
 
     def _store_part(self, name: str, op: Operation) -> None:
-        """Give a part of a `join` its columns of the whole, which gets its memory with the first part."""
+        """Give a part of a `join` its columns or rows of the whole, which gets its memory with the first part."""
         whole, number = self.joined[name]
-        parts = [self.graph.value(part).shape for part, (other, _) in self.joined.items() if other == whole]
-        columns = [self._size(shape[-1], op) for shape in parts]
+        parts = [self.graph.value(part).shape for part in self.parts[whole]]
         if whole not in self.regions:
             shape = [self._size(dim, op) for dim in self.graph.value(whole).shape]
             self._store(whole, whole, *_rows_and_columns(shape), self.dtype, "scratch")
         place = self.regions[whole]
-        offset = sum(columns[:number]) * self.dtype.bytes
-        self.regions[name] = replace(place, offset_bytes=offset, columns=columns[number])
+        if whole in self.stacked:
+            rows = [self._size(shape[0], op) for shape in parts]
+            offset = sum(rows[:number]) * place.pitch_bytes
+            self.regions[name] = replace(place, offset_bytes=offset, rows=rows[number])
+        else:
+            columns = [self._size(shape[-1], op) for shape in parts]
+            offset = sum(columns[:number]) * self.dtype.bytes
+            self.regions[name] = replace(place, offset_bytes=offset, columns=columns[number])
         self._extend(whole, self.index)
 
     def _extend(self, storage: str, last: int) -> None:
@@ -234,7 +243,7 @@ class _Mapper:
                 if name in self.joined:
                     self._store_part(name, op)
                     continue
-                dtype = _QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
+                dtype = QUANTIZED[value.dtype] if op.kind == "quantize" else self._element_type(value)
                 self._store(name, name, *_rows_and_columns(shape), dtype, "scratch")
         pack = _PACKERS.get(op.kind)
         if pack:

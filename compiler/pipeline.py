@@ -22,6 +22,7 @@ from compiler.mapping import Choose, by_estimate, map_graph
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
 from compiler.round_in_linears import round_in_linears
+from compiler.row_chunks import chunk_rows
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
 from isa.errors import ModelError, did_you_mean
@@ -99,6 +100,9 @@ BACK = (
     Pass("round_in_linears", "Let linears round their own rows of x where that costs less than a launch.",
          lambda level, options: round_in_linears(_graph(level), options.machine, options.dtype),
          requires=("has_kernels",), ensures=("has_kernels",)),
+    Pass("chunk_rows", "Work on some rows after others where SRAM has no room for all at once.",
+         lambda level, options: chunk_rows(_graph(level), options.machine, options.dtype), requires=("has_kernels",),
+         ensures=("has_kernels",)),
     Pass("map", "Choose tiles and PEs, a region for every value, a packing for every constant.",
          lambda level, options: map_graph(_graph(level), options.machine, options.dtype, options.choose),
          requires=("has_kernels",), ensures=("mapped",)),

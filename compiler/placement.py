@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from compiler.in_place import shared_places
 from compiler.kernel_builder import round_up
 from compiler.mapped import MappedGraph, MappedStorage
 from isa.errors import ModelError
@@ -17,22 +18,51 @@ def place(mapped: MappedGraph, ignore_capacity: bool = False) -> MappedGraph:
 
     Scratch, inputs and outputs that do not fit in SRAM beside what lives with them share the end of DRAM.
     """
-    placer = _Placer(mapped.machine)
-    for storage in sorted(mapped.storages.values(), key=_placing_order):
-        placer.add(storage)
+    groups = shared_places(mapped)
+    placer = min((_placed(mapped, groups, order) for order in _ORDERS), key=lambda placer: placer.spilled_bytes)
     by_name = {storage.name: storage for storage in placer.placed}
+    for group in groups:
+        together = by_name[group[0].name]
+        places = (replace(one, space=together.space, address=together.address) for one in group)
+        by_name |= {one.name: one for one in places}
     result = replace(mapped, storages={name: by_name[name] for name in mapped.storages})
     needed, capacity = placer.dram_end, mapped.machine.dram.bytes
     if needed > capacity and not ignore_capacity:
         help = "choose a machine with more memory or a smaller model, or pass --ignore-capacity to time it anyway"
         raise ModelError(f"{mapped.graph.name} needs {_figures(result, needed, capacity)}", help=help)
-    verify_placement(result.storages.values())
+    verify_placement(result.storages.values(), groups)
     return result
 
 
-def _placing_order(storage: MappedStorage) -> tuple[bool, int, int, str]:
-    """DRAM storages in order of the graph, then the others, largest first."""
-    return storage.space != "dram", 0 if storage.space == "dram" else -storage.bytes, storage.first, storage.name
+def addressed_bytes(machine: Machine) -> int:
+    """Return the SRAM that a program uses itself: all but a step, which caches DRAM, where a step is not all of it."""
+    step = machine.sram.cache_step_bytes
+    return machine.sram.bytes - (step if step < machine.sram.bytes else 0)
+
+
+def _lifetime(storage: MappedStorage) -> int:
+    return storage.last - storage.first + 1
+
+
+_Order = Callable[[MappedStorage], int]
+_ORDERS: tuple[_Order, ...] = (
+    lambda storage: -storage.bytes,
+    _lifetime,
+    lambda storage: -storage.bytes * _lifetime(storage),
+)
+"""What comes first gets the lowest place that is free: the large, the short-lived, or what takes most of both."""
+
+
+def _placed(mapped: MappedGraph, groups: Sequence[Sequence[MappedStorage]], order: _Order) -> _Placer:
+    """Place what lies in DRAM in order of the graph, then the others, of which those of a group are one."""
+    placer = _Placer(mapped.machine)
+    lasting = [storage for storage in mapped.storages.values() if storage.space == "dram"]
+    for storage in sorted(lasting, key=lambda storage: (storage.first, storage.name)):
+        placer.add(storage)
+    others = [replace(group[0], last=max(storage.last for storage in group)) for group in groups]
+    for storage in sorted(others, key=lambda storage: (order(storage), storage.first, storage.name)):
+        placer.add(storage)
+    return placer
 
 
 def _figures(mapped: MappedGraph, needed: int, capacity: int) -> str:
@@ -50,12 +80,12 @@ class _Placer:
     """Puts storages with `space` set behind one another in DRAM first, then the others where they fit."""
 
     def __init__(self, machine: Machine) -> None:
-        self.sram_bytes = machine.sram.bytes
+        self.sram_bytes = addressed_bytes(machine)
         self.alignment: dict[Space, int] = {
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
             "dram": machine.dram_alignment_bytes,
         }
-        self.lasting_end, self.dram_end = 0, 0
+        self.lasting_end, self.dram_end, self.spilled_bytes = 0, 0, 0
         self.placed: list[MappedStorage] = []
 
     def add(self, storage: MappedStorage) -> None:
@@ -67,6 +97,7 @@ class _Placer:
         offset = self._lowest_offset(storage, "sram", 0)
         if offset + storage.bytes <= self.sram_bytes:
             return self._put(storage, "sram", offset)
+        self.spilled_bytes += storage.bytes
         return self._put(storage, "dram", self._lowest_offset(storage, "dram", self.lasting_end))
 
     def _put(self, storage: MappedStorage, space: Space, offset: int) -> None:
@@ -94,12 +125,17 @@ def _live_together(left: MappedStorage, right: MappedStorage) -> bool:
     return left.first <= right.last and right.first <= left.last
 
 
-def verify_placement(storages: Iterable[MappedStorage]) -> None:
-    """Raise AssertionError if two storages that are alive together overlap (a fault of this file, not of the model)."""
+def verify_placement(storages: Iterable[MappedStorage], groups: Sequence[Sequence[MappedStorage]] = ()) -> None:
+    """Raise AssertionError if two storages that are alive together overlap (a fault of this file, not of the model).
+
+    Those of a group may.
+    """
+    group_of = {storage.name: index for index, group in enumerate(groups) for storage in group}
     ordered = sorted(storages, key=lambda storage: (storage.address or 0, storage.name))
     for index, storage in enumerate(ordered):
         assert storage.address is not None, f"{storage.name} has no address"
         for other in ordered[index + 1 :]:
             if (other.address or 0) >= storage.address + storage.bytes:
                 break
-            assert not _live_together(storage, other), f"{storage.name} and {other.name} overlap"
+            is_shared = storage.name in group_of and group_of[storage.name] == group_of.get(other.name)
+            assert is_shared or not _live_together(storage, other), f"{storage.name} and {other.name} overlap"

@@ -132,7 +132,10 @@ def _interaction(arguments: Arguments) -> list[np.ndarray]:
 
 
 def _join(arguments: Arguments) -> list[np.ndarray]:
-    return [np.concatenate([arguments[index] for index in range(len(arguments.arrays))], axis=-1)]
+    attributes, parts = arguments.operation.attributes, [arguments[index] for index in range(len(arguments.arrays))]
+    if isinstance(attributes, ShapeAttributes):
+        return [np.concatenate(parts, axis=0).reshape(attributes.shape)]
+    return [np.concatenate(parts, axis=-1)]
 
 
 def _rms_norm(arguments: Arguments) -> list[np.ndarray]:

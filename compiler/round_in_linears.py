@@ -1,7 +1,8 @@
-"""Which linears round their own rows of x: a launch less, where rounding on every PE costs less than that launch.
+"""Which linears round their own rows of x: those where that takes less time than to pass the result through memory.
 
-A decode step has one row, and while a PE rounds it the first weights come in. A prefill has many, which are rounded
-once by a launch of its own.
+Each of them waits for its rounding, with slots full of weights that came in before x was there. What does it for all of
+them deals the rows over the PEs, but its result goes to memory and back. It counts as a part of a merged launch, whose
+start costs nothing. One row, in a decode step, is rounded by its readers, many are rounded once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, LinearAttributes, Operation, QuantizeAttributes, RowDtype
-from compiler.linear_mapping import cycles, row_rounding_cycles
+from compiler.linear_mapping import row_rounding_cycles
 from compiler.linear_search import choose_linear
 from compiler.mapped import ROW_SCALES
 from compiler.shape_inference import int_shape
@@ -54,7 +55,7 @@ def _reading(op: Operation, sources: dict[str | None, Operation]) -> Operation:
 def _is_cheaper(
     graph: Graph, machine: Machine, dtype: Dtype, rounding: Operation, readers: Sequence[Operation]
 ) -> bool:
-    """Tell whether linears that round x for themselves take less time than a launch that does it for them."""
+    """Tell whether linears lose less time by rounding x themselves than by waiting for rows that were rounded."""
     shape = graph.value(rounding.inputs[0] or "").shape
     if not readers or any(isinstance(dim, Affine) for dim in shape):
         return False
@@ -64,27 +65,25 @@ def _is_cheaper(
     if not machine.peak_macs_per_cycle(_dtype(rounding.attributes.dtype).name):
         return False  # mapping refuses it
     *outer, columns = int_shape(shape)
-    added = sum(_added_cycles(graph, machine, dtype, op) for op in readers)
-    return added < _launch_cycles(machine, math.prod(outer), columns, dtype)
+    rows = math.prod(outer)
+    own = len(readers) * row_rounding_cycles(rows, columns, dtype, machine)
+    alone = row_rounding_cycles(-(-rows // machine.pe_count), columns, dtype, machine) + _way_cycles(machine)
+    return own < alone and all(_can_round(graph, machine, dtype, op) for op in readers)
 
 
-def _launch_cycles(machine: Machine, rows: int, columns: int, dtype: Dtype) -> float:
-    """Return what a launch that rounds rows costs: its start, the way in and out of local memory, the rounding."""
-    pes = min(rows, machine.grid.rows * machine.grid.columns)
-    start = machine.launch_ns(pes, replaces=True) / machine.cycle_ns
-    way = 2 * machine.noc.request_latency_ns / machine.cycle_ns
-    return start + way + row_rounding_cycles(-(-rows // max(pes, 1)), columns, dtype, machine)
+def _way_cycles(machine: Machine) -> float:
+    """Return how long rounded rows take to shared memory and back to the PEs."""
+    latency_ns = machine.noc.request_latency_ns + machine.sram.latency_ns
+    return 2 * (latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles)
 
 
-def _added_cycles(graph: Graph, machine: Machine, dtype: Dtype, op: Operation) -> float:
-    """Return how much longer a linear takes that rounds x for itself; infinite where it cannot."""
-    plain = linear_shape(graph, op, dtype)
+def _can_round(graph: Graph, machine: Machine, dtype: Dtype, op: Operation) -> bool:
+    """Tell whether a PE holds all rows of x, as they are and rounded."""
     try:
-        own = choose_linear(replace(plain, rounded_from=dtype), machine)
-        given = choose_linear(plain, machine)
+        choose_linear(replace(linear_shape(graph, op, dtype), rounded_from=dtype), machine)
     except UnsupportedError:
-        return math.inf
-    return cycles(own, machine) - cycles(given, machine)
+        return False
+    return True
 
 
 def _dtype(narrow: RowDtype) -> Dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compiler.graph import Graph
+from compiler.in_place import shared_places
 from compiler.mapped import MappedGraph, Region
 from compiler.placement import verify_placement
 
@@ -50,7 +51,7 @@ def verify_mapped(mapped: MappedGraph) -> None:
     for name, cache in mapped.caches.items():
         assert cache.bytes <= mapped.storages[cache.storage].bytes, f"{name} does not fit its cache"
     if all(storage.address is not None for storage in mapped.storages.values()):
-        verify_placement(mapped.storages.values())
+        verify_placement(mapped.storages.values(), shared_places(mapped))
 
 
 def _end(region: Region) -> int:

@@ -331,6 +331,10 @@ SIMD = (
     _unary("vcos", 0x8A, Timing.LUT, "out = cos(a)", "53 bits inside, rounded once; NaN where |a| > 2^30."),
     _unary("vatan", 0x8B, Timing.LUT, "out = atan(a)", "53 bits inside, rounded once."),
     _unary("verf", 0x8C, Timing.LUT, "out = erf(a)", "The error function; 53 bits inside, rounded once."),
+    Instruction("vexpsub", 0x8E, Unit.SE, Timing.LUT,
+                (*OUT, *A, *B, ROWS, COLUMNS, OUT_DTYPE, A_DTYPE, B_DTYPE, SPREAD, FLOAT),
+                "out = exp((a - b) * value)",
+                "The step of a softmax: difference, product and vexp, each rounded to fp32."),
     _function_of_two("vpow", 0x8D, "out = a ** b", "exp(b log |a|) with the sign of a for odd b; 53 bits inside."),
 )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Four of them: useful products at the matrix engines' peak, their commands at the cores' issue rate, activations at the
 SRAM's bandwidth, and constants, caches and activations beyond the SRAM's capacity at what the DRAM can deliver. Several
-operations together are bounded by the sums; a constant counts once among them, however often it is read.
+operations together are bounded by the sums; a constant counts once among them, however often it is read. Indices may
+choose a row twice, so that DRAM is never bound by more than what it moved.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def lower_bound(
 ) -> LowerBound:
     """Return the bound of launches together; of their counters only the element types they multiplied matter."""
     in_dram: dict[str, int] = {}
-    products = commands = activations = beyond = 0.0
+    products = commands = activations = beyond = moved = 0.0
     for launch, stats in launches:
         macs = evaluate(launch.useful_macs, bindings)
         for dtype, share in _shares(stats).items():
@@ -58,6 +59,7 @@ def lower_bound(
                 in_dram[storage] = max(in_dram.get(storage, 0), min(count, place.bytes))
             else:
                 touched += count
+        moved += int(stats.counts[st.DRAM_READ] + stats.counts[st.DRAM_WRITTEN])
         activations += touched
         beyond += max(0, touched - machine.sram.bytes)
     return LowerBound(
@@ -65,7 +67,7 @@ def lower_bound(
             "dpe": products,
             "issue": commands * machine.pe.command_issue_cycles / machine.cycles_per_second / machine.pe_count,
             "sram": activations / machine.sram_bytes_per_second,
-            "dram": (sum(in_dram.values()) + beyond) / machine.dram_deliverable_bytes_per_second,
+            "dram": min(sum(in_dram.values()) + beyond, moved) / machine.dram_deliverable_bytes_per_second,
         }
     )
 

@@ -94,10 +94,9 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
 
 
 def _linear(
-    rows: int, inputs: int, outputs: int, has_residual: bool, scheme: str | None
+    rows: int, inputs: int, outputs: int, has_residual: bool, scheme: str | None, rounds_x: bool
 ) -> tuple[Graph, LinearMapping]:
-    """Return a graph with one linear, which rounds x itself if it is one row, and its mapping."""
-    rounds_x = rows == 1 and scheme in ROW_DTYPES
+    """Return a graph with one linear, which may round x itself, and its mapping."""
     packed = PackedWeight(INT4, DEFAULT_GROUP_SIZE, has_zero_points=False) if scheme == "int4" else None
     dtype = ROW_DTYPES[scheme][0] if scheme in ROW_DTYPES else FP16
     full_size = LinearShape(
@@ -199,8 +198,9 @@ def _graphs(phase: str, scheme: str | None) -> Iterator[tuple[str, Graph, Linear
         (HIDDEN, width, False), (HIDDEN, kv_width, False), (width, HIDDEN, True), (HIDDEN, FEED_FORWARD, False),
         (FEED_FORWARD, HIDDEN, True), (HIDDEN, VOCABULARY, False),
     ):  # fmt: skip
-        graph, mapping = _linear(sequence, inputs, outputs, has_residual, scheme)
-        yield f"linear {inputs} x {outputs}", graph, mapping
+        for rounds_x in (False, True) if sequence == 1 and scheme in ROW_DTYPES else (False,):
+            graph, mapping = _linear(sequence, inputs, outputs, has_residual, scheme, rounds_x)
+            yield f"linear {inputs} x {outputs}", graph, mapping
     yield ("linear with a gate", *_gated(sequence, scheme))
     if scheme in ROW_DTYPES:
         for inputs in (HIDDEN, FEED_FORWARD):

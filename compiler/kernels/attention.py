@@ -11,20 +11,23 @@ token per sequence the heads of a group are the rows of a single block. Chunks b
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from compiler.attention_choice import choose_tile
 from compiler.attention_mapping import (
     BIAS_INPUT,
     AttentionTile,
     Bias,
     buffer_sizes,
-    choose_tile,
     issued_macs,
+    split_items,
     useful_macs,
 )
 from compiler.graph import AttentionAttributes, Operation
 from compiler.kernel_builder import KernelBuilder
 from compiler.kernels.attention_compute import Attender
 from compiler.kernels.attention_load import Loader
-from compiler.kernels.attention_walk import AttentionBuffers
+from compiler.kernels.attention_walk import AttentionBuffers, PartBuffers
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.kernel import Kernel
@@ -32,17 +35,21 @@ from isa.machine import Machine
 
 ARGUMENTS = (
     "q", "q_pitch", "k", "v", "mask", "mask_pitch", "bias", "bias_batch_pitch", "bias_head_pitch", "bias_token_pitch",
-    "bias_row_bytes", "out", "out_pitch", "past", "items",
+    "bias_row_bytes", "out", "out_pitch", "past", "items", "whole", "parts",
 )  # fmt: skip
 
 
 def build(tile: AttentionTile, machine: Machine) -> Kernel:
     """Return the kernel of a tile."""
-    kind = "decode" if tile.is_stacked else "prefill"
-    mask = ("_causal" if tile.causal else "") + ("_masked" if tile.has_mask else "")
-    mask += "" if tile.bias == "none" else f"_bias_{tile.bias.replace(' ', '_')}"
-    builder = KernelBuilder(f"attention_{kind}{mask}_{tile.block_row_count}x{tile.keys}", machine, ARGUMENTS)
-    buffers = AttentionBuffers(**{name: builder.buffer(name, *size) for name, size in buffer_sizes(tile).items()})
+    shape = tile.shape
+    kind = "decode" if shape.is_stacked else "prefill"
+    mask = ("_causal" if shape.causal else "") + ("_masked" if shape.has_mask else "")
+    mask += "" if shape.bias == "none" else f"_bias_{shape.bias.replace(' ', '_')}"
+    size = f"{tile.blocks}x{tile.rows}x{tile.keys}"
+    builder = KernelBuilder(f"attention_{kind}{mask}_{size}", machine, ARGUMENTS)
+    handles = {name: builder.buffer(name, *sizes) for name, sizes in buffer_sizes(tile, machine).items()}
+    of_parts = {field.name: handles.pop(field.name) for field in fields(PartBuffers) if field.name in handles}
+    buffers = AttentionBuffers(**handles, parts=PartBuffers(**of_parts) if of_parts else None)
     Loader(tile, machine, builder.core_a, buffers).emit()
     Attender(tile, machine, builder.core_b, buffers).emit()
     return builder.build()
@@ -58,15 +65,16 @@ def lower(context: Lowering, op: Operation) -> None:
     bias, bias_arguments = _bias(context, op, attributes)
     tile = choose_tile(keys, attributes, mask is not None, bias, context.machine)
     kernel = context.kernel(("attention", tile), lambda: build(tile, context.machine))
+    whole, parts = split_items(tile, context.machine)
     arguments: dict[str, ArgumentValue] = {
         "q": context.address(q), "q_pitch": q.pitch_bytes, "k": context.cache_address(keys),
         "v": context.cache_address(values), "mask": context.address(mask) if mask else 0,
         "mask_pitch": mask.pitch_bytes if mask else 0, "out": context.address(out), "out_pitch": out.pitch_bytes,
-        "past": attributes.past, "items": tile.items, **bias_arguments,
+        "past": attributes.past, "items": tile.items, "whole": whole, "parts": parts, **bias_arguments,
     }  # fmt: skip
-    useful = useful_macs(tile, attributes.past)
+    useful = useful_macs(tile.shape, attributes.past)
     context.launch(
-        op, kernel, context.rectangle(tile.items), arguments, useful_macs=useful,
+        op, kernel, context.rectangle(tile.items * parts), arguments, useful_macs=useful,
         rounded_macs=issued_macs(tile, attributes.past),
     )  # fmt: skip
 

@@ -2,77 +2,112 @@
 
 from __future__ import annotations
 
-from compiler.attention_mapping import (
-    MASK_BYTES,
-)
-from compiler.kernel_builder import BufferHandle, OperandValue, Register
-from compiler.kernels.attention_walk import Walk, loaded
+from contextlib import ExitStack
+
+from compiler.attention_mapping import MASK_BYTES, AttentionTile
+from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
+from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from isa.machine import Machine
 
 
 class Loader(Walk):
     """Core A: loads q once per item and k, v and the mask chunk by chunk."""
 
+    def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
+        super().__init__(tile, machine, core, buffers)
+        self.first_key, self.chunk_rows = core.register(), core.register()
+
     def emit(self) -> None:
         """Emit the code of the core; what lies behind each head of q is zero for all items."""
         tile = self.tile
         if self.buffers.heads is not None:
-            with loaded(self.core, tile.query_rows * tile.padded_head_dim) as (columns,):
-                self.core.emit(
-                    "fill", out=self.buffers.q, rows=1, columns=columns, out_dtype=tile.dtype.name, value=0.0
-                )
+            with loaded(self.core, tile.blocks * tile.rows * self.shape.padded_head_dim) as (columns,):
+                for slot in range(tile.depths.q):
+                    with loaded(self.core, slot * self.buffers.q.slot_bytes) as (offset,):
+                        self.core.emit(
+                            "fill", out=self.buffers.q, out_offset=offset, rows=1, columns=columns,
+                            out_dtype=self.shape.dtype.name, value=0.0,
+                        )  # fmt: skip
         super().emit()
 
-    def item(self) -> None:
-        """Load everything that one item reads."""
-        self._load_q()
-        core, tile = self.core, self.tile
-        with core.scratch() as cache:
-            core.multiply(self.batch, tile.kv_heads, cache)
-            core.increase(cache, self.head)
-            core.multiply(cache, tile.capacity * tile.row_bytes, cache)
-            with self.chunks(skip_first=False):
-                self._load_keys("k", self.buffers.k, cache)
-                self._load_keys("v", self.buffers.v, cache)
-                self._transpose_values()
-                if tile.has_mask:
-                    self._load_mask()
-                if self.buffers.bias is not None:
-                    self._load_bias(self.buffers.bias)
+    def item(self, is_part: bool) -> None:
+        """Load everything that one item reads; a part without keys reads nothing."""
+        core, tile, shape = self.core, self.tile, self.shape
+        with ExitStack() as stack:
+            if is_part:
+                stack.enter_context(core.when_less(self.begin, self.end))
+            self._load_q()
+            cache, trips = stack.enter_context(core.scratch()), stack.enter_context(core.scratch())
+            core.multiply(self.batch, shape.kv_heads * shape.group, cache)
+            core.increase(cache, self.query_head)
+            with loaded(core, shape.group) as (group,):
+                core.compute("div", cache, group, cache)
+            core.multiply(cache, shape.capacity * shape.row_bytes, cache)
+            core.copy(self.begin, self.first_key)
+            self.load_chunk_count(trips)
+            stack.enter_context(core.loop(trips))
+            self.load_chunk_rows(self.first_key, self.chunk_rows)
+            self._load_keys("k", self.buffers.k, cache)
+            self._load_keys("v", self.buffers.v, cache)
+            self._transpose_values()
+            if shape.has_mask:
+                self._load_mask()
+            if self.buffers.bias is not None:
+                self._load_bias(self.buffers.bias)
+            core.increase(self.first_key, tile.keys)
 
     def _load_q(self) -> None:
-        core, tile, q = self.core, self.tile, self.buffers.heads or self.buffers.q
-        head_bytes = tile.head_dim * tile.dtype.bytes
+        core, tile, shape, q = self.core, self.tile, self.shape, self.buffers.heads or self.buffers.q
+        head_bytes = shape.head_dim * shape.dtype.bytes
         with core.scratch() as address, core.scratch() as offset:
-            core.multiply(self.batch, tile.sequence, address)
+            core.multiply(self.batch, shape.sequence, address)
             core.increase(address, self.token)
-            core.multiply(address, core.argument("q_pitch"), address)
-            core.increase(address, core.argument("q"))
-            core.multiply(self.head, tile.group * head_bytes, offset)
+            core.multiply(address, core.load_argument("q_pitch", offset), address)
+            core.increase(address, core.load_argument("q", offset))
+            core.multiply(self.query_head, head_bytes, offset)
             core.increase(address, offset)
             core.copy(0, offset)
-            with loaded(core, tile.row_bytes, head_bytes, tile.group) as (row_bytes, next_head, group):
+            with loaded(core, shape.row_bytes, head_bytes, tile.heads) as (row_bytes, next_head, heads):
                 common: dict[str, OperandValue] = {
                     "out": q,
                     "out_offset": offset,
                     "out_pitch": row_bytes,
                     "row_bytes": next_head,
                 }
-                if tile.is_stacked:
-                    core.emit("dma_in", **common, address=address, address_pitch=next_head, rows=group)
+                if shape.is_stacked:
+                    core.emit("dma_in", **common, address=address, address_pitch=next_head, rows=heads)
                 else:
-                    with core.loop(group):
-                        pitch = core.argument("q_pitch")
-                        core.emit("dma_in", **common, address=address, address_pitch=pitch, rows=self.rows)
-                        core.increase(address, next_head)
-                        core.increase(offset, tile.tokens * tile.row_bytes)
+                    self._load_token_blocks(common, address, offset)
         core.push(q)
         if self.buffers.heads is not None:
             self._pad_q(self.buffers.heads)
 
+    def _load_token_blocks(self, common: dict[str, OperandValue], address: Register, offset: Register) -> None:
+        """Load block after block, the heads of a block of tokens first."""
+        core, tile, shape = self.core, self.tile, self.shape
+        with core.scratch() as left, core.scratch() as rows, core.scratch() as trips, core.scratch() as pitch:
+            core.load_argument("q_pitch", pitch)
+            core.copy(shape.sequence, left)
+            core.subtract(left, self.token, left)
+            with loaded(core, tile.heads) as (heads,):
+                core.compute("div", self.blocks, heads, trips)
+            with core.loop(trips):
+                core.minimum(left, core.copy(tile.tokens, rows), rows)
+                with core.scratch() as head_address:
+                    core.copy(address, head_address)
+                    with loaded(core, tile.heads) as (heads,), core.loop(heads):
+                        common["address"] = head_address
+                        core.emit("dma_in", **common, address_pitch=pitch, rows=rows)
+                        core.increase(head_address, shape.head_dim * shape.dtype.bytes)
+                        core.increase(offset, tile.block_bytes)
+                core.increase(left, -tile.tokens)
+                with core.scratch() as step:
+                    core.increase(address, core.multiply(pitch, tile.tokens, step))
+
     def _pad_q(self, heads: BufferHandle) -> None:
         """Copy heads to where zeros follow them; behind them in memory lies what may be NaN, or nothing at all."""
-        core, tile = self.core, self.tile
-        sizes = (tile.row_bytes, tile.head_dim * tile.dtype.bytes, tile.query_rows)
+        core, tile, shape = self.core, self.tile, self.shape
+        sizes = (shape.row_bytes, shape.head_dim * shape.dtype.bytes, tile.blocks * tile.rows)
         with loaded(core, *sizes) as (pitch, head_bytes, rows):
             core.emit(
                 "copy", out=self.buffers.q, out_pitch=pitch, a=heads, a_pitch=pitch, rows=rows, row_bytes=head_bytes
@@ -82,21 +117,28 @@ class Loader(Walk):
 
     def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register) -> None:
         """Load a chunk of k or v; its rows lie one after the other, so it is one long row."""
-        core, tile = self.core, self.tile
-        with core.scratch() as address, core.scratch() as size, loaded(core, tile.row_bytes) as (row_bytes,):
+        core, shape = self.core, self.shape
+        with core.scratch() as address, core.scratch() as size, loaded(core, shape.row_bytes) as (row_bytes,):
             core.multiply(self.first_key, row_bytes, address)
             core.increase(address, cache)
-            core.increase(address, core.argument(argument))
+            core.increase(address, core.load_argument(argument, size))
             core.multiply(self.chunk_rows, row_bytes, size)
             core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size)
         core.push(buffer)
 
     def _transpose_values(self) -> None:
-        core, tile, buffers = self.core, self.tile, self.buffers
-        with loaded(core, tile.keys * tile.dtype.bytes, tile.row_bytes, tile.padded_head_dim) as (pitch, row, columns):
+        """Transpose the values, and put ones below them."""
+        core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
+        row = tile.keys * shape.dtype.bytes
+        with loaded(core, row, shape.row_bytes, shape.padded_head_dim) as (pitch, value_bytes, columns):
             core.emit(
-                "transpose", out=buffers.v_transposed, out_pitch=pitch, a=buffers.v, a_pitch=row, rows=self.chunk_rows,
-                columns=columns, a_dtype=tile.dtype.name,
+                "transpose", out=buffers.v_transposed, out_pitch=pitch, a=buffers.v, a_pitch=value_bytes,
+                rows=self.chunk_rows, columns=columns, a_dtype=shape.dtype.name,
+            )  # fmt: skip
+        with loaded(core, row * shape.padded_head_dim, 1) as (offset, one):
+            core.emit(
+                "fill", out=buffers.v_transposed, out_offset=offset, rows=one, columns=self.chunk_rows,
+                out_dtype=shape.dtype.name, value=1.0,
             )  # fmt: skip
         core.push(buffers.v_transposed)
         core.pop(buffers.v)
@@ -118,8 +160,8 @@ class Loader(Walk):
 
     def _load_bias(self, buffer: BufferHandle) -> None:
         """Load the part of the bias that exists, of all rows; what lies beyond is hidden by its position."""
-        core, tile = self.core, self.tile
-        element = tile.dtype.bytes
+        core, tile, shape = self.core, self.tile, self.shape
+        element = shape.dtype.bytes
         with core.scratch() as address, core.scratch() as size, core.scratch() as pitch:
             core.multiply(self.first_key, element, address)
             core.subtract(core.load_argument("bias_row_bytes", size), address, size)
@@ -130,10 +172,9 @@ class Loader(Walk):
             core.increase(address, pitch)
             core.multiply(self.token, core.load_argument("bias_token_pitch", pitch), pitch)
             core.increase(address, pitch)
-            if tile.bias == "per head":
-                core.multiply(self.head, tile.group, pitch)
+            if shape.bias == "per head":
                 with core.scratch() as head_pitch:
-                    core.multiply(pitch, core.load_argument("bias_head_pitch", head_pitch), pitch)
+                    core.multiply(self.query_head, core.load_argument("bias_head_pitch", head_pitch), pitch)
                 core.increase(address, pitch)
             self._load_bias_rows(buffer, address, size)
         core.push(buffer)
@@ -141,19 +182,23 @@ class Loader(Walk):
     def _load_bias_rows(self, buffer: BufferHandle, address: Register, size: Register) -> None:
         """Load rows of `size` bytes from `address`: those of the heads, those of the tokens, or both."""
         core, tile = self.core, self.tile
-        local = tile.keys * tile.dtype.bytes
+        local = tile.keys * self.shape.dtype.bytes
         with core.scratch() as pitch, core.scratch() as offset, loaded(core, local) as (local_pitch,):
             common: dict[str, OperandValue] = {
                 "out": buffer, "out_pitch": local_pitch, "address": address, "address_pitch": pitch, "row_bytes": size,
             }  # fmt: skip
-            if tile.is_stacked:
+            if self.shape.is_stacked:
                 core.load_argument("bias_head_pitch", pitch)
                 core.emit("dma_in", **common, rows=tile.bias_rows)
                 return
             core.load_argument("bias_token_pitch", pitch)
             core.copy(0, offset)
-            heads = tile.bias_rows // tile.tokens
-            with loaded(core, heads) as (count,), core.scratch() as head_pitch, core.loop(count):
-                core.emit("dma_in", **common, out_offset=offset, rows=self.rows)
-                core.increase(address, core.load_argument("bias_head_pitch", head_pitch))
-                core.increase(offset, tile.tokens * local)
+            heads = tile.bias_rows // tile.item_tokens
+            with core.scratch() as rows, loaded(core, heads, tile.item_tokens) as (count, most):
+                core.copy(self.shape.sequence, rows)
+                core.subtract(rows, self.token, rows)
+                core.minimum(rows, most, rows)
+                with core.scratch() as head_pitch, core.loop(count):
+                    core.emit("dma_in", **common, out_offset=offset, rows=rows)
+                    core.increase(address, core.load_argument("bias_head_pitch", head_pitch))
+                    core.increase(offset, tile.item_tokens * local)

@@ -1,4 +1,4 @@
-"""What both cores of the attention kernel share: buffers, and the loops over work items and chunks of keys."""
+"""What both cores of the attention kernel share: buffers, the deal of items, and the loop over chunks of keys."""
 
 from __future__ import annotations
 
@@ -6,33 +6,48 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from compiler.attention_mapping import (
-    AttentionTile,
-)
+from compiler.attention_mapping import AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
-from compiler.kernels.dealing import dealt_items
 from isa.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
+class PartBuffers:
+    """What the parts of an item need to join their results."""
+
+    zeros: BufferHandle
+    place: BufferHandle
+    """One in the column that is this part's number, else zero."""
+    spots: BufferHandle
+    maxima: BufferHandle
+    share: BufferHandle
+    """Sums of values as they lie, then from a new row of the accumulator's width on the sums of weights."""
+    total: BufferHandle
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionBuffers:
-    """The circular buffers, in the order of the data: loaded operands, scores, running state, result."""
+    """The circular buffers, in the order of the data: loaded operands, scores, running state, result.
+
+    Columns (one fp32 per row of a block) lie as one dense row, so that work on them is a single short row.
+    """
 
     q: BufferHandle
     k: BufferHandle
     v: BufferHandle
     v_transposed: BufferHandle
+    """Below the last row of the values one of ones: its product with the weights is their sum."""
     mask: BufferHandle
     scores: BufferHandle
     masked: BufferHandle
-    exponent: BufferHandle
-    weights: BufferHandle
     probabilities: BufferHandle
     column: BufferHandle
-    current: BufferHandle
+    maximum: BufferHandle
+    """Running maximum of each block, before the scale where that is part of the exponential."""
     rescale: BufferHandle
-    running: BufferHandle
-    """Maximum and sum of weights of each row, per block."""
+    weight: BufferHandle
+    """Running sum of weights of each block."""
+    sums: BufferHandle
     product: BufferHandle
     scaled: BufferHandle
     output: BufferHandle
@@ -40,6 +55,7 @@ class AttentionBuffers:
     bias: BufferHandle | None = None
     heads: BufferHandle | None = None
     """Of heads that need padding: q before it has any."""
+    parts: PartBuffers | None = None
 
 
 @contextmanager
@@ -54,65 +70,180 @@ def _load(core: CoreBuilder, value: int, stack: ExitStack) -> Register:
 
 
 class Walk:
-    """What both cores share: the loops over items and chunks, and where an item's data starts."""
+    """What both cores share: the loop over items, and where an item's data starts.
+
+    Items are dealt in rounds, the largest first, each round in the opposite direction to the one before: PEs get equal
+    work although causal items differ. What is left of items that may be cut into parts is dealt part by part.
+    """
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
-        self.tile, self.machine, self.core, self.buffers = tile, machine, core, buffers
-        self.token, self.rows, self.visible = core.register(), core.register(), core.register()
-        self.batch, self.head = core.register(), core.register()
-        self.chunk_rows, self.first_key = core.register(), core.register()
-        """Rows of k and v in this chunk, a multiple of the tile's `key_step`."""
+        self.tile, self.shape, self.machine, self.core, self.buffers = tile, tile.shape, machine, core, buffers
+        self.token = ZERO if tile.shape.sequence == 1 else core.register()
+        self.visible, self.batch = core.register(), core.register()
+        self.query_head = core.register()
+        self.blocks = core.register()
+        """Blocks of this item."""
+        self.begin = core.register() if tile.parts > 1 else ZERO
+        self.end = core.register() if tile.parts > 1 else self.visible
+        """The keys of this PE's part of the item; past `end` if there are none."""
+        if tile.parts > 1:
+            self.part, self.parts = core.register(), core.register()
+        self._base, self._place = core.register(), core.register()
 
     def emit(self) -> None:
         """Emit the code of the core."""
-        with dealt_items(self.core, self.core.argument("items")) as item:
-            self._split(item)
-            self.item()
+        core = self.core
+        self.load_position(self._place)
+        core.copy(0, self._base)
+        with ExitStack() as body:
+            with core.scratch() as stride, core.scratch() as rounds:
+                self._load_pe_count(stride)
+                self._load_rounds("whole", stride, rounds)
+                body.enter_context(core.loop(rounds))
+            with ExitStack() as guarded:
+                self._start_item("whole", guarded)
+                if self.tile.parts > 1:
+                    core.copy(0, self.begin)
+                    core.copy(self.visible, self.end)
+                self.item(is_part=False)
+            with core.scratch() as stride:
+                self._load_pe_count(stride)
+                core.increase(self._base, stride)
+                core.subtract(stride, self._place, self._place)
+                core.increase(self._place, -1)
+        if self.tile.parts > 1:
+            self._emit_parts()
 
-    def item(self) -> None:
-        """Emit the work on one item."""
+    def _emit_parts(self) -> None:
+        """Deal what is left, as many items at a time as there are chains of `parts` PEs that follow each other."""
+        core = self.core
+        with ExitStack() as body:
+            with core.scratch() as chains, core.scratch() as rounds:
+                self._load_pe_count(chains)
+                core.load_argument("parts", self.parts)
+                core.minimum(self.parts, chains, self.parts)
+                core.compute("div", chains, self.parts, chains)
+                self.load_position(self._place)
+                core.compute("rem", self._place, self.parts, self.part)
+                core.compute("div", self._place, self.parts, self._place)
+                core.load_argument("whole", self._base)
+                body.enter_context(core.when_less(self._place, chains))
+                self.prepare_parts()
+                self._load_rounds("items", chains, rounds)
+                body.enter_context(core.loop(rounds))
+            with ExitStack() as guarded:
+                self._start_item("items", guarded)
+                self._find_part()
+                self.item(is_part=True)
+            with core.scratch() as chains:
+                self._load_pe_count(chains)
+                core.compute("div", chains, self.parts, chains)
+                core.increase(self._base, chains)
+
+    def _start_item(self, count: str, guarded: ExitStack) -> None:
+        """Find the item of this PE in this round, and skip what is `guarded` if there are no more."""
+        core = self.core
+        with core.scratch() as item, core.scratch() as items:
+            core.add(self._base, self._place, item)
+            core.load_argument(count, items)
+            guarded.enter_context(core.when_less(item, items))
+            self._split(item)
+
+    def item(self, is_part: bool) -> None:
+        """Emit the work on one item, or on this PE's part of it."""
         raise NotImplementedError
 
+    def prepare_parts(self) -> None:
+        """Emit what the parts of items need once."""
+
+    def load_position(self, into: Register) -> None:
+        """Number the PEs of the launch like a snake: those with neighbouring numbers are neighbours."""
+        core = self.core
+        with core.scratch() as row, core.scratch() as columns, core.scratch() as odd, core.scratch() as turned:
+            core.load_coordinate("row", row)
+            core.load_coordinate("columns", columns)
+            core.load_coordinate("column", into)
+            core.compute("and", row, core.copy(1, odd), odd)
+            core.subtract(columns, into, turned)
+            core.increase(turned, -1)
+            core.subtract(turned, into, turned)
+            core.multiply(turned, odd, turned)
+            core.increase(into, turned)
+            core.multiply(row, columns, row)
+            core.increase(into, row)
+
+    def _load_pe_count(self, into: Register) -> None:
+        core = self.core
+        with core.scratch() as rows:
+            core.multiply(core.load_coordinate("columns", into), core.load_coordinate("rows", rows), into)
+
+    def _load_rounds(self, count: str, stride: Register, into: Register) -> None:
+        """Emit how many rounds the items from the base up to an argument take."""
+        core = self.core
+        core.subtract(core.load_argument(count, into), self._base, into)
+        core.increase(into, stride)
+        core.increase(into, -1)
+        core.compute("div", into, stride, into)
+
     def _split(self, item: Register) -> None:
-        """Items count sequences and heads first, then token tiles, so that neighbours differ in work."""
-        core, tile = self.core, self.tile
-        with loaded(core, tile.kv_heads, tile.batch) as (heads, batch):
-            core.compute("rem", item, heads, self.head)
+        """Items count heads and sequences first, then tokens, the last ones first: those see the most keys."""
+        core, tile, shape = self.core, self.tile, self.shape
+        with loaded(core, shape.kv_heads * tile.head_groups, shape.batch) as (heads, batch):
+            core.compute("rem", item, heads, self.query_head)
             core.compute("div", item, heads, self.batch)
-            core.compute("div", self.batch, batch, self.token)
+            if self.token != ZERO:
+                core.compute("div", self.batch, batch, self.token)
             core.compute("rem", self.batch, batch, self.batch)
-        core.multiply(self.token, tile.tokens, self.token)
-        with loaded(core, tile.sequence, tile.tokens) as (sequence, tokens):
-            core.subtract(sequence, self.token, self.rows)
-            core.minimum(self.rows, tokens, self.rows)
-        if tile.causal:
-            core.add(self.token, self.rows, self.visible)
-            core.increase(self.visible, core.argument("past"))
-        else:
-            core.add(core.argument("past"), tile.sequence, self.visible)
+        core.multiply(self.query_head, tile.heads, self.query_head)
+        if self.token == ZERO:
+            core.copy(tile.blocks, self.blocks)
+            core.add(core.load_argument("past", self.visible), 1, self.visible)
+            return
+        with loaded(core, tile.tiles - 1, shape.sequence, tile.token_blocks) as (last, sequence, most):
+            core.subtract(last, self.token, self.token)
+            core.multiply(self.token, tile.item_tokens, self.token)
+            core.subtract(sequence, self.token, self.blocks)
+            core.increase(self.blocks, tile.tokens - 1)
+            with loaded(core, tile.tokens) as (tokens,):
+                core.compute("div", self.blocks, tokens, self.blocks)
+            core.minimum(self.blocks, most, self.blocks)
+            core.load_argument("past", self.visible)
+            if shape.causal:
+                with core.scratch() as seen:
+                    core.add(self.token, tile.item_tokens, seen)
+                    core.minimum(seen, sequence, seen)
+                    core.increase(self.visible, seen)
+            else:
+                core.increase(self.visible, sequence)
+        core.multiply(self.blocks, tile.heads, self.blocks)
 
-    @contextmanager
-    def chunks(self, skip_first: bool) -> Iterator[None]:
-        """Repeat the block for each chunk of keys, or for all but the first."""
-        core, tile = self.core, self.tile
-        with core.scratch() as trips:
-            core.add(self.visible, tile.keys - 1, trips)
-            with loaded(core, tile.keys) as (keys,):
-                core.compute("div", trips, keys, trips)
-            core.copy(tile.keys if skip_first else 0, self.first_key)
-            if skip_first:
-                core.increase(trips, -1)
-            with core.loop(trips):
-                self.measure_chunk()
-                yield
-                core.increase(self.first_key, tile.keys)
+    def _find_part(self) -> None:
+        """Cut the visible keys into parts of whole steps; the last ones may get fewer, or none."""
+        core, step = self.core, self.shape.key_step
+        with core.scratch() as share:
+            core.multiply(self.parts, step, share)
+            core.add(self.visible, share, self.end)
+            core.increase(self.end, -1)
+            core.compute("div", self.end, share, share)
+            core.multiply(share, step, share)
+            core.multiply(share, self.part, self.begin)
+            core.add(self.begin, share, self.end)
+            core.minimum(self.end, self.visible, self.end)
 
-    def measure_chunk(self) -> None:
-        """Leave the rows of the chunk at `first_key` in `chunk_rows`."""
+    def load_chunk_count(self, into: Register) -> None:
+        """Emit the chunks of this PE's keys, zero if it has none."""
         core, tile = self.core, self.tile
-        with loaded(core, tile.key_step, tile.keys) as (step, keys):
-            core.subtract(self.visible, self.first_key, self.chunk_rows)
-            core.increase(self.chunk_rows, tile.key_step - 1)
-            core.compute("div", self.chunk_rows, step, self.chunk_rows)
-            core.multiply(self.chunk_rows, step, self.chunk_rows)
-            core.minimum(self.chunk_rows, keys, self.chunk_rows)
+        core.subtract(self.end, self.begin, into)
+        core.increase(into, tile.keys - 1)
+        with loaded(core, tile.keys) as (keys,):
+            core.compute("div", into, keys, into)
+
+    def load_chunk_rows(self, first_key: Register, into: Register) -> None:
+        """Emit the rows of k and v of the chunk at `first_key`: whole steps."""
+        core, tile, step = self.core, self.tile, self.shape.key_step
+        core.subtract(self.end, first_key, into)
+        core.increase(into, step - 1)
+        with loaded(core, step, tile.keys) as (step_register, keys):
+            core.compute("div", into, step_register, into)
+            core.multiply(into, step_register, into)
+            core.minimum(into, keys, into)

@@ -1,8 +1,11 @@
 """Sums of table rows that int32 indices choose, one row per bag, for any number of tables in one launch.
 
-Bags are dealt over the PEs in groups. Core B loads the indices of a group, always one group and table ahead, so that
-nobody waits for them; core A fetches the rows they choose, core B adds them up and stores. Machines without indexed
-transfers read each index into a register of core A.
+Bags are dealt over the PEs in groups. Core B loads the indices of a group, some tables ahead, so that nobody waits for
+them; core A fetches the rows they choose, core B adds them up and stores. Machines without indexed transfers read each
+index into a register of core A.
+
+One command fetches the rows of several small bags, or a part of a bag that is too large to be added up at once: many
+rows are on their way at any time, whatever the sizes of the bags.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ from isa.errors import UnsupportedError
 from isa.kernel import Kernel
 from isa.machine import Machine
 
-TABLE_ARGUMENTS = ("indices", "step", "skip", "local_step", "table", "hot", "out", "out_pitch")
+TABLE_ARGUMENTS = ("indices", "step", "skip", "local_step", "table", "hot", "together", "out", "out_pitch")
 """Of each table: where the indices of bag 0 are, the distance to the next bag's, bytes before the first index in what
-is loaded and from bag to bag in there, the table, rows per bag, and the result."""
+is loaded and from bag to bag in there, the table, rows per bag, bags that are fetched together, and the result."""
 LARGEST_INDEX_BYTES, LARGEST_SUM_BYTES, LARGEST_CHUNK_BYTES = 8192, 16384, 32768
 """Of a group's indices and results, and of the rows that are fetched by one command."""
 MOST_CHUNKS_IN_FLIGHT = 16
+WANTED_ROWS = 64
+"""Rows that one command should fetch, if there are as many."""
+MOST_TABLES_AHEAD, LARGEST_INDEX_PART = 6, 8
+"""How far ahead indices are loaded, in at most that part of the local memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,10 @@ class TableForm:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes of the buffers: `group` bags at a time, `chunk` rows per command, at most `chunks` of them per bag."""
+    """Sizes of the buffers: `group` bags at a time, `chunk` rows per command, at most `chunks` of them per bag.
+
+    Indices are loaded `ahead` tables ahead, at most all of a group.
+    """
 
     tables: tuple[TableForm, ...]
     dtype: Dtype
@@ -49,6 +59,7 @@ class Plan:
     chunk: int
     chunks: int
     slots: int
+    ahead: int
 
     @property
     def columns(self) -> int:
@@ -71,7 +82,7 @@ def build(plan: Plan, machine: Machine) -> Kernel:
     builder = KernelBuilder(f"embedding_bag_{len(plan.tables)}x{plan.row_bytes}", machine, ("bags", *names))
     wide = plan.columns * FP32.bytes
     buffers = _Buffers(
-        builder.buffer("indices", plan.index_bytes, 2),
+        builder.buffer("indices", plan.index_bytes, plan.ahead + 1),
         builder.buffer("rows", plan.chunk * plan.row_bytes, plan.slots),
         builder.buffer("sums", plan.group * plan.row_bytes, 2),
         builder.buffer("parts", plan.chunks * wide, 2) if plan.chunks > 1 else None,
@@ -127,14 +138,26 @@ class _Walk:
         return into
 
     @contextmanager
+    def pieces(self, table: int) -> Iterator[Register]:
+        """Repeat the block for the bags of the group that are fetched together; yields their number."""
+        core = self.core
+        with core.scratch() as left, core.scratch() as count, core.scratch() as together:
+            self.bags_of_group(self.bag, left)
+            self.given("together", table, together)
+            with core.scratch() as trips:
+                core.add(left, together, trips)
+                core.increase(trips, -1)
+                core.compute("div", trips, together, trips)
+                with core.loop(trips):
+                    yield core.minimum(left, together, count)
+                    core.subtract(left, together, left)
+
+    @contextmanager
     def chunks(self, table: int) -> Iterator[Register]:
-        """Repeat the block for the chunks of a bag; yields the rows in it."""
+        """Repeat the block for the chunks of a large bag; yields the rows in it."""
         core = self.core
         with core.scratch() as left, core.scratch() as rows:
             self.given("hot", table, left)
-            if self.plan.chunks == 1:
-                yield left
-                return
             with core.scratch() as trips:
                 core.add(left, self.plan.chunk - 1, trips)
                 core.compute("div", trips, self.plan.chunk, trips)
@@ -150,12 +173,15 @@ class _Fetcher(_Walk):
         core = self.core
         with self.groups():
             for table, _ in enumerate(self.plan.tables):
-                with core.scratch() as bags, core.scratch() as bag_start, core.scratch() as step:
-                    self._skip(table, bag_start)
-                    self.given("local_step", table, step)
-                    with core.loop(self.bags_of_group(self.bag, bags)):
-                        self._fetch_bag(table, bag_start)
-                        core.increase(bag_start, step)
+                with core.scratch() as start, core.scratch() as step:
+                    self._skip(table, start)
+                    with self.pieces(table) as bags:
+                        if self.plan.chunks == 1:
+                            self._fetch_bags(table, start, bags)
+                        else:
+                            self._fetch_bag(table, start)
+                        core.multiply(bags, self.given("local_step", table, step), step)
+                        core.increase(start, step)
                 core.pop(self.buffers.indices)
 
     def _skip(self, table: int, into: Register) -> None:
@@ -169,22 +195,35 @@ class _Fetcher(_Walk):
             self.index_address(table, self.bag, into)
             self.core.compute("and", into, alignment - 1, into)
 
-    def _fetch_bag(self, table: int, bag_start: Register) -> None:
-        core, row_bytes = self.core, self.plan.row_bytes
+    def _fetch_bags(self, table: int, start: Register, bags: Register) -> None:
+        """Fetch all rows of bags whose indices follow one another."""
+        core = self.core
+        with core.scratch() as rows, core.scratch() as base:
+            core.multiply(bags, self.given("hot", table, rows), rows)
+            self._fetch(rows, start, self.given("table", table, base))
+
+    def _fetch_bag(self, table: int, start: Register) -> None:
+        """Fetch the rows of one bag chunk by chunk."""
+        core = self.core
         with core.scratch() as position, core.scratch() as base:
-            core.copy(bag_start, position)
+            core.copy(start, position)
             self.given("table", table, base)
             with self.chunks(table) as rows:
-                if self.machine.dma.indexed:
-                    core.emit(
-                        "dma_gather", out=self.buffers.rows, out_pitch=row_bytes, a=self.buffers.indices,
-                        a_offset=position, address=base, address_pitch=row_bytes, rows=rows, row_bytes=row_bytes,
-                    )  # fmt: skip
-                    if self.plan.chunks > 1:
-                        core.increase(position, self.plan.chunk * INDEX_BYTES)
-                else:
-                    self._fetch_one_by_one(rows, position, base)
-                core.push(self.buffers.rows)
+                self._fetch(rows, position, base)
+                core.increase(position, self.plan.chunk * INDEX_BYTES)
+
+    def _fetch(self, rows: Register, position: Register, base: Register) -> None:
+        """Fetch and push the rows that the indices from byte `position` on choose."""
+        core, row_bytes = self.core, self.plan.row_bytes
+        if self.machine.dma.indexed:
+            core.emit(
+                "dma_gather", out=self.buffers.rows, out_pitch=row_bytes, a=self.buffers.indices, a_offset=position,
+                address=base, address_pitch=row_bytes, rows=rows, row_bytes=row_bytes,
+            )  # fmt: skip
+        else:
+            with core.scratch() as place:
+                self._fetch_one_by_one(rows, core.copy(position, place), base)
+        core.push(self.buffers.rows)
 
     def _fetch_one_by_one(self, rows: Register, position: Register, base: Register) -> None:
         core, row_bytes = self.core, self.plan.row_bytes
@@ -205,18 +244,19 @@ class _Adder(_Walk):
     """Core B: indices, sums, and the way out."""
 
     def emit(self) -> None:
-        core, last = self.core, len(self.plan.tables) - 1
+        core, ahead, count = self.core, self.plan.ahead, len(self.plan.tables)
         with core.when_less(self.bag, core.argument("bags")):
-            self._load_indices(0, self.bag)
+            for table in range(ahead):
+                self._load_indices(table, self.bag)
         with self.groups():
-            for table in range(last + 1):
-                if table < last:
-                    self._load_indices(table + 1, self.bag)
+            for table in range(count):
+                if table + ahead < count:
+                    self._load_indices(table + ahead, self.bag)
                 else:
                     with core.scratch() as following:
                         core.add(self.bag, self.stride, following)
                         with core.when_less(following, core.argument("bags")):
-                            self._load_indices(0, following)
+                            self._load_indices(table + ahead - count, following)
                 self._add_group(table)
 
     def _load_indices(self, table: int, first: Register) -> None:
@@ -244,11 +284,14 @@ class _Adder(_Walk):
 
     def _add_group(self, table: int) -> None:
         core, row_bytes = self.core, self.plan.row_bytes
-        with core.scratch() as bags, core.scratch() as offset:
+        with core.scratch() as offset:
             core.copy(0, offset)
-            with core.loop(self.bags_of_group(self.bag, bags)):
-                self._add_bag(table, offset)
-                core.increase(offset, row_bytes)
+            with self.pieces(table) as bags:
+                if self.plan.chunks == 1:
+                    self._add_bags(table, offset, bags)
+                else:
+                    self._add_large_bag(table, offset)
+                    core.increase(offset, row_bytes)
         core.push(self.buffers.sums)
         with core.scratch() as bags, core.scratch() as address, core.scratch() as pitch:
             self.bags_of_group(self.bag, bags)
@@ -261,29 +304,49 @@ class _Adder(_Walk):
             )  # fmt: skip
         core.pop(self.buffers.sums)
 
-    def _add_bag(self, table: int, offset: Register) -> None:
-        """Add the rows of a bag chunk by chunk, then the sums of the chunks, then divide."""
-        plan, core, buffers = self.plan, self.core, self.buffers
-        scale, totals, parts = plan.tables[table].scale, buffers.totals, buffers.parts
-        target, place, dtype = buffers.sums, offset, plan.dtype
-        if scale is not None and totals is not None:
-            target, place, dtype = totals, ZERO, FP32
-        if parts is None:
+    def _target(self, table: int, offset: Register) -> tuple[BufferHandle, Register, Dtype]:
+        """Return where the sum of a bag goes: to the result, or to be divided first."""
+        totals = self.buffers.totals
+        if self.plan.tables[table].scale is not None and totals is not None:
+            return totals, ZERO, FP32
+        return self.buffers.sums, offset, self.plan.dtype
+
+    def _add_bags(self, table: int, offset: Register, bags: Register) -> None:
+        """Add the rows of each of the bags that were fetched together, and go on in the result."""
+        core, buffers, plan = self.core, self.buffers, self.plan
+        target, place, dtype = self._target(table, offset)
+        with core.scratch() as position, core.scratch() as hot, core.scratch() as step:
+            core.copy(0, position)
+            core.multiply(self.given("hot", table, hot), plan.row_bytes, step)
+            with core.loop(bags):
+                self._sum(target, place, dtype, buffers.rows, plan.dtype, hot, position)
+                self._divide(table, offset)
+                core.increase(position, step)
+                core.increase(offset, plan.row_bytes)
+        core.pop(buffers.rows)
+
+    def _add_large_bag(self, table: int, offset: Register) -> None:
+        """Add the rows of a bag chunk by chunk, then the sums of the chunks."""
+        plan, core, buffers, parts = self.plan, self.core, self.buffers, self.buffers.parts
+        assert parts is not None
+        target, place, dtype = self._target(table, offset)
+        with core.scratch() as part, core.scratch() as count:
+            core.copy(0, part)
+            core.copy(0, count)
             with self.chunks(table) as rows:
-                self._sum(target, place, dtype, buffers.rows, plan.dtype, rows)
-            core.pop(buffers.rows)
-        else:
-            with core.scratch() as part, core.scratch() as count:
-                core.copy(0, part)
-                core.copy(0, count)
-                with self.chunks(table) as rows:
-                    self._sum(parts, part, FP32, buffers.rows, plan.dtype, rows)
-                    core.pop(buffers.rows)
-                    core.increase(part, plan.columns * FP32.bytes)
-                    core.increase(count, 1)
-                core.push(parts)
-                self._sum(target, place, dtype, parts, FP32, count)
-            core.pop(parts)
+                self._sum(parts, part, FP32, buffers.rows, plan.dtype, rows)
+                core.pop(buffers.rows)
+                core.increase(part, plan.columns * FP32.bytes)
+                core.increase(count, 1)
+            core.push(parts)
+            self._sum(target, place, dtype, parts, FP32, count)
+        core.pop(parts)
+        self._divide(table, offset)
+
+    def _divide(self, table: int, offset: Register) -> None:
+        """Make a mean of the sum, if that is wanted."""
+        plan, core, buffers = self.plan, self.core, self.buffers
+        scale, totals = plan.tables[table].scale, buffers.totals
         if scale is not None and totals is not None:
             core.push(totals)
             core.emit(
@@ -293,11 +356,12 @@ class _Adder(_Walk):
             core.pop(totals)
 
     def _sum(
-        self, out: BufferHandle, offset: Register, out_dtype: Dtype, a: BufferHandle, a_dtype: Dtype, rows: Scalar
-    ) -> None:
+        self, out: BufferHandle, offset: Register, out_dtype: Dtype, a: BufferHandle, a_dtype: Dtype, rows: Scalar,
+        position: Register = ZERO,
+    ) -> None:  # fmt: skip
         self.core.emit(
-            "colsum", out=out, out_offset=offset, a=a, a_pitch=self.plan.columns * a_dtype.bytes, rows=rows,
-            columns=self.plan.columns, out_dtype=out_dtype.name, a_dtype=a_dtype.name,
+            "colsum", out=out, out_offset=offset, a=a, a_offset=position, a_pitch=self.plan.columns * a_dtype.bytes,
+            rows=rows, columns=self.plan.columns, out_dtype=out_dtype.name, a_dtype=a_dtype.name,
         )  # fmt: skip
 
 
@@ -316,22 +380,41 @@ def plan_of(attributes: EmbeddingBagAttributes, row_bytes: int, dtype: Dtype, ma
         for place, form in zip(attributes.tables, forms, strict=True)
     )
     hottest = max(max(place.hot * INDEX_BYTES for place in attributes.tables), widest)
-    group = -(-attributes.count // machine.pe_count)
-    group = max(1, min(group, LARGEST_INDEX_BYTES // widest, LARGEST_SUM_BYTES // row_bytes))
+    group = _group(
+        attributes.count, machine.pe_count, min(LARGEST_INDEX_BYTES // widest, LARGEST_SUM_BYTES // row_bytes)
+    )
     most_rows = max(place.hot for place in attributes.tables)
     chunk = max(1, min(most_rows, machine.simd.max_accumulate_rows, LARGEST_CHUNK_BYTES // row_bytes))
     chunks = -(-most_rows // chunk)
+    if chunks == 1:
+        chunk = max(chunk, min(WANTED_ROWS, group * most_rows, LARGEST_CHUNK_BYTES // row_bytes))
     slots = machine.pe.local_memory_bytes // 2 // (chunk * row_bytes)
+    index_bytes = round_up(max(group * widest, hottest) + 2 * alignment, ROW_ALIGNMENT_BYTES)
+    ahead = min(MOST_TABLES_AHEAD, machine.pe.local_memory_bytes // LARGEST_INDEX_PART // index_bytes - 1, len(forms))
     plan = Plan(
-        forms, dtype, row_bytes, group, round_up(max(group * widest, hottest) + 2 * alignment, ROW_ALIGNMENT_BYTES),
-        chunk, chunks, max(2, min(slots, MOST_CHUNKS_IN_FLIGHT)),
+        forms, dtype, row_bytes, group, index_bytes, chunk, chunks, max(2, min(slots, MOST_CHUNKS_IN_FLIGHT)),
+        max(1, ahead),
     )  # fmt: skip
     wide = plan.columns * FP32.bytes
-    needed = 2 * (plan.index_bytes + group * row_bytes + (chunks + 1) * wide) + plan.slots * chunk * row_bytes
+    needed = (plan.ahead + 1) * index_bytes + 2 * (group * row_bytes + (chunks + 1) * wide)
+    needed += plan.slots * chunk * row_bytes
     if needed > machine.pe.local_memory_bytes or chunks > machine.simd.max_accumulate_rows:
         what = f"bags of {most_rows} rows of {row_bytes} bytes"
         raise UnsupportedError(what, where=where, help="split the bag or the row: they must fit in local memory")
     return plan
+
+
+def _group(bags: int, pes: int, largest: int) -> int:
+    """Return how many bags a PE works on at a time, at most `largest`: as many on each PE, or nearly so."""
+    largest = max(1, largest)
+    rounds = -(-bags // (pes * largest))
+    return max(1, -(-bags // (pes * rounds))) if rounds else 1
+
+
+def _together(plan: Plan, place: Bags, local_step: int) -> int:
+    """Return how many bags of a table are fetched by one command: their indices must follow one another."""
+    is_dense = local_step == place.hot * INDEX_BYTES
+    return max(1, plan.chunk // place.hot) if is_dense and plan.chunks == 1 else 1
 
 
 def lower(context: Lowering, op: Operation) -> None:
@@ -347,10 +430,10 @@ def lower(context: Lowering, op: Operation) -> None:
         step = place.row_step * indices.pitch_bytes + place.column_step * INDEX_BYTES
         is_contiguous = plan.tables[table].contiguous
         skip = 0 if is_contiguous else offset % machine.dma.alignment_bytes
+        local_step = step if is_contiguous else _index_bytes(place, machine.dma.alignment_bytes)
         values: tuple[ArgumentValue, ...] = (
-            context.address(indices, offset - skip), step, skip,
-            step if is_contiguous else _index_bytes(place, machine.dma.alignment_bytes),
-            context.packed(op, 2 * table + 1), place.hot, context.address(out), out.pitch_bytes,
+            context.address(indices, offset - skip), step, skip, local_step, context.packed(op, 2 * table + 1),
+            place.hot, _together(plan, place, local_step), context.address(out), out.pitch_bytes,
         )  # fmt: skip
         arguments |= {f"{name}_{table}": value for name, value in zip(TABLE_ARGUMENTS, values, strict=True)}
     kernel = context.kernel(("embedding_bag", plan), lambda: build(plan, machine))

@@ -99,11 +99,11 @@ def _compute(
         return _run_matrix(fields, values, depth, banks, local, b_address, tables)
     if timing in (_ACCUMULATOR, _LINK):
         return _run_accumulator(fields, values, tables.a, tables.out, banks, link)
-    if timing == _LUT:
-        return _run_function(opcode, tables.a, tables.b, tables.out, count)
     if timing == _REDUCTION:
         return _run_reduction(opcode, values[6], values[7], tables.a, tables.out)
     value = np.int32(fields[col.IMMEDIATE]).view(np.float32)
+    if timing == _LUT:
+        return _run_function(opcode, tables.a, tables.b, value, tables.out, count)
     if opcode == _LIMIT:
         _run_limit(values, tables.a, value, tables.out)
         return codes.OK

@@ -15,7 +15,7 @@ import numpy as np
 from isa.table import BY_NAME
 from simulator.jit import inner_kernel
 from simulator.meaning import codes, wide_functions
-from simulator.meaning.plain import Command, of_a
+from simulator.meaning.plain import Command, of_a, of_a_and_b
 from simulator.meaning.tables import Floats, Scalar
 
 EXP_ERROR_ULPS = 1.1
@@ -24,6 +24,7 @@ _run_wide = wide_functions.run
 _RECIP, _SQRT, _RSQRT, _EXP, _SIGMOID, _TANH, _SILU = (
     BY_NAME[name].opcode for name in ("vrecip", "vsqrt", "vrsqrt", "vexp", "vsigmoid", "vtanh", "vsilu")
 )
+_EXP_DIFFERENCE = BY_NAME["vexpsub"].opcode
 _ONE, _TWO = np.float32(1.0), np.float32(2.0)
 _LEAST, _GREATEST = np.float32(-104.0), np.float32(89.0)
 _LOG2_E = np.float32(1.442695040888963407)
@@ -62,8 +63,8 @@ def _power_of_two(exponent: Scalar) -> Scalar:
 
 
 @inner_kernel
-def run(opcode: Scalar, a: Floats, b: Floats, out: Floats, count: Scalar) -> Scalar:
-    """out[0:count] = function(a[0:count]); only functions of two numbers read b."""
+def run(opcode: Scalar, a: Floats, b: Floats, value: Scalar, out: Floats, count: Scalar) -> Scalar:
+    """out[0:count] = function(a[0:count]); only functions of two numbers read b, or the constant `value`."""
     if opcode == _RECIP:
         for index in range(count):
             out[index] = _ONE / a[index]
@@ -85,6 +86,9 @@ def run(opcode: Scalar, a: Floats, b: Floats, out: Floats, count: Scalar) -> Sca
     elif opcode == _SILU:
         for index in range(count):
             out[index] = a[index] / (_ONE + exponential(-a[index]))
+    elif opcode == _EXP_DIFFERENCE:
+        for index in range(count):
+            out[index] = exponential(np.float32(np.float32(a[index] - b[index]) * value))
     else:
         return _run_wide(opcode, a, b, out, count)
     return codes.OK
@@ -113,5 +117,6 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     "vexp": of_a(exponential_plain),
     "vsigmoid": of_a(lambda a: _ONE / (_ONE + exponential_plain(-a))),
     "vtanh": of_a(lambda a: _ONE - _TWO / (exponential_plain(_TWO * a) + _ONE)),
+    "vexpsub": lambda command: of_a_and_b(lambda a, b: exponential_plain((a - b) * command.constant))(command),
     "vsilu": of_a(lambda a: a / (_ONE + exponential_plain(-a))),
 }

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from compiler.attention_choice import choose_tile
+from compiler.attention_mapping import AttentionTile, Depths
 from compiler.graph import AttentionAttributes, Operation, RopeAttributes, Value
 from compiler.reference import run_reference
 from isa.affine import Affine, Dim
 from isa.errors import SimulationError
 from simulator import Simulator
 from tests.compiler.graphs import Array, GraphWriter, compile_graph, run_graph, small_machine
+from tests.simulator.kernels import poison_local_memories
 
 CASES = (
     # machine, batch, sequence, past, range of the past, heads, kv heads, head_dim, causal, masked
@@ -93,6 +99,124 @@ def test_attention(
     )
     operation = result.report.operations[-1]
     assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
+
+
+PARTS = (
+    # machine, batch, heads, kv heads, head_dim, masked, dtype; items that are left over six PEs are cut into parts
+    ("mtia-2i", 1, 8, 2, 64, False, "fp16"),
+    ("mtia-2i", 1, 4, 1, 128, True, "fp16"),
+    ("mtia-2i", 4, 6, 2, 80, True, "fp16"),
+    ("mtia-2i", 7, 2, 1, 32, False, "fp32"),
+    ("mtia-v1", 1, 8, 2, 128, False, "fp16"),
+    ("mtia-300", 3, 3, 3, 64, True, "fp16"),
+    ("hbm-concept", 1, 5, 1, 16, False, "fp16"),
+)
+
+
+@pytest.mark.parametrize("case", PARTS, ids=lambda case: "-".join(str(item) for item in case))
+def test_parts_of_an_item_join(case: tuple[str, int, int, int, int, bool, str]) -> None:
+    """One program serves every past: parts with several chunks, with one, and with no keys at all."""
+    machine, batch, heads, kv_heads, head_dim, masked, dtype = case
+    host = np.dtype(np.float32 if dtype == "fp32" else np.float16)
+    past, writer = Affine.symbol("past"), GraphWriter(host.name)
+    shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, 1, heads * head_dim)}
+    shapes |= dict.fromkeys(("k", "v"), (batch, 1, kv_heads * head_dim))
+    shapes |= {f"past_{name}": (batch, kv_heads, past, head_dim) for name in ("k", "v")}
+    for name, shape in shapes.items():
+        writer.input(name, shape)
+    if masked:
+        writer.input("mask", (batch, past + 1), "int64")
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, True, past)
+    inputs = ("q", "k", "v", "past_k", "past_v", "mask" if masked else None)
+    writer.values["y"] = Value("y", shapes["q"], host.name)
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    program = compile_graph(writer.graph("y", symbols={"past": (0, 1500)}), small_machine(machine), dtype)
+    launch = program.entries[0].launches[-1]
+    names = program.kernels[launch.kernel].arguments
+    assert launch.arguments[names.index("parts")].expression > 1
+    simulator = Simulator(program)
+    for length in (0, 1, 31, 32, 33, 100, 190, 191, 192, 700, 1500):
+        rng = np.random.default_rng(length)
+        arrays: dict[str, Array] = {
+            name: rng.standard_normal([length if isinstance(dim, Affine) else dim for dim in shape]).astype(host)
+            for name, shape in shapes.items()
+        }
+        if masked:
+            arrays["mask"] = (rng.random((batch, length + 1)) > 0.3).astype(np.int64)
+        result = simulator.run(arrays)
+        delayed = simulator.run(arrays, jitter_cycles=300, jitter_seed=3)
+        np.testing.assert_array_equal(result.outputs["y"], delayed.outputs["y"])
+        expected, sees = _reference(arrays, heads, kv_heads, True)
+        np.testing.assert_allclose(
+            result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-6 if dtype == "fp32" else 3e-3
+        )
+        operation = result.report.operations[-1]
+        assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
+
+
+TILES = (
+    # machine, tokens, blocks of tokens, heads, keys, slots of (q, k, v, v transposed, product), kind of mask
+    ("mtia-2i", 32, 1, 4, 64, (1, 2, 1, 2, 1), ""),
+    ("mtia-2i", 32, 2, 2, 96, (2, 2, 2, 2, 2), "mask"),
+    ("mtia-2i", 16, 4, 1, 32, (1, 2, 1, 1, 1), ""),
+    ("mtia-2i", 32, 2, 4, 64, (2, 2, 1, 2, 1), "bias"),
+    ("mtia-2i", 32, 1, 2, 256, (2, 2, 2, 2, 2), "open"),
+    ("mtia-v1", 32, 2, 1, 32, (1, 2, 1, 1, 1), ""),
+    ("mtia-v1", 16, 1, 4, 64, (1, 2, 1, 1, 1), "mask"),
+    ("mtia-300", 32, 8, 2, 64, (2, 2, 2, 2, 2), "open"),
+    ("hbm-concept", 8, 2, 4, 128, (1, 2, 1, 2, 1), "mask"),
+)
+
+
+@pytest.mark.parametrize("case", TILES, ids=lambda case: "-".join(str(item) for item in case))
+def test_tiles_of_many_blocks(
+    case: tuple[str, int, int, int, int, tuple[int, int, int, int, int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items of several blocks of rows, the last ones short, over several chunks; rows beyond the end change nothing."""
+    machine, tokens, token_blocks, heads, keys, depths, mask = case
+    batch, sequence, head_count, kv_heads, head_dim = 2, 165, 8, 2, 48
+    chosen: list[AttentionTile] = []
+
+    def choose(*arguments: Any) -> AttentionTile:
+        changes = {"tokens": tokens, "token_blocks": token_blocks, "heads": heads, "keys": keys}
+        tile = replace(choose_tile(*arguments), **changes, depths=Depths(*depths))
+        chosen.append(tile)
+        return tile
+
+    monkeypatch.setattr("compiler.kernels.attention.choose_tile", choose)
+    is_causal, past = mask != "open", Affine.symbol("past")
+    writer, rng = GraphWriter(), np.random.default_rng(tokens)
+    shapes: dict[str, tuple[Dim, ...]] = {"q": (batch, sequence, head_count * head_dim)}
+    shapes |= dict.fromkeys(("k", "v"), (batch, sequence, kv_heads * head_dim))
+    shapes |= {f"past_{name}": (batch, kv_heads, past, head_dim) for name in ("k", "v")}
+    shapes |= {"mask": (batch, past + sequence)} if mask == "mask" else {}
+    shapes |= {"bias": (1, head_count, sequence, past + sequence)} if mask == "bias" else {}
+    for name, shape in shapes.items():
+        writer.input(name, shape, "int64" if name == "mask" else None)
+    attributes = AttentionAttributes(head_count, kv_heads, head_dim, head_dim**-0.5, is_causal, past)
+    optional = (("mask" if mask == "mask" else None), *(("bias",) if mask == "bias" else ()))
+    writer.values["y"] = Value("y", shapes["q"], "float16")
+    inputs = ("q", "k", "v", "past_k", "past_v", *optional)
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    simulator = Simulator(compile_graph(writer.graph("y", symbols={"past": (0, 200)}), small_machine(machine)))
+    assert chosen[0].items > 6
+    for length in (0, 7, 200):
+        sizes = {
+            name: [length + dim.constant if isinstance(dim, Affine) else dim for dim in shape]
+            for name, shape in shapes.items()
+        }
+        arrays = {name: rng.standard_normal(size).astype(np.float16) for name, size in sizes.items()}
+        if mask == "mask":
+            arrays["mask"] = (rng.random(sizes["mask"]) > 0.3).astype(np.int64)  # type: ignore[assignment]
+        with pytest.MonkeyPatch.context() as context:
+            poison_local_memories(context)
+            result = simulator.run(arrays)
+        delayed = simulator.run(arrays, jitter_cycles=300, jitter_seed=3)
+        np.testing.assert_array_equal(result.outputs["y"], delayed.outputs["y"])
+        expected, sees = _reference(arrays, head_count, kv_heads, is_causal)
+        np.testing.assert_allclose(result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-3)
+        operation = result.report.operations[-1]
+        assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
 
 
 BIASES = (

@@ -18,6 +18,12 @@ CASES: dict[str, tuple[tuple[int, ...], int, int, tuple[tuple[int, ...], ...]]] 
     "one index per table": ((40, 3), 40, 128, ((9, 0, 1, 0, 0, 1, 0), (3, 0, 1, 1, 0, 1, 0), (99, 0, 1, 2, 0, 1, 0))),
     "all in one row": ((92,), 23, 24, ((50, 0, 0, 0, 4, 4, 0), (60, 0, 0, 0, 4, 3, 1))),
     "large bags": ((7, 300), 7, 40, ((500, 0, 1, 0, 0, 300, 1), (40, 0, 1, 3, 0, 77, 0))),
+    "several bags per command": ((200, 5), 200, 40, ((50, 0, 1, 0, 0, 5, 0), (60, 0, 1, 2, 0, 1, 1))),
+    "bags in a row": ((1, 640), 160, 40, ((70, 0, 0, 0, 4, 4, 1),)),
+    "many tables and groups": (
+        (370, 100), 370, 12,
+        tuple((40 + hot, 0, 1, hot % 7, 0, hot, hot % 2) for hot in (1, 93, 3, 7, 12, 2, 1, 5)),
+    ),
 }  # fmt: skip
 
 
@@ -53,9 +59,10 @@ def _written(case: str, dtype: str = "float16") -> tuple[GraphWriter, Array, lis
         )
     if case == "all in one row":
         indices %= 50  # both tables read the same places
-    if case == "large bags":
+    if case in ("large bags", "many tables and groups", "several bags per command"):
         indices %= 40
-    writer.add_many("embedding_bag", tuple(inputs), ("y0", "y1", "y2")[: len(places)], (count, dim), attributes, dtype)
+    names = tuple(f"y{index}" for index in range(len(places)))
+    writer.add_many("embedding_bag", tuple(inputs), names, (count, dim), attributes, dtype)
     return writer, indices, tables, attributes
 
 

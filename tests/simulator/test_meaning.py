@@ -271,6 +271,15 @@ def test_groups_of_nibbles_are_shifted_and_scaled() -> None:
         assert after.local[:40].view(np.float32).reshape(2, 5).tolist() == expected
 
 
+def test_exp_of_a_scaled_difference_rounds_each_step() -> None:
+    numbers = np.array([[3, 1, -1e30, np.inf], [0.5, 0.25, 1e-3, -7]], np.float32)
+    half = int(np.float32(0.5).view(np.int32))
+    result = compute("vexpsub", numbers, np.array([[3], [0.5]], np.float32), mode=2, immediate=half, r5=4)
+    steps = (numbers - np.array([[3], [0.5]], np.float32)) * np.float32(0.5)
+    np.testing.assert_array_equal(result, compute("vexp", steps))
+    assert result[0, [0, 2, 3]].tolist() == [1, 0, np.inf] and result[1, 0] == 1
+
+
 def test_exp_is_accurate_everywhere() -> None:
     numbers = np.linspace(-87.3, 88.7, 200_000, dtype=np.float32)
     from simulator.meaning.functions import EXP_ERROR_ULPS, exponential_plain
