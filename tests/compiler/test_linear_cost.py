@@ -7,12 +7,17 @@ from itertools import pairwise
 
 import pytest
 
+from benchmarks.validate import product
+from compiler import compile_model
 from compiler.graph import Graph
 from compiler.linear_mapping import cycles
+from compiler.linear_search import choose_linear
+from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
 from compiler.onnx_import import import_model
 from compiler.pipeline import BACK, FRONT, Options, run_passes
 from compiler.quantize import quantization
+from isa.dtypes import FP16
 from isa.machine import preset
 from isa.program import Program
 from models import build
@@ -62,3 +67,14 @@ def test_larger_groups_do_not_slow_a_prefill() -> None:
     finest, *usual = (_timed("prefill", "int4", group_size)[1].latency_seconds for group_size in (16, 32, 64, 128, 256))
     assert all(larger < 1.003 * smaller for smaller, larger in pairwise(usual))
     assert usual[0] < finest < 1.015 * usual[0]  # 0.625 bytes per weight, not 0.5625
+
+
+@pytest.mark.parametrize("name", ["mtia-v1", "mtia-2i", "mtia-300", "hbm-concept"])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1024, 1024, 1024), (2000, 3000, 1000)])
+def test_products_of_two_computed_matrices_cost_what_they_take(name: str, rows: int, outputs: int, inputs: int) -> None:
+    """Both operands in SRAM, the second one turned on the way in: within 5 % of the simulator."""
+    machine = preset(name)
+    shape = LinearShape(rows, inputs, outputs, FP16, FP16, False, False, factor="columns")
+    report = Simulator(compile_model(product(rows, outputs, inputs, weights=False), machine)).profile()
+    (operation,) = report.operations
+    assert cycles(choose_linear(shape, machine), machine) / operation.cycles == pytest.approx(1, abs=0.05)
