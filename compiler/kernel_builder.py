@@ -274,11 +274,14 @@ def _plain(value: OperandValue) -> Value:
 class BuiltKernel(Kernel):
     """A kernel of which it is known what may run before its launch's inputs are there.
 
-    The first `inputs_at` instructions of core A touch no memory but constants and do not wait for room in a buffer; no
-    loop or branch leads across that place.
+    The first `inputs_at` instructions of core A touch no memory but constants, and wait only for room in buffers; no
+    loop or branch leads across that place. Of `shared` buffers (by number) all slots that are pushed are popped, and
+    no command reaches over the end of a slot, so that other kernels may use them before and after, with larger slots
+    and more of them.
     """
 
     inputs_at: int = 0
+    shared: frozenset[int] = frozenset()
 
 
 class KernelBuilder:
@@ -287,12 +290,18 @@ class KernelBuilder:
     def __init__(self, name: str, machine: Machine, arguments: tuple[str, ...]) -> None:
         self.name, self.machine, self.arguments = name, machine, arguments
         self._buffers: list[Buffer] = []
+        self._shared: set[int] = set()
         self.core_a = CoreBuilder(arguments, machine.pe.registers)
         self.core_b = CoreBuilder(arguments, machine.pe.registers)
 
-    def buffer(self, name: str, slot_bytes: int, slots: int) -> BufferHandle:
-        """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows."""
+    def buffer(self, name: str, slot_bytes: int, slots: int, *, shared: bool = False) -> BufferHandle:
+        """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows.
+
+        It is `shared` if it may be (see `BuiltKernel`).
+        """
         buffer = Buffer(name, round_up(slot_bytes, SLOT_ALIGNMENT_BYTES), slots)
+        if shared:
+            self._shared.add(len(self._buffers))
         self._buffers.append(buffer)
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
@@ -300,7 +309,7 @@ class KernelBuilder:
         """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
         kernel = BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at,
+            self.core_a.inputs_at, frozenset(self._shared),
         )  # fmt: skip
         verify(kernel, self.machine)
         return kernel

@@ -1,9 +1,10 @@
 """Several kernels as one: every PE runs their bodies in order, and all meet where a body needs what another one made.
 
-A body keeps its instructions; buffers and arguments get new numbers. Where PEs meet, core B drains and waits for the
-cores B of all PEs, then lets its core A go on: results are stored by core B, operands are loaded by core A. A core A
-that stores results meets the others as well. What a kernel does before `inputs_at` uses constants only, so it comes
-before its core A waits: weights are on their way while what they are multiplied with is still being made.
+A body keeps its instructions; buffers and arguments get new numbers, some buffers the same in several bodies. Where PEs
+meet, core B drains and waits for the cores B of all PEs, then lets its core A go on: results are stored by core B,
+operands are loaded by core A. A core A that stores results meets the others as well. What a kernel does before
+`inputs_at` uses constants only, so it comes before its core A waits: weights are on their way while what they are
+multiplied with is still being made.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 
 from compiler.kernel_builder import BuiltKernel
 from isa.encoding import Value, decode_all, encode
-from isa.kernel import Kernel, Words
-from isa.table import Kind
+from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, Words
+from isa.table import BY_NAME, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
@@ -25,10 +26,15 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _SYNCHRONIZING = ("signal", "wait", "barrier")
 _STORES = ("dma_out", "dma_scatter", "dma_copy")
 _EXTENT = ("rows", "columns")
-_SCRATCH, _LIMIT = 1, 2
+_AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Line = tuple[str, Mapping[str, Value]]
 Rectangle = tuple[int, int]
+Stream = tuple[int, Unit]
+Streams = tuple[Stream, ...]
+"""Core and unit that write a buffer, and those that read it."""
+NOBODY = ()
+"""Of a buffer that is declared and not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,44 +84,123 @@ def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
     return not names.isdisjoint(_SYNCHRONIZING), uses_links, broadcasts
 
 
-def join_kernels(bodies: Sequence[Body]) -> Kernel:
-    """Return the kernel that runs the bodies in order; they must be such that `can_join`."""
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The buffers of the whole, and by body the number there of each of its buffers."""
+
+    buffers: tuple[Buffer, ...]
+    numbers: tuple[tuple[int, ...], ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of local memory, gaps included."""
+        return sum(-(-buffer.bytes // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES for buffer in self.buffers)
+
+
+def allocate(bodies: Sequence[Body]) -> Allocation:
+    """Give each buffer of each body a number; bodies take turns with buffers that they may share.
+
+    A buffer is a queue between two streams of commands. Where both are the same in another body, that body's data just
+    come next: nothing is waited for, and its first data may be on their way while the last ones are being used.
+    """
+    buffers: list[Buffer] = []
+    streams: list[Streams | None] = []
+    numbers: list[tuple[int, ...]] = []
+    for index, body in enumerate(bodies):
+        taken: list[int] = []
+        for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
+            if ends == NOBODY:
+                taken.append(0)
+                continue
+            may_share = isinstance(body.kernel, BuiltKernel) and own in body.kernel.shared
+            number = _alike(buffer, ends, buffers, streams, taken) if may_share else None
+            if number is None:
+                number = len(buffers)
+                buffers.append(replace(buffer, name=f"{buffer.name}.{index}"))
+                streams.append(ends if may_share else None)
+            else:
+                buffers[number] = _covering(buffers[number], buffer)
+            taken.append(number)
+        numbers.append(tuple(taken))
+    return Allocation(tuple(buffers), tuple(numbers))
+
+
+def _alike(
+    buffer: Buffer,
+    ends: Streams | None,
+    known: Sequence[Buffer],
+    streams: Sequence[Streams | None],
+    taken: Sequence[int],
+) -> int | None:
+    """Return the number of a known buffer between the same streams that grows least, if sharing saves memory."""
+    growths = [
+        (_covering(other, buffer).bytes - other.bytes, number)
+        for number, other in enumerate(known)
+        if ends is not None and streams[number] == ends and number not in taken
+    ]
+    growth, number = min(growths, default=(buffer.bytes + 1, 0))
+    return number if growth <= buffer.bytes else None
+
+
+def _covering(left: Buffer, right: Buffer) -> Buffer:
+    return replace(left, slot_bytes=max(left.slot_bytes, right.slot_bytes), slots=max(left.slots, right.slots))
+
+
+@lru_cache(maxsize=1024)
+def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
+    """Return by buffer who writes and who reads it; None unless that is one each, or nobody at all."""
+    writers: list[set[Stream]] = [set() for _ in kernel.buffers]
+    readers: list[set[Stream]] = [set() for _ in kernel.buffers]
+    for core, words in enumerate((kernel.core_a, kernel.core_b)):
+        for instruction, operands in decode_all(words):
+            for operand in instruction.operands:
+                if operand.kind in (Kind.READ, Kind.WRITE):
+                    found = readers if operand.kind is Kind.READ else writers
+                    found[int(operands[operand.name])].add((core, instruction.unit))
+    return tuple(
+        (*left, *right) if len(left) == len(right) == 1 or not left | right else None
+        for left, right in zip(writers, readers, strict=True)
+    )
+
+
+def join_kernels(bodies: Sequence[Body], registers: int) -> Kernel:
+    """Return the kernel of bodies that `can_join`, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
+    allocation = allocate(bodies)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
-        buffers=tuple(
-            replace(buffer, name=f"{buffer.name}.{index}")
-            for index, kernel in enumerate(kernels) for buffer in kernel.buffers
-        ),
-        core_a=_encoded(_core_a(bodies)),
-        core_b=_encoded(_core_b(bodies)),
-    )  # fmt: skip
+        buffers=allocation.buffers,
+        core_a=_encoded(_core_a(bodies, allocation, registers)),
+        core_b=_encoded(_core_b(bodies, allocation)),
+    )
 
 
 def _encoded(lines: Iterator[Line]) -> Words:
     return np.array([encode(name, operands) for name, operands in lines], dtype=np.uint64)
 
 
-def _core_a(bodies: Sequence[Body]) -> Iterator[Line]:
+def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Line]:
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
-        lines = _renumbered(bodies, index, body.kernel.core_a)
+        lines = _renumbered(bodies, index, body.kernel.core_a, allocation)
         early = 0
+        free: tuple[int, int] | None = None
         if body.meets:
             if has_stored:
                 yield "barrier", {}
                 yield "signal", {"value": A_IS_DONE}
-            early = body.inputs_at if body.rectangle == whole else 0
-            yield from lines[:early]
+            free = _free_registers(lines, registers)
+            early = body.inputs_at if body.rectangle == whole or free else 0
+            yield from _on_own_pes(lines[:early], body.rectangle, whole, free)
             yield "wait", {"value": B_IS_DONE}
             has_stored = False
-        yield from _on_own_pes(lines[early:], body.rectangle, whole)
+        yield from _on_own_pes(lines[early:], body.rectangle, whole, free)
         has_stored = has_stored or _stores(body.kernel.core_a)
     yield "halt", {}
 
 
-def _core_b(bodies: Sequence[Body]) -> Iterator[Line]:
+def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
         if body.meets:
@@ -124,7 +209,7 @@ def _core_b(bodies: Sequence[Body]) -> Iterator[Line]:
             if has_stored:
                 yield "wait", {"value": A_IS_DONE}
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, body.kernel.core_b), body.rectangle, whole)
+        yield from _on_own_pes(_renumbered(bodies, index, body.kernel.core_b, allocation), body.rectangle, whole)
         has_stored = has_stored or _stores(body.kernel.core_a)
     yield "halt", {}
 
@@ -133,27 +218,43 @@ def _stores(words: Words) -> bool:
     return any(instruction.name in _STORES for instruction, _ in decode_all(words))
 
 
-def _on_own_pes(lines: Sequence[Line], own: Rectangle, whole: Rectangle) -> Iterator[Line]:
-    """Yield the lines behind branches that lead the other PEs past them."""
+def _free_registers(lines: Sequence[Line], registers: int) -> tuple[int, int] | None:
+    """Return two registers that a body does not use, so that it can be left and come back to."""
+    used = {
+        int(value)
+        for name, operands in lines for operand, value in operands.items()
+        if BY_NAME[name].by_name[operand].kind in (Kind.REGISTER, Kind.RESULT)
+    }  # fmt: skip
+    free = [number for number in range(1, registers) if number not in used]
+    return (free[0], free[1]) if len(free) > 1 else None
+
+
+def _on_own_pes(
+    lines: Sequence[Line], own: Rectangle, whole: Rectangle, free: tuple[int, int] | None = _AT_START
+) -> Iterator[Line]:
+    """Yield the lines behind branches that lead the other PEs past them; these write two free registers."""
+    if not lines:
+        return
+    scratch, limit = free or _AT_START
     sizes = {name: own[axis] for name, axis in (("row", 0), ("column", 1)) if own[axis] < whole[axis]}
     left = len(lines) + 3 * len(sizes)
     for name, size in sizes.items():
         left -= 3
-        yield "coord", {"destination": _SCRATCH, "which": name}
-        yield "li", {"destination": _LIMIT, "value": size}
-        yield "bge", {"left": _SCRATCH, "right": _LIMIT, "target": left}
+        yield "coord", {"destination": scratch, "which": name}
+        yield "li", {"destination": limit, "value": size}
+        yield "bge", {"left": scratch, "right": limit, "target": left}
     yield from lines
 
 
-def _renumbered(bodies: Sequence[Body], index: int, words: Words) -> list[Line]:
+def _renumbered(bodies: Sequence[Body], index: int, words: Words, allocation: Allocation) -> list[Line]:
     """Return the lines of a body but its halt, which is the last, with the whole's numbers."""
-    first_buffer = sum(len(body.kernel.buffers) for body in bodies[:index])
+    numbers = allocation.numbers[index]
     first_argument = sum(len(body.kernel.arguments) for body in bodies[:index])
     extent = dict(zip(_EXTENT, bodies[index].rectangle, strict=True))
     lines: list[Line] = []
     for instruction, operands in decode_all(words)[:-1]:
         values = {
-            name: int(value) + first_buffer if instruction.by_name[name].kind in _BUFFERS else value
+            name: numbers[int(value)] if instruction.by_name[name].kind in _BUFFERS else value
             for name, value in operands.items()
         }
         if values.get("broadcast") == "all" and bodies[index].rectangle != joint_rectangle(bodies):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.kernel_joining import Body, Rectangle, can_join, join_kernels, joint_rectangle
+from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_kernels, joint_rectangle
 from compiler.symbols import interval
-from isa.kernel import BASE_ALIGNMENT_BYTES, Kernel, local_bytes
+from isa.kernel import Kernel
 from isa.machine import Machine
 from isa.program import Entry, Launch, Program, Touch
 
@@ -83,13 +83,11 @@ class _Merger:
         return first < other_end and other_first < end
 
     def _fits(self, group: _Group) -> bool:
-        bodies = group.bodies
-        if any((launch.row, launch.column) != (0, 0) for launch in group.launches):
+        if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
-        if sum(len(body.kernel.buffers) for body in bodies) > self.machine.pe.circular_buffers:
-            return False
-        taken = sum(-(-local_bytes(body.kernel) // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES for body in bodies)
-        return taken <= self.machine.pe.local_memory_bytes and can_join(bodies)
+        allocation = allocate(group.bodies)
+        has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
+        return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
 
     def _starts_anew(self, group: _Group, launch: Launch, entry: Entry) -> bool:
         """Tell whether neither what is collected nor the launch is so short that the start between them shows."""
@@ -119,7 +117,11 @@ class _Merger:
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
-            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies)
+            kernel = (
+                group.bodies[0].kernel
+                if len(group.bodies) == 1
+                else join_kernels(group.bodies, self.machine.pe.registers)
+            )
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
         return self._index_by_bodies[key]

@@ -103,6 +103,11 @@ class LinearMapping:
         return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
 
     @property
+    def uses_up_x(self) -> bool:
+        """True if every PE has a tile, so that it can give a resident x back when it is done."""
+        return self.resident and self.output_tiles >= self.pe_count
+
+    @property
     def loads_early(self) -> bool:
         """True if the first chunks of the weight can be loaded before x is there."""
         return self.resident and not self.shape.is_computed

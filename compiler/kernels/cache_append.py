@@ -41,9 +41,9 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    x = builder.buffer("x", row_bytes, 2)
+    x = builder.buffer("x", row_bytes, 2, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
-    out = builder.buffer("out", shape.heads * head_bytes, 2) if padded else x
+    out = builder.buffer("out", shape.heads * head_bytes, 2, shared=True) if padded else x
     a, b = builder.core_a, builder.core_b
     places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
     with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:

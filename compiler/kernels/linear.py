@@ -43,26 +43,32 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         initial_bytes, initial_slots = mapping.tile_columns * 4, 2
     if shape.has_residual:
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
-    weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots)
+    weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True)
     buffers = Buffers(
-        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots),
+        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=not mapping.resident or mapping.uses_up_x),
         weight,
-        builder.buffer("initial", initial_bytes, initial_slots),
-        builder.buffer("out", tile * shape.out_dtype.bytes, 2),
+        builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
+        builder.buffer("out", tile * shape.out_dtype.bytes, 2, shared=True),
         weight,
         tuple(
-            builder.buffer(f"activation{step}", size, mapping.activation_slots)
+            builder.buffer(f"activation{step}", size, mapping.activation_slots, shared=True)
             for step, size in enumerate(mapping.activation_bytes)
         ),
     )
     if shape.packed:
         buffers = _with_expansion(builder, mapping, buffers)
     if mapping.turned_chunk_bytes:
-        buffers = replace(buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS))
+        buffers = replace(
+            buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS, shared=True)
+        )
     if mapping.turned_result_bytes:
-        buffers = replace(buffers, turned_result=builder.buffer("turned_result", mapping.turned_result_bytes, 1))
+        buffers = replace(
+            buffers, turned_result=builder.buffer("turned_result", mapping.turned_result_bytes, 1, shared=True)
+        )
     if mapping.turned_residual_bytes:
-        buffers = replace(buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2))
+        buffers = replace(
+            buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2, shared=True)
+        )
     if shape.is_computed:
         ComputedLoader(mapping, machine, builder.core_a, buffers).emit()
         ComputedMultiplier(mapping, machine, builder.core_b, buffers).emit()
@@ -84,10 +90,12 @@ def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buf
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
-        factor=builder.buffer("expanded", mapping.expanded_chunk_bytes, EXPANDED_SLOTS),
-        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots),
-        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots) if has_zero_points else None,
-        shifted=builder.buffer("shifted", mapping.expanded_chunk_bytes, 1) if has_zero_points else None,
+        factor=builder.buffer("expanded", mapping.expanded_chunk_bytes, EXPANDED_SLOTS, shared=True),
+        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True),
+        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True)
+        if has_zero_points
+        else None,
+        shifted=builder.buffer("shifted", mapping.expanded_chunk_bytes, 1, shared=True) if has_zero_points else None,
     )
 
 

@@ -38,6 +38,8 @@ class Multiplier(Walk):
                 self._start_accumulators()
             self._multiply_chunks()
             self._finish()
+        if self.mapping.uses_up_x:
+            self.core.pop(self.buffers.x)
 
     def _prepare(self) -> None:
         """Make what all tiles need; nothing here."""

@@ -22,7 +22,7 @@ def emit_rounded(
     assert raw_dtype is not None
     elements = mapping.k_bytes // shape.dtype.bytes
     rounding = RowRounding(
-        raw=builder.buffer("raw", mapping.tile_rows * mapping.raw_row_bytes, 1),
+        raw=builder.buffer("raw", mapping.tile_rows * mapping.raw_row_bytes, 1, shared=True),
         raw_pitch=mapping.raw_row_bytes,
         out=buffers.x,
         columns=min(padded_row_bytes(shape.inputs, raw_dtype) // raw_dtype.bytes, elements),

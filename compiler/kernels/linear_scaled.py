@@ -42,9 +42,9 @@ def scaling_buffers(
     return ScalingBuffers(
         builder.buffer("zeros", mapping.initial_row_bytes, 1) if has_initial else initial,
         builder.buffer("row_scales", mapping.tile_rows * row_scale_bytes, 2),
-        builder.buffer("column_scales", mapping.tile_columns * FP32.bytes, 2),
-        builder.buffer("sums", tile_bytes, 1),
-        builder.buffer("scaled", tile_bytes, 2),
+        builder.buffer("column_scales", mapping.tile_columns * FP32.bytes, 2, shared=True),
+        builder.buffer("sums", tile_bytes, 1, shared=True),
+        builder.buffer("scaled", tile_bytes, 2, shared=True),
         row_scale_bytes,
     )
 

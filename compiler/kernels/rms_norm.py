@@ -68,12 +68,12 @@ def _build(shape: RmsNormShape, machine: Machine, chunk: int, x_slots: int) -> K
     chunks = [(start, min(chunk, row - start)) for start in range(0, row, chunk)]
     builder = KernelBuilder(f"rms_norm_{shape.columns}", machine, ARGUMENTS)
     buffers = _Buffers(
-        x=builder.buffer("x", row * size, x_slots),
+        x=builder.buffer("x", row * size, x_slots, shared=True),
         weight=builder.buffer("weight", row * 4, 1),
-        wide=builder.buffer("wide", chunk * 4, 1),
-        partial=builder.buffer("partial", len(chunks) * 4, 1),
-        statistic=builder.buffer("statistic", 4, 2),
-        out=builder.buffer("out", chunk * size, 2),
+        wide=builder.buffer("wide", chunk * 4, 1, shared=True),
+        partial=builder.buffer("partial", len(chunks) * 4, 1, shared=True),
+        statistic=builder.buffer("statistic", 4, 2, shared=True),
+        out=builder.buffer("out", chunk * size, 2, shared=True),
     )
     _load(builder.core_a, buffers, shape, machine)
     core = builder.core_b
@@ -90,6 +90,7 @@ def _load(core: CoreBuilder, buffers: _Buffers, shape: RmsNormShape, machine: Ma
         broadcast="all" if machine.dma.broadcast_reads else "none",
     )  # fmt: skip
     core.push(buffers.weight)
+    core.await_inputs()
     with dealt_items(core, core.argument("rows")) as item, core.scratch() as address:
         row_address(core, "x", "x_pitch", item, address)
         core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.padded_columns * shape.dtype.bytes)

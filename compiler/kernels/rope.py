@@ -82,11 +82,11 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
     buffers = _Buffers(
-        x=builder.buffer("x", shape.x_bytes, 2),
-        cosines=builder.buffer("cosines", shape.table_bytes, 2),
-        sines=builder.buffer("sines", shape.table_bytes, 2),
+        x=builder.buffer("x", shape.x_bytes, 2, shared=True),
+        cosines=builder.buffer("cosines", shape.table_bytes, 2, shared=True),
+        sines=builder.buffer("sines", shape.table_bytes, 2, shared=True),
         products=builder.buffer("products", shape.heads * shape.half * 4, 2),
-        out=builder.buffer("out", shape.out_bytes, 2),
+        out=builder.buffer("out", shape.out_bytes, 2, shared=True),
     )
     _load(builder, buffers, shape)
     places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
