@@ -66,7 +66,8 @@ def choose_tile(
 def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
     """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
-    parts = machine.accumulator.columns if shape.is_stacked and machine.accumulator.reduction_network else 1
+    joins = machine.accumulator.reduction_network and machine.accumulator.banks > 1
+    parts = machine.matrix.block_rows if shape.is_stacked and joins else 1
     for tokens, token_blocks, heads in _row_choices(shape):
         for steps in _KEY_STEPS:
             if steps > longest and steps > 1:

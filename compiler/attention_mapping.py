@@ -140,7 +140,7 @@ class AttentionTile:
 
     def share_rows(self, machine: Machine) -> int:
         """Return the rows of an accumulator that a block's sums of values fill, and one for its sums of weights."""
-        return -(-self.rows * self.shape.padded_head_dim // machine.accumulator.columns) + 1
+        return -(-self.rows * self.shape.padded_head_dim // machine.matrix.block_rows) + 1
 
     def blocks_of(self, tile: int) -> int:
         """Return the blocks of an item: fewer where the sequence ends."""
@@ -181,11 +181,11 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     if shape.head_dim != shape.padded_head_dim:
         sizes["heads"] = (blocks * tile.block_bytes, 1)
     if tile.parts > 1:
-        table = rows * machine.accumulator.columns * FP32_BYTES
+        table = rows * machine.matrix.block_rows * FP32_BYTES
         sizes |= {
             "zeros": (max(result, table), 1), "place": (table, 1), "spots": (table, 2), "maxima": (table, 1),
-            "share": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
-            "total": (tile.share_rows(machine) * machine.accumulator.columns * FP32_BYTES, 1),
+            "share": (tile.share_rows(machine) * machine.matrix.block_rows * FP32_BYTES, 1),
+            "total": (tile.share_rows(machine) * machine.matrix.block_rows * FP32_BYTES, 1),
         }  # fmt: skip
     return sizes
 

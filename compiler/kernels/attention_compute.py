@@ -28,8 +28,8 @@ class Attender(Joiner):
         """Block and first key of the step whose scores come next."""
         banks = machine.accumulator.banks
         columns = -(-self.shape.padded_head_dim // self.shape.block_rows) + 1
-        self.value_banks = range(banks - min(columns, max(banks - 2, banks // 2)), banks)
-        self.score_banks = range(self.value_banks.start)
+        self.value_banks = range(banks - max(1, min(columns, max(banks - 2, banks // 2))), banks)
+        self.score_banks = range(max(1, self.value_banks.start))
 
     def item(self, is_part: bool) -> None:
         """Work through the steps, then divide and store."""
@@ -122,8 +122,8 @@ class Attender(Joiner):
             for index in range(tile.keys // shape.block_rows):
                 with ExitStack() as stack:
                     first = index * shape.block_rows
-                    if first % shape.key_step == 0 and first:
-                        (bound,) = stack.enter_context(loaded(core, first))
+                    if first >= shape.key_step:
+                        (bound,) = stack.enter_context(loaded(core, first - first % shape.key_step))
                         stack.enter_context(core.when_less(bound, chunk_rows))
                     bank = self.score_banks[index % len(self.score_banks)]
                     (start,) = stack.enter_context(loaded(core, first * shape.row_bytes))

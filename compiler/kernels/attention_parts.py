@@ -85,7 +85,7 @@ class Joiner(Softmax):
 
     def _fill_tables(self) -> None:
         """Write the tables of zeros, and of the one that marks this PE's part."""
-        core, own, width = self.core, self._own, self.machine.accumulator.columns
+        core, own, width = self.core, self._own, self.machine.matrix.block_rows
         for buffer in (own.zeros, own.place):
             with loaded(core, buffer.slot_bytes // FP32_BYTES) as (count,):
                 core.emit("fill", out=buffer, rows=1, columns=count, out_dtype="fp32", value=0.0)
@@ -115,7 +115,7 @@ class Joiner(Softmax):
     @property
     def _sums_offset(self) -> int:
         """Bytes in `share` before the sums of weights."""
-        return (self.tile.share_rows(self.machine) - 1) * self.machine.accumulator.columns * FP32_BYTES
+        return (self.tile.share_rows(self.machine) - 1) * self.machine.matrix.block_rows * FP32_BYTES
 
     def _at_the_root(self) -> AbstractContextManager[None]:
         return self.core.when_less(self._inner, ZERO)
@@ -133,7 +133,7 @@ class Joiner(Softmax):
     def gather_maxima(self) -> None:
         """Leave the maxima of all parts as columns in `maxima`; the last values need not be there yet."""
         core, own, columns = self.core, self._own, self.parts
-        with loaded(core, self.machine.accumulator.columns * FP32_BYTES, FP32_BYTES) as (pitch, dense):
+        with loaded(core, self.machine.matrix.block_rows * FP32_BYTES, FP32_BYTES) as (pitch, dense):
             self.wide(
                 "vmul", own.spots, own.place, pitch, columns, b=self.buffers.maximum, b_pitch=dense, b_dtype="fp32",
                 spread="column",
@@ -146,7 +146,7 @@ class Joiner(Softmax):
             self._load(1, own.spots, pitch, columns)
             core.pop(own.spots)
         self._pass_in(0, self.rows, columns)
-        wide = self.machine.accumulator.columns
+        wide = self.machine.matrix.block_rows
         with self._at_the_root():
             for outer in (self._outer, self._second):
                 self._link("acc_send", 0, self.rows, columns, outer)
@@ -160,7 +160,7 @@ class Joiner(Softmax):
     def _rescale(self) -> None:
         """Leave this part's sums, relative to the largest maximum of all, in `share` and `share_sum`."""
         core, buffers, own, depth = self.core, self.buffers, self._own, self.shape.padded_head_dim
-        pitch = self.machine.accumulator.columns * FP32_BYTES
+        pitch = self.machine.matrix.block_rows * FP32_BYTES
         with loaded(core, FP32_BYTES, pitch) as (dense, wide):
             core.emit(
                 "rowmax", out=buffers.column, out_pitch=dense, a=own.maxima, a_pitch=wide, rows=self.rows,
@@ -184,8 +184,8 @@ class Joiner(Softmax):
     def _add_up(self) -> None:
         """Add the sums of all parts; they lie in rows of the accumulator's width. The root has them in `total`."""
         core, own, accumulator = self.core, self._own, self.machine.accumulator
-        rows, width = self.tile.share_rows(self.machine), accumulator.columns
-        pieces = -(-rows // min(_PIECE_ROWS, accumulator.rows))
+        rows, width = self.tile.share_rows(self.machine), self.machine.matrix.block_rows
+        pieces = -(-rows // min(_PIECE_ROWS, width))
         for piece in range(pieces):
             first, last = rows * piece // pieces, rows * (piece + 1) // pieces
             bank, row_bytes = piece % accumulator.banks, width * FP32_BYTES

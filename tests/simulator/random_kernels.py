@@ -28,7 +28,7 @@ FLOATS = ("fp32", "fp16", "bf16")
 FACTOR_TYPES = {"mml": ("fp16", "bf16"), "mml_sparse": ("fp16", "bf16"), "vmml": FLOATS}
 ASCENDING = np.array([4, 8, 12, 9, 13, 14], np.uint8)
 """Codes of two places in a group of four."""
-BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect", "vless", "vequal", "vpow")
+BINARY = ("vadd", "vsub", "vmul", "vdiv", "vmax", "vmin", "vselect", "vless", "vequal", "vpow", "vexpsub")
 BY_CONSTANT = ("vadds", "vmuls", "vmaxs", "vmins")
 GROUPED = ("vsubg", "vmulg")
 UNARY = (
@@ -300,7 +300,7 @@ class RandomKernel:
             self.pool.remove(b)
         out = self.block(a.rows, a.columns, self.choose.choice(FLOATS))
         name = self.choose.choice(BINARY)
-        value = {"value": 0.5} if name == "vselect" else {}
+        value = {"value": 0.5} if name in ("vselect", "vexpsub") else {}
         code.emit(name, **self.out(out), **self.read(a), **self.read(b, "b"), rows=a.rows, columns=a.columns,
                   out_dtype=out.dtype, a_dtype=a.dtype, b_dtype=b.dtype, spread="full" if b is a else spread,
                   **value)  # fmt: skip

@@ -23,6 +23,9 @@ from tests.simulator.kernels import Job
 
 SLACK = 0.005
 """The worst that was found is 0.0008, of a DLRM with twice the queue depth."""
+MERGED_SLACK = 0.02
+"""In merged launches weights that are loaded ahead may hold up what a PE needs first, more of them in deeper queues:
+0.011 of a chunk of a prefill with twice the queue depth."""
 _MORE_IS_BETTER = (
     "pe.command_queue_depth", "dma.outstanding", "dram_timing.queue_entries", "dram_timing.write_batch",
     "matrix.tiles", "dram_timing.refresh_interval_ns", "dram_timing.bank_refresh_interval_ns",
@@ -99,12 +102,15 @@ def test_one_pe_is_never_slower(path: str, size: int, trips: int, mode: str) -> 
 
 @cache
 def programs() -> tuple[Program, ...]:
-    """Return a chunk of a prefill, a decode step and a recommendation model."""
+    """Return a chunk of a prefill, a decode step and a recommendation model, with separate and with merged launches."""
     cases = (
         ("llama-tiny-wide", {"batch": 1, "sequence": 40, "past": 33}),
         ("llama-tiny-wide", {"batch": 1, "sequence": 1, "past": 200}), ("dlrm-dcnv2-tiny", {"batch": 64}),
     )  # fmt: skip
-    return tuple(compile_model(models.build(name, "absent"), dims=dims) for name, dims in cases)
+    return tuple(
+        compile_model(models.build(name, "absent"), dims=dims, separate_launches=separate)
+        for name, dims in cases for separate in (True, False)
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FIELDS)
@@ -113,7 +119,11 @@ def test_programs_are_hardly_ever_slower(path: str) -> None:
     for program in programs():
         before = Simulator(program).profile().latency_seconds
         after = Simulator(program, better(program.machine, path)).profile().latency_seconds
-        assert after <= before * (1 + SLACK)
+        assert after <= before * (1 + (SLACK if _has_separate_launches(program) else MERGED_SLACK))
+
+
+def _has_separate_launches(program: Program) -> bool:
+    return not any("+" in launch.operation for launch in program.entries[0].launches)
 
 
 @pytest.mark.parametrize("factor", [0.5, 3.0])

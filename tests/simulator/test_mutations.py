@@ -22,8 +22,8 @@ from simulator.simulator import Result
 from tests.simulator.kernels import Traffic, poison_local_memories, run_program_naively
 from tests.simulator.llamas import inputs_for, llama
 
-SEQUENCE, PAST, LONGEST_PAST = 3, 290, 300
-KERNELS = range(10)
+SEQUENCE, PAST, LONGEST_PAST = 3, 700, 900
+KERNELS = range(12)
 CORES = ("core_a", "core_b")
 OTHER = {"vadd": "vsub", "vsub": "vadd", "vmul": "vdiv", "vdiv": "vmul", "vmax": "vmin", "vmin": "vmax",
          "vadds": "vmuls", "vmuls": "vadds", "vexp": "vabs", "vsilu": "vabs", "vrecip": "vabs", "vrsqrt": "vabs",
@@ -47,7 +47,7 @@ class Mutant:
 
 def program() -> Program:
     """Return a Llama whose attention makes several trips over its keys."""
-    return llama("llama-tiny-odd", SEQUENCE, LONGEST_PAST)
+    return llama("llama-tiny-odd", SEQUENCE, LONGEST_PAST, separate_launches=True)
 
 
 @cache
@@ -162,11 +162,21 @@ EQUIVALENT = {
     ("empty", "vspread", "pointwise_vmul"): PADDING,
 }
 """Edits that change no value here; at least one of each kind is found out by counts and energy only."""
+ELSEWHERE = {"linear": {"dma_in", "mml", "push", "pop"}, "attention": {"vcast", "push", "pop"}}
+"""Instructions that have nothing to do in this run: of chunks of K behind the first, since rows of this model are one;
+of items with a single chunk of keys, since there are three."""
 BY_VALUES = ("outputs", "deadlock", "error", "dram_bytes", "sram_bytes", "cache_hit_bytes")
 
 
+def _instruction_at(kernel: Kernel, core: int, pc: int) -> str:
+    return BY_OPCODE[int(decode_columns(getattr(kernel, CORES[core]))[pc][col.OPCODE])].name
+
+
 def test_every_place_is_executed() -> None:
-    """The run goes through all commands of all kernels, so that every edit can be seen."""
+    """The run goes through all commands of all kernels, so that every edit can be seen.
+
+    But for what the tests of single kernels execute, see `ELSEWHERE`.
+    """
     assert len(program().kernels) == len(KERNELS)
     for index, kernel in enumerate(program().kernels):
         places = {
@@ -175,7 +185,8 @@ def test_every_place_is_executed() -> None:
             for pc, row in enumerate(decode_columns(getattr(kernel, name)))
             if BY_OPCODE[int(row[col.OPCODE])].is_command or BY_OPCODE[int(row[col.OPCODE])].name in ("push", "pop")
         }
-        assert places == issued()[index]
+        missed = {_instruction_at(kernel, *place) for place in places - issued()[index]}
+        assert issued()[index] <= places and missed <= ELSEWHERE.get(kernel.name.split("_")[0], set()), kernel.name
 
 
 @pytest.mark.parametrize("index", KERNELS)
