@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import models
 from compiler import compile_model
-from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, can_join, join_kernels
+from compiler.kernel_builder import BuiltKernel
+from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, allocate, can_join, join_kernels
 from compiler.launch_merging import _Merger
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
@@ -16,6 +19,8 @@ from isa.kernel import Kernel, local_bytes
 from isa.machine import preset
 from isa.program import Program
 from simulator import Simulator
+from simulator import state as st
+from simulator.launcher import Launcher
 from tests.compiler.graphs import SMALL_GRID
 from tests.simulator.llamas import inputs_for
 
@@ -168,3 +173,42 @@ def test_broadcasts_along_a_row_need_the_whole_row() -> None:
     """A body that is narrower than the whole and broadcasts along rows is not joined."""
     assert can_join([Body(_kernel(STORE), (2, 3), False), Body(_kernel(LOAD), (1, 3), True)])
     assert not can_join([Body(_kernel(STORE), (2, 3), False), Body(_kernel(LOAD), (1, 2), True)])
+
+
+def test_bodies_take_turns_with_a_buffer() -> None:
+    """With the larger slots and more of them, where that saves memory and the same units write and read it."""
+    text = LOAD.replace("    pop tile, 1", "    acc_load bank0, tile, r0, r0, r0, r0, int8, full\n    pop tile, 1")
+    plain = _kernel(text)
+
+    def body(slot_bytes: int, slots: int, shared: bool = True) -> Body:
+        buffers = (replace(plain.buffers[0], slot_bytes=slot_bytes, slots=slots),)
+        numbers = frozenset({0} if shared else ())
+        kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, 0, numbers)
+        return Body(kernel, (2, 3), False)
+
+    whole = allocate([body(64, 2), body(96, 3), body(32, 1)])
+    assert [(buffer.slot_bytes, buffer.slots) for buffer in whole.buffers] == [(96, 3)]
+    assert whole.numbers == ((0,), (0,), (0,))
+    assert len(allocate([body(64, 2), body(64, 2, shared=False)]).buffers) == 2
+    assert len(allocate([body(64, 60), body(6400, 1)]).buffers) == 2  # together they would take more
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize(("name", "sequence", "past"), CASES)
+def test_shared_buffers_are_empty_in_the_end(name: str, sequence: int, past: int, quantize: str | None) -> None:
+    """What a kernel says others may use before and after it, it leaves as it found it, on every PE."""
+    program = compile_model(
+        models.build(name, 0, "float32"), preset("mtia-2i").with_changes(SMALL_GRID),
+        dims={"batch": 1, "sequence": sequence, "past": (0, 128)}, quantize=quantize, separate_launches=True,
+    )  # fmt: skip
+    launcher = Launcher(program, program.machine, None, reuse=False)
+    checked = 0
+    for launch in program.entries[0].launches:
+        launcher.run(launch, {"past": past})
+        kernel = program.kernels[launch.kernel]
+        assert isinstance(kernel, BuiltKernel)
+        for number in kernel.shared:
+            pushed, popped = (launcher._state.buffer[:, number, column] for column in (st.PUSHED, st.POPPED))
+            assert np.array_equal(pushed, popped), f"{kernel.name}: {kernel.buffers[number].name}"
+            checked += int(pushed.max() > 0)
+    assert checked > 10
