@@ -35,6 +35,8 @@ TRIP_CYCLES = 8
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
 
 
+PIECE_CONFLICTS = 2.8
+"""How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted)."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
 
@@ -342,6 +344,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     sram_bytes = x_bytes * mapping.row_parts * streams + (weight_bytes if mapping.shape.is_computed else 0)
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
+    memory *= _share_of_conflicts(mapping, machine)
     issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
@@ -351,6 +354,20 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
     return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
+
+
+def _share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how much longer DRAM takes for the weight where transfers are too short to occupy all channels alike.
+
+    Then the queue of a channel holds pieces of many transfers, each in a row of its own, that meet in its banks.
+    """
+    dram, timing = machine.dram, machine.dram_timing
+    sizes = (mapping.weight_chunk_bytes, mapping.scale_chunk_bytes, mapping.zero_point_chunk_bytes)
+    short = sum(size for size in sizes if size < dram.channels * dram.interleave_bytes)
+    seconds_of_piece = dram.interleave_bytes * dram.channels / dram.bytes_per_second
+    busy_banks = timing.row_cycle_ns / 1e9 / seconds_of_piece / timing.banks
+    pieces = timing.queue_entries * timing.burst_bytes / dram.interleave_bytes
+    return 1 + short / sum(sizes) * PIECE_CONFLICTS * busy_banks / pieces
 
 
 def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:

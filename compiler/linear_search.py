@@ -17,7 +17,7 @@ from isa.machine import Machine
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
-"""K bytes per row of a chunk."""
+"""K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 PREFERRED_SLOTS = 4
@@ -159,7 +159,7 @@ def _streamed_over(
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Complete a choice with every useful split of K and the most slots that fit."""
     block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.k_bytes // MAXIMUM_CHUNK_BYTES)
+    fewest = -(-choice.k_bytes // _maximum_chunk_bytes(choice))
     for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
         chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
         if chunk_bytes in seen:
@@ -176,6 +176,12 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 yield mapping
                 break
+
+
+def _maximum_chunk_bytes(choice: LinearMapping) -> int:
+    """Return the most bytes of a chunk's rows: packed ones are as long in memory as others."""
+    packed = choice.shape.packed
+    return MAXIMUM_CHUNK_BYTES * (choice.shape.dtype.bits // packed.dtype.bits if packed else 1)
 
 
 def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
@@ -198,7 +204,7 @@ def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
     if packed is None or packed.block is None or choice.shape.gate:
         return block_bytes
     step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
-    return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
+    return step if step <= min(choice.k_bytes, _maximum_chunk_bytes(choice)) else block_bytes
 
 
 def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:

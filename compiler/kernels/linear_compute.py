@@ -18,7 +18,11 @@ ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": 
 
 
 class Multiplier(Walk):
-    """Core B: matrix products, accumulators, and the way out."""
+    """Core B: matrix products, accumulators, and the way out.
+
+    A packed weight is expanded one chunk ahead of the products, beyond the ends of tiles: products that wait for their
+    chunk fill the matrix engine's queue and would hold up the command that expands the next one.
+    """
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
@@ -42,7 +46,16 @@ class Multiplier(Walk):
             self.core.pop(self.buffers.x)
 
     def _prepare(self) -> None:
-        """Make what all tiles need; nothing here."""
+        """Make what all tiles need: the first chunk of a packed weight."""
+        if self.buffers.scales is None:
+            return
+        core = self.core
+        self.unexpanded = self.count_output_tiles(core.register())
+        """Chunks of this PE whose expansion is not issued yet."""
+        for name in ("row_rounds", "chunks"):
+            with core.scratch() as factor:
+                core.multiply(self.unexpanded, core.load_argument(name, factor), self.unexpanded)
+        self._expand_next(self.buffers.scales)
 
     @property
     def _has_initial(self) -> bool:
@@ -132,7 +145,7 @@ class Multiplier(Walk):
             core.minimum(left, mapping.chunk_bytes, blocks)
             core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
             if self.buffers.scales is not None:
-                self._expand(self.buffers.scales)
+                self._expand_next(self.buffers.scales)
             self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
         core.increase(left, -mapping.chunk_bytes)
         core.pop(self.buffers.factor)
@@ -140,6 +153,12 @@ class Multiplier(Walk):
             core.increase(x_offset, mapping.chunk_bytes)
         else:
             core.pop(self.buffers.x)
+
+    def _expand_next(self, scales: BufferHandle) -> None:
+        """Expand a chunk, if there is one left."""
+        with self.core.when_less(0, self.unexpanded):
+            self._expand(scales)
+            self.core.increase(self.unexpanded, -1)
 
     def _expand(self, scales: BufferHandle) -> None:
         """Turn a chunk of integers into the matrix engine's type: minus zero points, times scales."""

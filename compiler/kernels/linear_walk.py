@@ -145,13 +145,17 @@ class Walk:
         core.multiply(self.index, self.tile_bytes, self.out_offset)
         with ExitStack() as body:
             with core.scratch() as trips:
-                core.load_argument("output_tiles", trips)
-                core.subtract(trips, self.index, trips)
-                core.increase(trips, self.stride)
-                core.increase(trips, -1)
-                core.compute("div", trips, self.stride, trips)
-                body.enter_context(core.loop(trips))
+                body.enter_context(core.loop(self.count_output_tiles(trips)))
             yield
             with core.scratch() as step:
                 core.multiply(self.stride, self.tile_bytes, step)
                 core.increase(self.out_offset, step)
+
+    def count_output_tiles(self, count: Register) -> Register:
+        """Set `count` to the output tiles of this PE."""
+        core = self.core
+        core.load_argument("output_tiles", count)
+        core.subtract(count, self.index, count)
+        core.increase(count, self.stride)
+        core.increase(count, -1)
+        return core.compute("div", count, self.stride, count)
