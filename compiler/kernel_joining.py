@@ -59,7 +59,7 @@ def joint_rectangle(bodies: Sequence[Body]) -> Rectangle:
 def can_join(bodies: Sequence[Body]) -> bool:
     """Tell whether bodies do not use what joining needs, and broadcast along rows and columns of the whole only.
 
-    What a body broadcasts to all its PEs is small, like a row of x: where others run the whole too, each reads it.
+    What a body broadcasts to all its PEs once is small, like a row of x: where others run the whole too, each reads it.
     """
     whole = joint_rectangle(bodies)
     return all(_can_run_on(body, whole) for body in bodies)
@@ -69,6 +69,8 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
     synchronizes, uses_links, broadcasts = _habits(body.kernel)
     if synchronizes or (uses_links and body.rectangle != whole):
         return False
+    if "all" in broadcasts and body.rectangle != whole:
+        return False
     if "row" in broadcasts and body.rectangle[1] != whole[1]:
         return False
     return "column" not in broadcasts or body.rectangle[0] == whole[0]
@@ -76,12 +78,25 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
 
 @lru_cache(maxsize=1024)
 def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
-    """Return whether a kernel synchronizes by itself, whether it uses links between PEs, and how it broadcasts."""
+    """Return whether a kernel synchronizes by itself, whether it uses links between PEs, and how it broadcasts.
+
+    Of broadcasts to all only those in a loop count.
+    """
     instructions = [*decode_all(kernel.core_a), *decode_all(kernel.core_b)]
     names = {instruction.name for instruction, _ in instructions}
-    broadcasts = frozenset(str(operands["broadcast"]) for _, operands in instructions if "broadcast" in operands)
+    broadcasts = frozenset(mode for words in (kernel.core_a, kernel.core_b) for mode in _broadcasts(words))
     uses_links = any("direction" in instruction.by_name for instruction, _ in instructions)
     return not names.isdisjoint(_SYNCHRONIZING), uses_links, broadcasts
+
+
+def _broadcasts(words: Words) -> Iterator[str]:
+    end = 0
+    for place, (instruction, operands) in enumerate(decode_all(words)):
+        if instruction.name == "loop":
+            end = max(end, place + 1 + int(operands["target"]))
+        mode = str(operands.get("broadcast", "none"))
+        if mode != "all" or place < end:
+            yield mode
 
 
 @dataclass(frozen=True, slots=True)
