@@ -36,6 +36,8 @@ class Multiplier(Walk):
         ]
 
     def emit(self) -> None:
+        if self.mapping.resident:
+            self._load_resident_x()
         self._prepare()
         for _ in self.tiles():
             if self._starts_loaded:
@@ -44,6 +46,18 @@ class Multiplier(Walk):
             self._finish()
         if self.mapping.uses_up_x:
             self.core.pop(self.buffers.x)
+
+    def _load_resident_x(self) -> None:
+        """Load all of x: transfers of a core complete in order, so one of core A would be there behind all weights."""
+        core = self.core
+        with core.scratch() as address:
+            core.emit(
+                "dma_in", out=self.buffers.x, out_pitch=core.argument("k_bytes"),
+                address=core.load_argument("x", address), address_pitch=core.argument("x_pitch"),
+                rows=core.argument("rows"), row_bytes=core.argument("k_bytes"),
+                broadcast=self._broadcast(self.mapping.x_receivers),
+            )  # fmt: skip
+        core.push(self.buffers.x)
 
     def _prepare(self) -> None:
         """Make what all tiles need: the first chunk of a packed weight."""

@@ -1,4 +1,4 @@
-"""Core A of a linear kernel: chunks of x and of the weight, and what results start from."""
+"""Core A of a linear kernel: chunks of the weight and of an x that is not resident, and what results start from."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from compiler.kernels.linear_walk import Walk
 
 
 class Loader(Walk):
-    """Core A: everything that comes in."""
+    """Core A: everything that comes in but a resident x, which core B loads."""
 
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
         self.weight_tile, self.x_row = core.register(), core.register()
         self._prepare()
-        if mapping.resident:
-            if mapping.loads_early:
-                self._load_early()
-                core.await_inputs()
-            self._load_x(core.load_argument("x", self.x_row), core.argument("rows"), core.argument("k_bytes"))
+        if mapping.loads_early:
+            self._load_early()
+            core.await_inputs()
         for _ in self.tiles():
             self._load_initial()
             self._load_chunks(self.weight_tile, self.x_row)
@@ -35,10 +33,7 @@ class Loader(Walk):
         self._find_next_tile(self.weight_tile)
 
     def _load_early(self) -> None:
-        """Load the first chunks of the weight, if this PE has a tile, and note their number.
-
-        A slot stays free, so that more of the weight is on its way while x is being loaded.
-        """
+        """Load the first chunks of the weight, if this PE has a tile, and note their number."""
         core, mapping = self.core, self.mapping
         self.early = core.register()
         with core.scratch() as tiles, core.scratch() as weight:
@@ -125,15 +120,12 @@ class Loader(Walk):
 
     def _load_x(self, address: Register, rows: Register, size: Register) -> None:
         core = self.core
-        pitch = size if self.mapping.resident else core.constant(self.mapping.chunk_bytes)
         core.emit(
-            "dma_in", out=self.buffers.x, out_pitch=pitch, address=address, address_pitch=core.argument("x_pitch"),
-            rows=rows, row_bytes=size, broadcast=self._broadcast(self.mapping.x_receivers),
+            "dma_in", out=self.buffers.x, out_pitch=core.constant(self.mapping.chunk_bytes), address=address,
+            address_pitch=core.argument("x_pitch"), rows=rows, row_bytes=size,
+            broadcast=self._broadcast(self.mapping.x_receivers),
         )  # fmt: skip
         core.push(self.buffers.x)
-
-    def _broadcast(self, receivers: str) -> str:
-        return receivers if self.machine.dma.broadcast_reads else "none"
 
     def _load_initial(self) -> None:
         if self.mapping.shape.has_bias:

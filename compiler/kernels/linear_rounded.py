@@ -50,17 +50,6 @@ class RoundedLoader(ScaledLoader):
     def _load_row_scales(self) -> None:
         """Core B makes them."""
 
-    def _load_x(self, address: Register, rows: Register, size: Register) -> None:
-        core, rounding = self.core, self.rounding
-        with core.scratch() as pitch, core.scratch() as row_bytes:
-            core.copy(rounding.raw_pitch, pitch)
-            core.copy(rounding.columns * rounding.dtype.bytes, row_bytes)
-            core.emit(
-                "dma_in", out=rounding.raw, out_pitch=pitch, address=address, address_pitch=core.argument("x_pitch"),
-                rows=rows, row_bytes=row_bytes, broadcast=self._broadcast(self.mapping.x_receivers),
-            )  # fmt: skip
-        core.push(rounding.raw)
-
 
 class RoundedMultiplier(ScaledMultiplier):
     """Core B: rounds x once, then multiplies."""
@@ -71,6 +60,18 @@ class RoundedMultiplier(ScaledMultiplier):
     ) -> None:  # fmt: skip
         super().__init__(mapping, machine, core, buffers, scaling)
         self.rounding = rounding
+
+    def _load_resident_x(self) -> None:
+        core, rounding = self.core, self.rounding
+        with core.scratch() as pitch, core.scratch() as row_bytes, core.scratch() as address:
+            core.copy(rounding.raw_pitch, pitch)
+            core.copy(rounding.columns * rounding.dtype.bytes, row_bytes)
+            core.emit(
+                "dma_in", out=rounding.raw, out_pitch=pitch, address=core.load_argument("x", address),
+                address_pitch=core.argument("x_pitch"), rows=core.argument("rows"), row_bytes=row_bytes,
+                broadcast=self._broadcast(self.mapping.x_receivers),
+            )  # fmt: skip
+        core.push(rounding.raw)
 
     def _prepare(self) -> None:
         super()._prepare()

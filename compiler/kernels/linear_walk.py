@@ -89,6 +89,10 @@ class Walk:
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
 
+    def _broadcast(self, receivers: str) -> str:
+        """Return how a read for several PEs is broadcast."""
+        return receivers if self.machine.dma.broadcast_reads else "none"
+
     def tiles(self) -> Iterator[None]:
         """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
         if self.mapping.keeps_weight:
