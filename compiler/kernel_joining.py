@@ -206,7 +206,8 @@ def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> I
                 yield "barrier", {}
                 yield "signal", {"value": A_IS_DONE}
             free = _free_registers(lines, registers)
-            early = body.inputs_at if body.rectangle == whole or free else 0
+            can_be_left = body.rectangle == whole or body.inputs_at >= len(lines) or free is not None
+            early = body.inputs_at if can_be_left else 0
             yield from _on_own_pes(lines[:early], body.rectangle, whole, free)
             yield "wait", {"value": B_IS_DONE}
             has_stored = False

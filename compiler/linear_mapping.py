@@ -115,6 +115,12 @@ class LinearMapping:
         return self.resident and not self.shape.is_computed
 
     @property
+    def loads_constants(self) -> bool:
+        """True if core A loads nothing else: core B has x, and nothing that is computed comes with a tile."""
+        has_row_scales = self.shape.is_scaled and self.shape.rounded_from is None
+        return self.loads_early and not self.shape.has_residual and not has_row_scales
+
+    @property
     def output_tiles(self) -> int:
         """Tiles of the packed weight, those of padding included."""
         if self.resident:

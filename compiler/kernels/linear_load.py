@@ -15,10 +15,13 @@ class Loader(Walk):
         self._prepare()
         if mapping.loads_early:
             self._load_early()
-            core.await_inputs()
+            if not mapping.loads_constants:
+                core.await_inputs()
         for _ in self.tiles():
             self._load_initial()
             self._load_chunks(self.weight_tile, self.x_row)
+        if mapping.loads_constants:
+            core.await_inputs()
 
     def _begin_rows(self) -> None:
         core = self.core

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compiler.kernel_builder import CoreBuilder, KernelBuilder, Register
+from compiler.kernel_builder import CoreBuilder, KernelBuilder
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, ScalingBuffers
 from compiler.kernels.linear_walk import Buffers
 from compiler.kernels.row_rounding import RowRounding, emit_row_rounding
