@@ -32,6 +32,8 @@ RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "make check": ".ci/run",
     "python benchmarks/micro.py --picture docs/roofline.svg": "tests/test_micro.py",
+    "python benchmarks/roofline.py": "tests/test_roofline.py",
+    "python benchmarks/cost_model.py": "tests/test_roofline.py",
     "python -m isa.manual > docs/isa.md": "tests/isa/test_manual.py",
     "python -m isa.machine_document > docs/machine.md": "tests/isa/test_machine.py",
 }
