@@ -21,8 +21,8 @@ SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 PREFERRED_SLOTS = 4
-EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 4
-"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a quarter of the
+EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 5
+"""A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a fifth of the
 local memory, of which other operations of the same launch need the rest."""
 
 
