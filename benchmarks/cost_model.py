@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from benchmarks.validate import product
 from compiler.autotune import alone
-from compiler.linear_mapping import cycles
+from compiler.linear_cost import cycles
 from compiler.linear_search import ranked_mappings
 from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Activation, Graph, LinearAttributes, Operation, PointwiseAttributes, Step
-from compiler.linear_mapping import cycles
+from compiler.linear_cost import cycles
 from compiler.linear_search import choose_linear
 from compiler.linear_shape import LinearShape
 from compiler.mapped import ROW_SCALES, UP_INPUTS

@@ -1,4 +1,4 @@
-"""How a `linear` is spread over the grid: what a choice is, and what it costs. `linear_search` finds the best one.
+"""How a `linear` is spread over the grid: what a choice is. `linear_cost` estimates it, `linear_search` finds the best.
 
 Two ways, both output-stationary (accumulators stay until K is done):
 
@@ -22,21 +22,12 @@ from functools import cached_property
 from compiler.kernel_builder import round_up
 from compiler.linear_shape import LinearShape
 from isa.dtypes import FP32, Dtype
-from isa.machine import Machine
-from isa.network import Mode, Pattern, link_cycles
+from isa.network import Mode
 
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
 TURNED_SLOTS = 2
 """Chunks of a computed [K, N] that are turned at the same time."""
-ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
-"""How often rows are read to round them, and the commands one behind the other."""
-TRIP_CYCLES = 8
-"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
-
-
-PIECE_CONFLICTS = 2.8
-"""How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted)."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
 
@@ -72,6 +63,8 @@ class LinearMapping:
     """All PEs split the outputs, none the rows of x."""
     is_swapped: bool = False
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
+    expansions: int = 1
+    """Parts of a chunk of a packed weight that are expanded and multiplied one after the other, each some of its K."""
 
     @property
     def way(self) -> str:
@@ -116,9 +109,10 @@ class LinearMapping:
 
     @property
     def loads_constants(self) -> bool:
-        """True if core A loads nothing else: core B has x, and nothing that is computed comes with a tile."""
-        has_row_scales = self.shape.is_scaled and self.shape.rounded_from is None
-        return self.loads_early and not self.shape.has_residual and not has_row_scales
+        """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
+        shape = self.shape
+        gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
+        return self.loads_early and not gets_computed
 
     @property
     def output_tiles(self) -> int:
@@ -169,9 +163,19 @@ class LinearMapping:
         return round_up(self.tile_columns * self.groups, AUXILIARY_ALIGNMENT_BYTES)
 
     @property
-    def expanded_chunk_bytes(self) -> int:
-        """Bytes of one block of the weight as the matrix engine reads it, if that is not how it lies in memory."""
-        return self.tile_columns * self.chunk_bytes if self.shape.packed else 0
+    def part_bytes(self) -> int:
+        """Bytes per row of what is multiplied at a time: a chunk, or a part of it."""
+        return self.chunk_bytes // self.expansions
+
+    @property
+    def part_inputs(self) -> int:
+        """Elements of K in a part."""
+        return self.part_bytes // self.shape.dtype.bytes
+
+    @property
+    def expanded_part_bytes(self) -> int:
+        """Bytes of a part of the weight as the matrix engine reads it, if that is not how it lies in memory."""
+        return self.tile_columns * self.part_bytes if self.shape.packed else 0
 
     @property
     def turned_chunk_bytes(self) -> int:
@@ -258,13 +262,13 @@ class LinearMapping:
             start = 2 * self.tile_columns * 4
         if self.shape.has_residual:
             start = 2 * tile * self.shape.out_dtype.bytes
-        shifted = self.expanded_chunk_bytes if self.zero_point_chunk_bytes else 0
+        shifted = self.expanded_part_bytes if self.zero_point_chunk_bytes else 0
         scaled = 2 * (self.tile_rows * 64 + self.tile_columns * 4) + 3 * tile * self.shape.parts * 4
         scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
-            self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_chunk_bytes + shifted,
+            self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
             self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
@@ -326,171 +330,3 @@ class LinearMapping:
 def padded_outputs(shape: LinearShape) -> int:
     """Return the outputs that are written: up to the padded row of the result."""
     return round_up(shape.outputs, 64 // shape.out_dtype.bytes)
-
-
-def cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return an estimate of the launch's cycles: the busiest of memory, links, ports, engines and slots, and edges.
-
-    The edges are what the first and the last chunk spend where the busiest is not yet or no more at work.
-    """
-    tiles_per_pe = mapping.row_rounds * mapping.output_rounds
-    chunk_trips = tiles_per_pe * mapping.chunks
-    products = _matrix_cycles(mapping, machine)
-    expansion = chunk_trips * (_expansion_cycles(mapping, machine) + _turning_cycles(mapping, machine))
-    late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
-    matrix = products + (expansion if mapping.instruction == "vmml" else late)
-    x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
-    x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
-    weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
-    port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
-    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
-    weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
-    streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
-    link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
-    sram_bytes = x_bytes * mapping.row_parts * streams + (weight_bytes if mapping.shape.is_computed else 0)
-    sram = sram_bytes / machine.sram.bytes_per_cycle
-    memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
-    memory *= _share_of_conflicts(mapping, machine)
-    issue = chunk_trips * _commands_per_chunk(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
-    transfer = max(port, memory, link, sram)
-    latency = chunk_trips * _latency_cycles(machine)
-    turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
-    stages = (transfer, latency, expansion, products)
-    edges = (sum(stages) - max(stages)) / chunk_trips + chunk_trips * TRIP_CYCLES
-    ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
-    waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
-    return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
-
-
-def _share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how much longer DRAM takes for the weight where transfers are too short to occupy all channels alike.
-
-    Then the queue of a channel holds pieces of many transfers, each in a row of its own, that meet in its banks.
-    """
-    dram, timing = machine.dram, machine.dram_timing
-    sizes = (mapping.weight_chunk_bytes, mapping.scale_chunk_bytes, mapping.zero_point_chunk_bytes)
-    short = sum(size for size in sizes if size < dram.channels * dram.interleave_bytes)
-    seconds_of_piece = dram.interleave_bytes * dram.channels / dram.bytes_per_second
-    busy_banks = timing.row_cycle_ns / 1e9 / seconds_of_piece / timing.banks
-    pieces = timing.queue_entries * timing.burst_bytes / dram.interleave_bytes
-    return 1 + short / sum(sizes) * PIECE_CONFLICTS * busy_banks / pieces
-
-
-def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weight_bytes: float) -> float:
-    """Return how long the busiest links take to bring each PE so many bytes of x and of the weight."""
-    x_mode, weight_mode = mapping.x_receivers, mapping.weight_receivers
-    if not machine.dma.broadcast_reads:
-        x_mode = weight_mode = "none"
-    rows, columns = mapping.grid_rows, mapping.grid_columns
-    x = Pattern(rows, columns, x_mode, machine.sram.slices)
-    units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
-    weight = Pattern(rows, columns, weight_mode, units)
-    return x_bytes * max(link_cycles(machine, x)) + weight_bytes * max(link_cycles(machine, weight))
-
-
-def _latency_cycles(machine: Machine) -> float:
-    """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
-    latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
-    return latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles
-
-
-def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float, products: float) -> float:
-    """Return how long the slots of a launch take to go round: a slot is loaded anew only when its chunk is used up.
-
-    A slot of x, and of a weight that is multiplied as it lies there, is held until the chunk is multiplied; that of a
-    packed weight until it is expanded, and what it is expanded to until it is multiplied. Core A loads x and weight in
-    turn, so that a slot of one waits for a slot of the other.
-    """
-    is_expanded_alone = mapping.shape.packed is not None and mapping.resident
-    held = expansion if is_expanded_alone else expansion + products
-    return max((loading + held) / mapping.weight_slots, (expansion + products) / EXPANDED_SLOTS)
-
-
-def _rounding_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how long a PE rounds its rows of x; weights come in beside it until their slots are full."""
-    raw = mapping.shape.rounded_from
-    if raw is None:
-        return 0.0
-    return row_rounding_cycles(mapping.tile_rows, mapping.chunk_inputs * mapping.chunks, raw, machine)
-
-
-def row_rounding_cycles(rows: int, columns: int, dtype: Dtype, machine: Machine) -> float:
-    """Return how long the SIMD engine takes for the largest magnitudes of rows and their division (an estimate)."""
-    vectors = rows * -(-columns // machine.simd.elements_per_cycle)
-    passes = ROUNDING_PASSES * vectors / machine.simd.rate_by_dtype[dtype.name]
-    return passes + ROUNDING_COMMANDS * machine.simd.latency_cycles
-
-
-def _expansion_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how long the SIMD engine takes to expand one block of a packed weight."""
-    packed = mapping.shape.packed
-    if packed is None:
-        return 0.0
-    vectors = mapping.tile_columns * -(-mapping.chunk_inputs // machine.simd.elements_per_cycle)
-    return vectors / machine.simd.rate_by_dtype[mapping.shape.dtype.name] * (2 if packed.has_zero_points else 1)
-
-
-def _turning_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how long the layout unit takes to turn one block of a computed [K, N]."""
-    return mapping.turned_chunk_bytes / machine.layout.bytes_per_cycle
-
-
-def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix_cycles: float) -> float:
-    """Return how long the matrix engine waits, between two tiles, for the first block of a packed weight.
-
-    Expansion is ahead by one block, so that this one is hidden behind the last chunk of K, which may be short. But core
-    B issues it behind the drains and loads of all accumulators: those that have no place in the queue hold it up until
-    as many drains have started, each behind the last product of its accumulator. With a gate nothing is hidden: the
-    SIMD engine first has the last block of rows at the gate.
-    """
-    if mapping.shape.packed is None:
-        return 0.0
-    if mapping.shape.gate:
-        row_blocks = -(-mapping.tile_rows // mapping.block_rows)
-        return _expansion_cycles(mapping, machine) + _gate_cycles(mapping, machine) / row_blocks
-    last_chunk_bytes = mapping.k_bytes - (mapping.chunks - 1) * mapping.chunk_bytes
-    banks = _banks(mapping, machine)
-    commands = 2 * banks + 1 + (mapping.shape.has_bias or mapping.shape.has_residual)
-    drained = min(max(commands - machine.pe.command_queue_depth, 0), banks)
-    hidden = tile_matrix_cycles * last_chunk_bytes / mapping.k_bytes * (banks - drained) / banks
-    return max(0.0, _expansion_cycles(mapping, machine) - hidden)
-
-
-def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how long the SIMD engine takes for the gate of a tile: its function, and the product."""
-    elements, simd = mapping.tile_rows * mapping.tile_outputs, machine.simd
-    return elements / simd.lut_elements_per_cycle + elements / simd.elements_per_cycle
-
-
-def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
-    held, width = mapping.block_rows, mapping.tile_outputs
-    rows, columns = round_up(mapping.tile_rows, held), width
-    if mapping.instruction == "vmml":
-        lanes = machine.simd.multiply_adds_per_cycle
-        rows = mapping.tile_rows
-        columns = sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
-    if mapping.is_swapped:
-        fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
-        rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
-        columns = round_up(width, held)
-    products = rows * columns * mapping.shape.parts * mapping.k_bytes // mapping.shape.dtype.bytes
-    return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
-
-
-def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
-    """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
-    loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return 2 * _matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
-
-
-def _commands_per_chunk(mapping: LinearMapping, machine: Machine) -> int:
-    blocks = -(-mapping.chunk_bytes // machine.matrix.block_k_bytes)
-    repeats = -(-blocks // machine.matrix.max_repeat_blocks)
-    expansion = 10 if mapping.shape.packed else 0
-    return _banks(mapping, machine) * repeats + 4 + expansion
-
-
-def _banks(mapping: LinearMapping, machine: Machine) -> int:
-    held = machine.matrix.block_rows
-    return -(-mapping.tile_rows // held) * -(-mapping.tile_outputs // held) * mapping.shape.parts

@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, cycles, multiplies_long, padded_outputs
+from compiler.linear_cost import cycles, multiplies_long
+from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
@@ -20,7 +21,13 @@ SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
+EXPANDED_ERROR = 1 / 100
+"""The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
+EXPANDED_EARLY_CYCLES = 1200
+"""The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
+EXPANSIONS = (2, 4, 8)
+"""Parts of a chunk of a packed weight that may be expanded by themselves."""
 EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 5
 """A resident x leaves time to load weights ahead: as much as DRAM delivers in so many cycles, at most a fifth of the
 local memory, of which other operations of the same launch need the rest."""
@@ -36,19 +43,23 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out.
+    out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
+    leaves it to other operations of the launch.
     """
     estimates = [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)]
     if not estimates:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
-    alike = min(estimate for estimate, _ in estimates) * (1 + ESTIMATE_ERROR)
+    least = min(estimate for estimate, _ in estimates)
 
     def rank(item: tuple[float, LinearMapping]) -> tuple[float, int, float, int, int]:
         estimate, mapping = item
-        is_alike = estimate <= alike
-        return (0.0 if is_alike else estimate, -mapping.weight_slots if is_alike else 0, round(estimate, 3),
-                mapping.local_bytes, mapping.chunks)  # fmt: skip
+        is_expanded = shape.packed is not None and mapping.resident
+        if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
+            return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
+        if is_expanded:
+            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
+        return (0.0, -mapping.weight_slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
 
@@ -173,9 +184,25 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
             mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
+            parted = [*_in_parts(mapping, machine)]
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
-                yield mapping
+                parted.insert(0, mapping)
+            yield from parted
+            if parted:
                 break
+
+
+def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield the mapping with its chunks expanded in parts: then products start early on what is loaded in one go."""
+    packed = mapping.shape.packed
+    if packed is None or packed.block is None or not mapping.resident or mapping.k_bytes % mapping.chunk_bytes:
+        return
+    for expansions in EXPANSIONS:
+        parted = replace(mapping, expansions=expansions)
+        step = math.lcm(machine.matrix.block_k_bytes, packed.block * mapping.shape.dtype.bytes)
+        is_whole = mapping.chunk_bytes % (expansions * step) == 0
+        if is_whole and parted.local_bytes <= machine.pe.local_memory_bytes:
+            yield parted
 
 
 def _maximum_chunk_bytes(choice: LinearMapping) -> int:
@@ -189,7 +216,8 @@ def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> 
     if not choice.loads_early:
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
-    early_bytes = EARLY_CYCLES * machine.dram_bytes_per_cycle / choice.pe_count
+    early_cycles = EXPANDED_EARLY_CYCLES if choice.shape.packed else EARLY_CYCLES
+    early_bytes = early_cycles * machine.dram_bytes_per_cycle / choice.pe_count
     most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
     return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
 
@@ -204,7 +232,7 @@ def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
     if packed is None or packed.block is None or choice.shape.gate:
         return block_bytes
     step = math.lcm(block_bytes, packed.block * choice.shape.dtype.bytes)
-    return step if step <= min(choice.k_bytes, _maximum_chunk_bytes(choice)) else block_bytes
+    return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
 
 
 def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:

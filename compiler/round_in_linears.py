@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, LinearAttributes, Operation, QuantizeAttributes, RowDtype
-from compiler.linear_mapping import row_rounding_cycles
+from compiler.linear_cost import row_rounding_cycles
 from compiler.linear_search import choose_linear
 from compiler.mapped import ROW_SCALES
 from compiler.shape_inference import int_shape

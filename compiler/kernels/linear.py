@@ -90,12 +90,12 @@ def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buf
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
-        factor=builder.buffer("expanded", mapping.expanded_chunk_bytes, EXPANDED_SLOTS, shared=True),
+        factor=builder.buffer("expanded", mapping.expanded_part_bytes, EXPANDED_SLOTS, shared=True),
         scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True),
         zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True)
         if has_zero_points
         else None,
-        shifted=builder.buffer("shifted", mapping.expanded_chunk_bytes, 1, shared=True) if has_zero_points else None,
+        shifted=builder.buffer("shifted", mapping.expanded_part_bytes, 1, shared=True) if has_zero_points else None,
     )
 
 
@@ -108,6 +108,7 @@ def _name(mapping: LinearMapping) -> str:
     rounded = "_rounded" if shape.rounded_from else ""
     scaled = f"_{dtype_family(shape.dtype.name)}x8{rounded}" if shape.is_scaled else ""
     operands = f"_int{shape.packed.dtype.bits}" if shape.packed else scaled
+    operands += f"_by_{mapping.expansions}" if mapping.expansions > 1 else ""
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"

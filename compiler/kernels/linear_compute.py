@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": 
 class Multiplier(Walk):
     """Core B: matrix products, accumulators, and the way out.
 
-    A packed weight is expanded one chunk ahead of the products, beyond the ends of tiles: products that wait for their
-    chunk fill the matrix engine's queue and would hold up the command that expands the next one.
+    A packed weight is expanded one part of a chunk ahead of the products, beyond the ends of tiles: products that wait
+    for their part fill the matrix engine's queue and would hold up the command that expands the next one.
     """
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
@@ -40,8 +40,12 @@ class Multiplier(Walk):
             self._load_resident_x()
         self._prepare()
         for _ in self.tiles():
+            if self.loads_initial_late and self._has_initial:
+                self._load_first_initial()
             if self._starts_loaded:
                 self._start_accumulators()
+            if self.loads_initial_late and self._has_initial:
+                self._load_next_initial()
             self._multiply_chunks()
             self._finish()
         if self.mapping.uses_up_x:
@@ -50,25 +54,48 @@ class Multiplier(Walk):
     def _load_resident_x(self) -> None:
         """Load all of x: transfers of a core complete in order, so one of core A would be there behind all weights."""
         core = self.core
-        with core.scratch() as address:
+        with core.scratch() as address, core.scratch() as pitch, core.scratch() as rows:
             core.emit(
                 "dma_in", out=self.buffers.x, out_pitch=core.argument("k_bytes"),
-                address=core.load_argument("x", address), address_pitch=core.argument("x_pitch"),
-                rows=core.argument("rows"), row_bytes=core.argument("k_bytes"),
+                address=core.load_argument("x", address), address_pitch=core.load_argument("x_pitch", pitch),
+                rows=core.load_argument("rows", rows), row_bytes=core.argument("k_bytes"),
                 broadcast=self._broadcast(self.mapping.x_receivers),
             )  # fmt: skip
         core.push(self.buffers.x)
 
+    def _load_first_initial(self) -> None:
+        """Load what the first tile starts from."""
+        with self.core.scratch() as step:
+            self.core.multiply(self.stride, self.tile_bytes, step)
+            with self.core.when_less(self.out_offset, step):
+                self._load_initial()
+
+    def _load_next_initial(self) -> None:
+        """Load what the next tile starts from, if there is one."""
+        core = self.core
+        with core.scratch() as step, core.scratch() as end:
+            core.multiply(self.stride, self.tile_bytes, step)
+            core.increase(self.out_offset, step)
+            core.multiply(core.load_argument("output_tiles", end), self.tile_bytes, end)
+            with core.when_less(self.out_offset, end):
+                self._load_initial()
+            core.multiply(self.stride, self.tile_bytes, step)
+            core.subtract(self.out_offset, step, self.out_offset)
+
     def _prepare(self) -> None:
-        """Make what all tiles need: the first chunk of a packed weight."""
+        """Make what all tiles need: the first part of a packed weight."""
         if self.buffers.scales is None:
             return
         core = self.core
         self.unexpanded = self.count_output_tiles(core.register())
-        """Chunks of this PE whose expansion is not issued yet."""
+        """Parts of this PE's chunks whose expansion is not issued yet."""
         for name in ("row_rounds", "chunks"):
             with core.scratch() as factor:
                 core.multiply(self.unexpanded, core.load_argument(name, factor), self.unexpanded)
+        if self.mapping.expansions > 1:
+            core.multiply(self.unexpanded, self.mapping.expansions, self.unexpanded)
+            self.part = core.copy(0, core.register())
+            """Number of the next part in its chunk."""
         self._expand_next(self.buffers.scales)
 
     @property
@@ -146,6 +173,8 @@ class Multiplier(Walk):
             if self.mapping.resident:
                 core.copy(0, x_offset)
             core.load_argument("chunks", chunks)
+            if self.mapping.expansions > 1:
+                core.multiply(chunks, self.mapping.expansions, chunks)
             if not self._starts_loaded:
                 self._take_chunk(left, x_offset, is_first=True)
                 core.increase(chunks, -1)
@@ -153,61 +182,90 @@ class Multiplier(Walk):
                 self._take_chunk(left, x_offset, is_first=False)
 
     def _take_chunk(self, left: Register, x_offset: Register, *, is_first: bool) -> None:
-        """Multiply a chunk, of `left` bytes at most, and give its slots back; move to the next one."""
+        """Multiply a chunk or part, of `left` bytes at most, and give its slots back; move to the next one."""
         core, mapping = self.core, self.mapping
         with core.scratch() as blocks:
-            core.minimum(left, mapping.chunk_bytes, blocks)
+            core.minimum(left, mapping.part_bytes, blocks)
             core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
             if self.buffers.scales is not None:
                 self._expand_next(self.buffers.scales)
             self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
-        core.increase(left, -mapping.chunk_bytes)
+        core.increase(left, -mapping.part_bytes)
         core.pop(self.buffers.factor)
         if mapping.resident:
-            core.increase(x_offset, mapping.chunk_bytes)
+            core.increase(x_offset, mapping.part_bytes)
         else:
             core.pop(self.buffers.x)
 
     def _expand_next(self, scales: BufferHandle) -> None:
-        """Expand a chunk, if there is one left."""
-        with self.core.when_less(0, self.unexpanded):
+        """Expand a part, if there is one left."""
+        core, mapping = self.core, self.mapping
+        read = (self.buffers.weight, scales, *([self.buffers.zero_points] if self.buffers.zero_points else []))
+        with core.when_less(0, self.unexpanded):
             self._expand(scales)
-            self.core.increase(self.unexpanded, -1)
+            core.increase(self.unexpanded, -1)
+            if mapping.expansions == 1:
+                self._pop_all(read)
+                return
+            core.increase(self.part, 1)
+            with core.when_at_least(self.part, mapping.expansions):
+                self._pop_all(read)
+                core.copy(0, self.part)
+
+    def _pop_all(self, buffers: Iterable[BufferHandle]) -> None:
+        for buffer in buffers:
+            self.core.pop(buffer)
 
     def _expand(self, scales: BufferHandle) -> None:
-        """Turn a chunk of integers into the matrix engine's type: minus zero points, times scales."""
+        """Turn a part of integers into the matrix engine's type: minus zero points, times scales."""
         mapping, buffers = self.mapping, self.buffers
         packed, dtype = mapping.shape.packed, mapping.shape.dtype
         assert packed is not None
+        groups = mapping.groups // mapping.expansions
         source = (buffers.weight, packed.dtype.row_bytes(mapping.chunk_inputs), packed.dtype.name)
+        source_step, scales_step = packed.dtype.row_bytes(mapping.part_inputs), groups * dtype.bytes
         if buffers.zero_points is not None and buffers.shifted is not None:
             zero_points = (buffers.zero_points, mapping.groups, INT8.name)
-            self._by_group("vsubg", buffers.shifted, source, zero_points)
-            source = (buffers.shifted, mapping.chunk_bytes, dtype.name)
-        self._by_group("vmulg", buffers.factor, source, (scales, mapping.groups * dtype.bytes, dtype.name))
+            self._by_group("vsubg", buffers.shifted, source, source_step, zero_points, groups)
+            source, source_step = (buffers.shifted, mapping.part_bytes, dtype.name), 0
+        scales_operand = (scales, mapping.groups * dtype.bytes, dtype.name)
+        self._by_group("vmulg", buffers.factor, source, source_step, scales_operand, scales_step)
+        if source[0] is not buffers.weight:
+            self.core.pop(source[0])
 
     def _by_group(
-        self, name: str, out: BufferHandle, a: tuple[BufferHandle, int, str], b: tuple[BufferHandle, int, str]
+        self,
+        name: str,
+        out: BufferHandle,
+        a: tuple[BufferHandle, int, str],
+        a_step: int,
+        b: tuple[BufferHandle, int, str],
+        b_step: int,
     ) -> None:
-        """Emit a step of the expansion; a and b are (buffer, pitch, element type), both are used up."""
+        """Emit a step of the expansion; a and b are (buffer, pitch, element type), whose parts are a step apart."""
         core, mapping = self.core, self.mapping
-        numbers = (mapping.chunk_bytes, a[1], b[1], mapping.tile_columns, mapping.chunk_inputs)
+        numbers = (mapping.part_bytes, a[1], b[1], mapping.tile_columns, mapping.part_inputs)
         with ExitStack() as lent:
             registers = [core.copy(number, lent.enter_context(core.scratch())) for number in numbers]
+            offsets = [self._part_offset(step, lent) for step in (a_step, b_step)]
             core.emit(
-                name, out=out, out_pitch=registers[0], a=a[0], a_pitch=registers[1], b=b[0], b_pitch=registers[2],
-                rows=registers[3], columns=registers[4], out_dtype=mapping.shape.dtype.name, a_dtype=a[2],
-                b_dtype=b[2], group=mapping.group,
+                name, out=out, out_pitch=registers[0], a=a[0], a_offset=offsets[0], a_pitch=registers[1], b=b[0],
+                b_offset=offsets[1], b_pitch=registers[2], rows=registers[3], columns=registers[4],
+                out_dtype=mapping.shape.dtype.name, a_dtype=a[2], b_dtype=b[2], group=mapping.group,
             )  # fmt: skip
         core.push(out)
-        core.pop(a[0])
-        core.pop(b[0])
+
+    def _part_offset(self, step: int, lent: ExitStack) -> Register:
+        """Return the byte offset of the part that is expanded, where parts are `step` bytes apart."""
+        if self.mapping.expansions == 1 or step == 0:
+            return ZERO
+        return self.core.multiply(self.part, step, lent.enter_context(self.core.scratch()))
 
     def _multiply_chunk(self, blocks: Register, x_offset: Register, *, is_first: bool) -> None:
         """Multiply `blocks` blocks of K; in as many commands as the machine's repeat asks for."""
         core, repeat = self.core, self.machine.matrix.max_repeat_blocks
         block_bytes = self.machine.matrix.block_k_bytes
-        if self.mapping.chunk_bytes // block_bytes <= repeat:
+        if self.mapping.part_bytes // block_bytes <= repeat:
             self._multiply_blocks(blocks, x_offset, ZERO, is_first=is_first)
             return
         with core.scratch() as trips, core.scratch() as x, core.scratch() as weight, core.scratch() as step:
@@ -238,9 +296,9 @@ class Multiplier(Walk):
             for bank, block, start, width in self._banks():
                 skipped = block * mapping.block_rows * mapping.chunk_bytes
                 a_offset = x_offset if block == 0 else core.add(x_offset, skipped, x)
-                b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.chunk_bytes, weight)
+                b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.part_bytes, weight)
                 held: Operand = (self.buffers.x, a_offset, x_pitch)
-                streamed: Operand = (self.buffers.factor, b_offset, core.constant(mapping.chunk_bytes))
+                streamed: Operand = (self.buffers.factor, b_offset, core.constant(mapping.part_bytes))
                 if mapping.is_swapped:
                     held, streamed = streamed, held
                 with self._columns(start, width) as columns:

@@ -7,7 +7,7 @@ from compiler.kernels.linear_walk import Walk
 
 
 class Loader(Walk):
-    """Core A: everything that comes in but a resident x, which core B loads."""
+    """Core A: everything that comes in but what core B loads with a resident x."""
 
     def emit(self) -> None:
         core, mapping = self.core, self.mapping
@@ -18,7 +18,8 @@ class Loader(Walk):
             if not mapping.loads_constants:
                 core.await_inputs()
         for _ in self.tiles():
-            self._load_initial()
+            if not self.loads_initial_late:
+                self._load_initial()
             self._load_chunks(self.weight_tile, self.x_row)
         if mapping.loads_constants:
             core.await_inputs()
@@ -129,50 +130,3 @@ class Loader(Walk):
             broadcast=self._broadcast(self.mapping.x_receivers),
         )  # fmt: skip
         core.push(self.buffers.x)
-
-    def _load_initial(self) -> None:
-        if self.mapping.shape.has_bias:
-            self._load_columns(self.buffers.initial, "initial")
-        elif self.mapping.shape.has_residual:
-            self._load_residual()
-
-    def _load_columns(self, buffer: BufferHandle, name: str) -> None:
-        """Load the tile's part of a row of one fp32 number per column, whose address is an argument."""
-        core = self.core
-        with core.scratch() as address:
-            core.multiply(self.out_offset, 4 * self.mapping.shape.parts, address)
-            core.compute("div", address, self.mapping.shape.out_dtype.bytes, address)
-            with core.scratch() as base:
-                core.increase(address, core.load_argument(name, base))
-            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=self.mapping.tile_columns * 4)
-        core.push(buffer)
-
-    def _load_residual(self) -> None:
-        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored."""
-        core = self.core
-        with core.scratch() as offset, core.scratch() as size, core.scratch() as address:
-            out_bytes = core.argument("out_bytes")
-            core.minimum(self.out_offset, core.subtract(out_bytes, 32, offset), offset)
-            core.minimum(core.subtract(out_bytes, offset, size), self.tile_bytes, size)
-            core.multiply(self.first_row, core.argument("initial_pitch"), address)
-            core.increase(address, offset)
-            core.increase(address, core.argument("initial"))
-            core.emit(
-                "dma_in", out=self.buffers.initial, out_pitch=self.tile_bytes, address=address,
-                address_pitch=core.argument("initial_pitch"), rows=self.tile_rows, row_bytes=size,
-            )  # fmt: skip
-        core.push(self.buffers.initial)
-        if self.buffers.turned_residual is not None:
-            self._turn_residual(self.buffers.turned_residual)
-
-    def _turn_residual(self, turned: BufferHandle) -> None:
-        """Make a row per output of the tile's part of the residual."""
-        core, dtype = self.core, self.mapping.shape.out_dtype
-        with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
-            core.emit(
-                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
-                a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
-                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
-            )  # fmt: skip
-        core.push(turned)
-        core.pop(self.buffers.initial)

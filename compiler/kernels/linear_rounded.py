@@ -63,13 +63,16 @@ class RoundedMultiplier(ScaledMultiplier):
 
     def _load_resident_x(self) -> None:
         core, rounding = self.core, self.rounding
-        with core.scratch() as pitch, core.scratch() as row_bytes, core.scratch() as address:
+        with (
+            core.scratch() as pitch, core.scratch() as row_bytes, core.scratch() as address,
+            core.scratch() as address_pitch,
+        ):  # fmt: skip
             core.copy(rounding.raw_pitch, pitch)
             core.copy(rounding.columns * rounding.dtype.bytes, row_bytes)
             core.emit(
                 "dma_in", out=rounding.raw, out_pitch=pitch, address=core.load_argument("x", address),
-                address_pitch=core.argument("x_pitch"), rows=core.argument("rows"), row_bytes=row_bytes,
-                broadcast=self._broadcast(self.mapping.x_receivers),
+                address_pitch=core.load_argument("x_pitch", address_pitch), rows=core.argument("rows"),
+                row_bytes=row_bytes, broadcast=self._broadcast(self.mapping.x_receivers),
             )  # fmt: skip
         core.push(rounding.raw)
 

@@ -89,6 +89,11 @@ class Walk:
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
 
+    @property
+    def loads_initial_late(self) -> bool:
+        """Tell whether core B loads what accumulators start from: behind the first weights it would come too late."""
+        return self.mapping.resident and not self.mapping.shape.is_scaled
+
     def _broadcast(self, receivers: str) -> str:
         """Return how a read for several PEs is broadcast."""
         return receivers if self.machine.dma.broadcast_reads else "none"
@@ -163,3 +168,50 @@ class Walk:
         core.increase(count, self.stride)
         core.increase(count, -1)
         return core.compute("div", count, self.stride, count)
+
+    def _load_initial(self) -> None:
+        if self.mapping.shape.has_bias:
+            self._load_columns(self.buffers.initial, "initial")
+        elif self.mapping.shape.has_residual:
+            self._load_residual()
+
+    def _load_columns(self, buffer: BufferHandle, name: str) -> None:
+        """Load the tile's part of a row of one fp32 number per column, whose address is an argument."""
+        core = self.core
+        with core.scratch() as address:
+            core.multiply(self.out_offset, 4 * self.mapping.shape.parts, address)
+            core.compute("div", address, self.mapping.shape.out_dtype.bytes, address)
+            with core.scratch() as base:
+                core.increase(address, core.load_argument(name, base))
+            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=self.mapping.tile_columns * 4)
+        core.push(buffer)
+
+    def _load_residual(self) -> None:
+        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored."""
+        core = self.core
+        with core.scratch() as offset, core.scratch() as size, core.scratch() as address, core.scratch() as pitch:
+            core.load_argument("out_bytes", size)
+            core.minimum(self.out_offset, core.subtract(size, 32, offset), offset)
+            core.minimum(core.subtract(size, offset, size), self.tile_bytes, size)
+            core.multiply(self.first_row, core.load_argument("initial_pitch", pitch), address)
+            core.increase(address, offset)
+            core.increase(address, core.load_argument("initial", offset))
+            core.emit(
+                "dma_in", out=self.buffers.initial, out_pitch=self.tile_bytes, address=address, address_pitch=pitch,
+                rows=self.tile_rows, row_bytes=size,
+            )  # fmt: skip
+        core.push(self.buffers.initial)
+        if self.buffers.turned_residual is not None:
+            self._turn_residual(self.buffers.turned_residual)
+
+    def _turn_residual(self, turned: BufferHandle) -> None:
+        """Make a row per output of the tile's part of the residual."""
+        core, dtype = self.core, self.mapping.shape.out_dtype
+        with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
+            core.emit(
+                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+            )  # fmt: skip
+        core.push(turned)
+        core.pop(self.buffers.initial)

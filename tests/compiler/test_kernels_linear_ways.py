@@ -11,7 +11,8 @@ import compiler.linear_search
 import compiler.mapping
 from compiler.gates import fuse_gates
 from compiler.graph import Activation, Graph, LinearAttributes
-from compiler.linear_mapping import LinearMapping, cycles
+from compiler.linear_cost import cycles
+from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import candidates
 from compiler.linear_shape import LinearShape
 from compiler.quantize import quantization, quantize_weights
@@ -52,6 +53,24 @@ def _choose(monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: 
 
     def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
         found: Iterator[LinearMapping] = (mapping for mapping in candidates(shape, machine) if fits(mapping))
+        chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
+        return chosen[-1]
+
+    monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
+    monkeypatch.setattr(compiler.linear_search, "multiplies_long", lambda mapping, machine: True)
+    return chosen
+
+
+def _choose_in_parts(monkeypatch: pytest.MonkeyPatch, expansions: int, is_swapped: bool) -> list[LinearMapping]:
+    """Let the cheapest mapping be chosen that expands chunks in so many parts and makes three trips in its loops."""
+    chosen: list[LinearMapping] = []
+
+    def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
+        found = [
+            mapping for mapping in candidates(shape, machine)
+            if (mapping.expansions, mapping.is_swapped) == (expansions, is_swapped)
+            and min(mapping.chunks, mapping.output_rounds) >= 3
+        ]  # fmt: skip
         chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
         return chosen[-1]
 
@@ -109,6 +128,21 @@ def test_a_single_row_needs_no_turn(
     chosen = _choose(monkeypatch, "resident", is_swapped=True)
     _check(graph, given, small_machine(machine, **CHANGES), 2e-2)
     assert not any(mapping.turns_results for mapping in chosen)
+
+
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("expansions", [2, 4])
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+def test_chunks_expanded_in_parts(
+    machine: str, expansions: int, is_swapped: bool, rows: int, start: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded in one go is expanded and multiplied part by part, one ahead of the products."""
+    graph, given = _graph(rows, 1536, 700, start, None, "int4")
+    chosen = _choose_in_parts(monkeypatch, expansions, is_swapped)
+    _check(graph, given, small_machine(machine, **CHANGES), 2e-2)
+    assert chosen
 
 
 @pytest.mark.parametrize("way", WAYS)

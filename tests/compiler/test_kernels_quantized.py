@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import compiler.mapping
 from compiler.graph import (
     Activation,
     LinearAttributes,
@@ -17,9 +18,13 @@ from compiler.graph import (
     Value,
     WeightFormat,
 )
+from compiler.linear_mapping import LinearMapping
+from compiler.linear_search import candidates
+from compiler.linear_shape import LinearShape
 from compiler.quantize import Quantization, quantize_weights
 from compiler.reference import run_reference
 from compiler.round_in_linears import move_into_readers
+from isa.machine import Machine
 from tests.compiler.graphs import Array, GraphWriter, check_padding, run_graph, small_machine
 
 TOLERANCE = {"fp32": 2e-5, "fp16": 1e-2, "bf16": 8e-2}
@@ -108,6 +113,26 @@ def test_packed_weights_are_expanded(case: Case, machine: str) -> None:
     result = run_graph(graph, small_machine(machine, **dict(case.changes)), inputs, case.dtype)["y"]
     expected = run_reference(graph, inputs)["y"]
     np.testing.assert_allclose(result.astype(np.float32), expected, rtol=0, atol=TOLERANCE[case.dtype] * 2)
+
+
+@pytest.mark.parametrize("expansions", [2, 4])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_points_of_parts(bits: int, expansions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that are expanded in parts find scales and zero points of each part, in three tiles of three chunks."""
+    case = Case(3, 1536, 700, bits, 32, zero_points=True, bias=True)
+    writer, inputs = quantized_linear(case)
+    chosen: list[LinearMapping] = []
+
+    def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
+        found = (item for item in candidates(shape, machine) if item.expansions == expansions)
+        chosen.append(next(item for item in found if min(item.chunks, item.output_rounds) >= 3))
+        return chosen[-1]
+
+    monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
+    result = run_graph(writer.graph("y"), small_machine(**{"pe.local_memory_bytes": 98304}), inputs)["y"]
+    expected = run_reference(writer.graph("y"), inputs)["y"]
+    np.testing.assert_allclose(result.astype(np.float32), expected, rtol=0, atol=TOLERANCE[case.dtype] * 2)
+    assert chosen
 
 
 def scaled(case: Case) -> tuple[GraphWriter, dict[str, Array]]:

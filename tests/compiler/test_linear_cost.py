@@ -10,7 +10,7 @@ import pytest
 from benchmarks.validate import product
 from compiler import compile_model
 from compiler.graph import Graph
-from compiler.linear_mapping import cycles
+from compiler.linear_cost import cycles
 from compiler.linear_search import choose_linear
 from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph

@@ -7,7 +7,8 @@ import pytest
 
 from compiler.graph import LinearAttributes, RmsNormAttributes, SliceAttributes
 from compiler.legalize import legalize
-from compiler.linear_mapping import cycles, padded_outputs
+from compiler.linear_cost import cycles
+from compiler.linear_mapping import padded_outputs
 from compiler.linear_search import choose_linear
 from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
