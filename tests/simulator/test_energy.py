@@ -20,7 +20,7 @@ from tests.simulator.llamas import llama
 SQUARE = ("matrix", "accumulators", "simd", "cores", "local_memory", "sram", "noc", "clock_and_uncore")
 """Parts that follow the square of the logic's voltage."""
 PER_SECOND = ("leakage", "clock_and_uncore", "dram_background")
-PROGRAM = llama("llama-tiny", 1, 512)
+PROGRAM = llama("llama-tiny", 1, 512, separate_launches=True)
 MACHINE = PROGRAM.machine
 SPANS = lists(tuples(floats(1e-3, 1.0), floats(0.0, 10.0)), min_size=1, max_size=12)
 
