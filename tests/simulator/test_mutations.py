@@ -162,9 +162,9 @@ EQUIVALENT = {
     ("empty", "vspread", "pointwise_vmul"): PADDING,
 }
 """Edits that change no value here; at least one of each kind is found out by counts and energy only."""
-ELSEWHERE = {"linear": {"dma_in", "mml", "push", "pop"}, "attention": {"vcast", "push", "pop"}}
-"""Instructions that have nothing to do in this run: of chunks of K behind the first, since rows of this model are one;
-of items with a single chunk of keys, since there are three."""
+ELSEWHERE = {"linear": {"dma_in", "mml", "transpose", "push", "pop"}, "attention": {"vcast", "push", "pop"}}
+"""Instructions that have nothing to do in this run: of chunks of K behind the first, and of a PE's tiles behind the
+first, since this model has one of both; of items with a single chunk of keys, since there are three."""
 BY_VALUES = ("outputs", "deadlock", "error", "dram_bytes", "sram_bytes", "cache_hit_bytes")
 
 
