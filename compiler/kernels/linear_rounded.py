@@ -33,22 +33,15 @@ def emit_rounded(
         out_dtype=shape.dtype,
     )
     scaling = replace(scaling, row_scale_bytes=FP32.bytes, kept=(scaling.row_scales,))
-    RoundedLoader(mapping, machine, builder.core_a, buffers, scaling, rounding).emit()
+    RoundedLoader(mapping, machine, builder.core_a, buffers, scaling).emit()
     RoundedMultiplier(mapping, machine, builder.core_b, buffers, scaling, rounding).emit()
 
 
 class RoundedLoader(ScaledLoader):
-    """Core A: x as it is, and no scales of its rows."""
-
-    def __init__(
-        self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers, scaling: ScalingBuffers,
-        rounding: RowRounding,
-    ) -> None:  # fmt: skip
-        super().__init__(mapping, machine, core, buffers, scaling)
-        self.rounding = rounding
+    """Core A: no scales of the rows of x, which core B makes."""
 
     def _load_row_scales(self) -> None:
-        """Core B makes them."""
+        """Nothing."""
 
 
 class RoundedMultiplier(ScaledMultiplier):
