@@ -1,9 +1,9 @@
 """How much each parameter of a sweep matters to an objective, as shares of the variance of the objective.
 
-The points are put in groups by the value of each parameter (one with many values by equal parts of them; points that lack
-a conditional parameter are a group of their own). An additive model with a level per group of each parameter is fitted by
-least squares to the logarithm of the objective (the objective itself if it is not positive). A parameter's share is what
-it adds to the explained variance, averaged over all orders in which parameters could be added:
+The points are put in groups by the value of each parameter (one with many values by equal parts of them; points that
+lack a conditional parameter are a group of their own). An additive model with a level per group of each parameter is
+fitted by least squares to the logarithm of the objective (the objective itself if it is not positive). A parameter's
+share is what it adds to the explained variance, averaged over all orders in which parameters could be added:
 Lindeman, Merenda, Gold 1980, "Introduction to Bivariate and Multivariate Analysis"; the same as the Shapley value of
 Owen 2014, "Sobol' indices and Shapley value". So correlated parameters, as a search that converges makes them, share
 fairly, and on a full grid the shares are the first-order Sobol' indices. Explained variance is the adjusted R^2
