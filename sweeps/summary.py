@@ -36,7 +36,7 @@ class Limit:
 
 def counts(table: SweepTable) -> dict[str, int]:
     """Return how many points have each status."""
-    found = Counter(row.status for row in table.rows)
+    found = Counter[str](row.status for row in table.rows)
     return {status: found[status] for status in STATUSES}
 
 

@@ -94,7 +94,7 @@ def _columns(table: SweepTable, rows: Sequence[PointRow]) -> tuple[list[_Column]
     columns = [_figure_column(table, objective.name, rows) for objective in table.objectives]
     short = short_names(table.parameters)
     limit = min(_LIMIT_COLUMNS, max((len(line) for row in rows for line in limit_lines(row)), default=0))
-    number_and_mark = max(5, *(len(str(row.number)) for row in rows)) + 4 + 3 * _GAP if rows else 0
+    number_and_mark = max(5, *(len(str(row.number)) for row in rows)) + 4 + 2 * _GAP if rows else 0
     left = COLUMNS - number_and_mark - max(limit, len("limited by")) - sum(column.width + _GAP for column in columns)
     dropped = []
     for name in table.parameters:
@@ -140,7 +140,7 @@ def _rich_table(table: SweepTable, front: Front, rows: Sequence[PointRow], colum
     result.add_column("point", justify="right", no_wrap=True, min_width=5)
     result.add_column("", no_wrap=True, min_width=4)
     for column in columns:
-        result.add_column(Text(column.heading), justify="right", min_width=column.width, overflow="ellipsis")
+        result.add_column(Text(column.heading), justify="right", width=column.width, overflow="ellipsis")
     result.add_column("limited by", overflow="ellipsis", no_wrap=True)
     for row in [*rows, *_baseline(table)]:
         mark = "knee" if row is front.knee else "base" if row is table.baseline else ""
