@@ -29,7 +29,11 @@ _BLOCKS_KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class AreaBlock:
-    """Silicon of one kind of block, all copies together, in mm2; `mega_gates` is the logic in it in 10^6 gates."""
+    """Silicon of one kind of block, all copies together, in mm2.
+
+    `mega_gates` is the logic in it in 10^6 gates; `in_tiles`: it lies in the PEs' tiles; `is_repairable`: it is a large
+    memory with spare rows.
+    """
 
     name: str
     mm2: float
@@ -37,6 +41,7 @@ class AreaBlock:
     confidence: Confidence
     mega_gates: float = 0.0
     in_tiles: bool = False
+    is_repairable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class _Resources:
     copies: int = 1
     in_tiles: bool = False
     at_clock: bool = True
+    is_repairable: bool = False
     kilo_gates: Sequence[Counted] = ()
     stored: Sequence[tuple[float, Figure]] = ()
     analog: Sequence[Counted] = ()
@@ -118,7 +124,7 @@ def _block(machine: Machine, resources: _Resources) -> AreaBlock:
     counted = (*resources.kilo_gates, *resources.stored, *resources.analog)
     used = (*(figure for count, figure in counted if count), *resources.also)
     source = "; ".join(dict.fromkeys(figure.source for figure in used))
-    return AreaBlock(resources.name, mm2, source, worst(used), gates, resources.in_tiles)
+    return AreaBlock(resources.name, mm2, source, worst(used), gates, resources.in_tiles, resources.is_repairable)
 
 
 def _clock_factor(machine: Machine) -> float:
@@ -235,6 +241,7 @@ def _shared_sram(machine: Machine) -> Iterator[_Resources]:
     tags = memories.tag_bytes_per_line.value * (sram.bytes / sram.cache_line_bytes) if is_cache else 0
     yield _Resources(
         "shared SRAM",
+        is_repairable=True,
         kilo_gates=[
             (sram.slices, gates.sram_slice),
             (sram.slices * sram.banks, gates.sram_bank),

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from typing import Literal
 
-from isa.errors import MachineError
-from sweeps.sourced_figures import Figure, Figures, meaning, read_toml
+from sweeps.sourced_figures import Figure, Figures, between_processes, meaning, read_toml
 
 _KGATES, _MM2 = "1000 gates", "mm2"
 _TRANSISTORS_PER_GATE = 4
@@ -126,20 +123,9 @@ class AreaFigures(Figures):
         return stored_bytes * 8 * self._between(process_nm, "sram_bit") * 1e-6 / efficiency.value
 
     def _between(self, process_nm: float, name: Literal["logic_density", "sram_bit"]) -> float:
-        """Return a figure of a process; between two of the table on a straight line of logarithms."""
-        nodes = sorted(self.processes)
-        if not nodes[0] <= process_nm <= nodes[-1]:
-            raise MachineError(
-                f"no areas are known for a process of {process_nm:g} nm: they reach from {nodes[0]} to {nodes[-1]}",
-                where="process_nm",
-                help="docs/area_and_cost.md shows the table of processes",
-            )
-        for finer, coarser in itertools.pairwise(nodes):
-            if process_nm <= coarser:
-                low, high = (getattr(self.processes[node], name).value for node in (finer, coarser))
-                share = math.log(process_nm / finer) / math.log(coarser / finer)
-                return float(low ** (1 - share) * high**share)
-        raise AssertionError(process_nm)
+        return between_processes(
+            process_nm, {node: getattr(figures, name).value for node, figures in self.processes.items()}
+        )
 
 
 @functools.cache
