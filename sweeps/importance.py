@@ -98,22 +98,28 @@ def _levels(
     values: Mapping[str, Sequence[ParameterValue | None]], points: int
 ) -> dict[str, NDArray[np.float64]] | None:
     """Return the indicator columns [points, groups - 1] of each parameter, with as many groups as the points allow."""
+    places = {name: _places(column) for name, column in values.items()}
     for most in range(MOST_GROUPS, 1, -1):
-        levels = {name: _indicators(_groups(column, most)) for name, column in values.items()}
+        levels = {name: _indicators(_groups(place, most)) for name, place in places.items()}
         if points >= POINTS_PER_LEVEL * (1 + sum(columns.shape[1] for columns in levels.values())):
             return levels
     return None
 
 
-def _groups(column: Sequence[ParameterValue | None], most: int) -> NDArray[np.int64]:
-    """Return the group of each point: its value, or the part of the values that it falls into; absent is -1."""
+def _places(column: Sequence[ParameterValue | None]) -> NDArray[np.int64]:
+    """Return the place of each point's value among the distinct ones in order; -1 if it is absent."""
     present = sorted({value for value in column if value is not None}, key=_order)
-    place = {_order(value): index for index, value in enumerate(present)}
-    count = len(present)
-    if count <= most:
-        return np.array([-1 if value is None else place[_order(value)] for value in column])
-    # Equal parts of the distinct values: a search visits some far more often, but they say no more about the rest.
-    return np.array([-1 if value is None else place[_order(value)] * most // count for value in column])
+    place: dict[ParameterValue | None, int] = {value: index for index, value in enumerate(present)}
+    return np.array([place.get(value, -1) for value in column], np.int64)
+
+
+def _groups(places: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return the group of each point: its value, or the part of the distinct values that it falls into; -1 if absent.
+
+    Equal parts of the distinct values: a search visits some far more often, but they say no more about the rest.
+    """
+    count = int(places.max(initial=-1)) + 1
+    return places if count <= most else np.where(places < 0, -1, places * most // count)
 
 
 def _order(value: ParameterValue) -> tuple[int, float, str]:

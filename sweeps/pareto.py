@@ -135,18 +135,16 @@ def oriented(rows: Sequence[PointRow], objectives: Sequence[Objective]) -> Value
 
     ToolError if a point lacks a figure or has one that is not finite.
     """
-    values = np.array([[_figure(row, objective.name) for objective in objectives] for row in rows], np.float64)
-    signs = np.array([1.0 if objective.goal == "minimize" else -1.0 for objective in objectives])
-    return np.asarray(values.reshape(len(rows), len(objectives)) * signs, np.float64)
-
-
-def _figure(row: PointRow, name: str) -> float:
-    value = row.figures.get(name)
-    if value is None or not np.isfinite(value):
-        what = "is missing" if value is None else f"is {value}"
+    values = np.array([[row.figures.get(objective.name) for row in rows] for objective in objectives], np.float64)
+    values = values.reshape(len(objectives), len(rows)).T  # a missing figure is NaN
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, name = rows[bad[0][0]], objectives[bad[0][1]].name
+        what = f"is {row.figures[name]}" if name in row.figures else "is missing"
         raise ToolError(f"the figure '{name}' {what}", where=f"point {row.number}",
                         help="a point that is ok has a finite value of every objective")  # fmt: skip
-    return float(value)
+    signs = np.array([1.0 if objective.goal == "minimize" else -1.0 for objective in objectives])
+    return np.asarray(values * signs, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +206,7 @@ def neighbours(table: SweepTable, point: PointRow, nearest: int = 3) -> tuple[Ne
 
 
 def _numbers(table: SweepTable, name: str) -> list[float]:
-    values = (row.values.get(name) for row in (*table.rows, *([table.baseline] if table.baseline else [])))
+    values = {row.values.get(name) for row in (*table.rows, *([table.baseline] if table.baseline else []))}
     return sorted({float(value) for value in values if value is not None and _is_number(value)})
 
 

@@ -73,6 +73,20 @@ def _limit(part: str) -> Limit:
     return Limit(match["workload"], match["what"], float(match["percent"]) if match["percent"] else None)
 
 
+def along_front(table: SweepTable, front: Front, most: int) -> list[PointRow]:
+    """Return the points of the front by the first objective, best first; of more than `most` evenly spaced ones.
+
+    Both ends and the knee are always among them.
+    """
+    objective = table.objectives[0]
+    sign = 1 if objective.goal == "minimize" else -1
+    rows = sorted(front.rows, key=lambda row: (sign * row.figures[objective.name], row.number))
+    if len(rows) <= most:
+        return rows
+    kept = {round(index * (len(rows) - 1) / max(1, most - 1)) for index in range(most)}
+    return [row for index, row in enumerate(rows) if index in kept or row is front.knee]
+
+
 def headline(table: SweepTable, front: Front) -> str:
     """Return one sentence on how many points there are and what became of them."""
     told = [f"{count:,} {status}" for status, count in counts(table).items() if count]

@@ -18,7 +18,7 @@ from isa.errors import ToolError
 from isa.whole_file import replacing, write_text
 from sweeps.pareto import Front, front_of
 from sweeps.points import FIGURES, ParameterValue, PointRow, SweepTable
-from sweeps.summary import headline, limit_lines, reasons, verdicts
+from sweeps.summary import along_front, headline, limit_lines, reasons, verdicts
 from sweeps.wording import (
     figure_label,
     figure_unit,
@@ -60,7 +60,7 @@ def terminal_text(table: SweepTable, most_rows: int = MOST_ROWS, is_colour: bool
     from rich.console import Console
 
     front = front_of(table)
-    shown = _shown(table, front, most_rows)
+    shown = along_front(table, front, most_rows)
     console = Console(file=io.StringIO(), width=COLUMNS, force_terminal=is_colour, no_color=not is_colour,
                       color_system="standard" if is_colour else None, legacy_windows=False,
                       _environ={})  # fmt: skip
@@ -76,17 +76,6 @@ def terminal_text(table: SweepTable, most_rows: int = MOST_ROWS, is_colour: bool
 
 def _baseline(table: SweepTable) -> list[PointRow]:
     return [table.baseline] if table.baseline is not None and table.baseline.status == "ok" else []
-
-
-def _shown(table: SweepTable, front: Front, most: int) -> list[PointRow]:
-    """Return the points of the front by the first objective, thinned evenly if there are too many."""
-    objective = table.objectives[0]
-    sign = 1 if objective.goal == "minimize" else -1
-    rows = sorted(front.rows, key=lambda row: (sign * row.figures[objective.name], row.number))
-    if len(rows) <= most:
-        return rows
-    kept = {round(index * (len(rows) - 1) / max(1, most - 1)) for index in range(most)}
-    return [row for index, row in enumerate(rows) if index in kept or row is front.knee]
 
 
 def _columns(table: SweepTable, rows: Sequence[PointRow]) -> tuple[list[_Column], list[str]]:

@@ -39,6 +39,7 @@ def figure_label(name: str) -> str:
     words = own.split("_")
     if words[-1] in _UNIT_OF_SUFFIX:
         words.pop()
+        words += ["power"] if own.endswith("_watts") else []
     label = " ".join(_ABBREVIATIONS.get(word, word) for word in words)
     label = label.removesuffix(" per second")
     return plain(f"{workload}: {label}" if workload else label)

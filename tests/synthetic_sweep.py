@@ -102,3 +102,21 @@ def _figures(values: dict[str, ParameterValue], noise: float) -> tuple[dict[str,
         figures,
         f"decode: {first} ({share:.0f} % of the cycles); dlrm: {second} ({55 + share / 5:.0f} % of the cycles)",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedChip:
+    """A row to compare with, as plain data."""
+
+    name: str
+    joules_per_million_tokens: float | None
+    dollars_per_million_tokens: float | None
+    source: str
+    caveat: str
+
+
+PUBLISHED = (
+    PublishedChip("a made-up accelerator", 45_000.0, 0.21, "a made-up report", "another batch size"),
+    PublishedChip("another made-up accelerator", 61_500.0, None, "a made-up report", "nobody published its price"),
+)
+ASSUMPTIONS = {"energy price": "0.08 $/kWh (assumed)", "lifetime": "4 years (assumed)"}
