@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _GENERATION = "NSGAIISampler:generation"
 """Where Optuna keeps the generation of a trial."""
+_SPARES = 20
+"""Random choices that are tried in place of one that was there before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Learning:
     """Optuna's NSGA-II or TPE through ask and tell, with a study in memory.
 
     A generation of NSGA-II is a batch. Points without figures count as failing constraints: every batch stays whole.
+    A choice that was there before gives way to a random one that was not, as long as some are easy to find.
     """
 
     def __init__(
@@ -176,19 +179,28 @@ class Learning:
             for parameter in parameters
         }
         self._objectives = len(objectives)
+        self._spare = Random(parameters, seed)
+        self._seen: set[Choice] = set()
         directions = [objective.goal for objective in objectives]
         self._study = optuna.create_study(directions=directions, sampler=self._sampler(0))
 
     def ask(self, first: int, count: int) -> Sequence[Choice]:
+        failed = _optuna().trial.TrialState.FAIL
         self._study.sampler = self._sampler(first // self._batch)
         trials = [self._study.ask(self._distributions) for _ in range(count)]
-        choices = [tuple(int(trial.params[label]) for label in self._labels) for trial in trials]
         for trial in trials:  # what is told comes back as finished trials: those of a store and those of now alike
-            self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+            self._study.tell(trial, state=failed)
+        seen, choices = set(self._seen), list[Choice]()
+        for number, trial in enumerate(trials, first):
+            choice = tuple(int(trial.params[label]) for label in self._labels)
+            spares = self._spare.ask(number * _SPARES, _SPARES) if choice in seen else ()
+            choices.append(next((spare for spare in spares if spare not in seen), choice))
+            seen.add(choices[-1])
         return choices
 
     def tell(self, first: int, told: Sequence[Told]) -> None:
         optuna = _optuna()
+        self._seen |= {one.choice for one in told}
         for offset, one in enumerate(told):
             attributes = {_GENERATION: (first + offset) // self._batch} if self._kind == "nsga2" else {}
             self._study.add_trial(

@@ -88,3 +88,10 @@ def test_learning_samplers_learn(kind: str) -> None:
     points = _go_on(sampler_of(_sweep(kind)), 0, 14)
     early, late = points[: 2 * BATCH], points[-4 * BATCH :]
     assert sum(point[2] for point in late) / len(late) > sum(point[2] for point in early) / len(early)
+
+
+@pytest.mark.parametrize("kind", ["nsga2", "tpe"])
+def test_learning_samplers_do_not_repeat_themselves(kind: str) -> None:
+    """While there is something new to try: two thirds of the space are all different."""
+    points = _go_on(sampler_of(_sweep(kind)), 0, 5)
+    assert len(set(points)) == len(points) == 30
