@@ -55,6 +55,7 @@ class Coordinator:
     def run(self) -> None:
         """Evaluate the base machine and all points of the budget, as far as they are not in the store."""
         self._points = {point.row.number: point for point in self._store.points(self._stored)}
+        self._say()
         if BASELINE_NUMBER not in self._points:
             self._evaluate([self._judge.baseline(BASELINE_NUMBER)])
         sampler, first = sampler_of(self._sweep), 0
@@ -134,8 +135,11 @@ class Coordinator:
         if len(known) < len(candidate.keys):
             return None
         bounds = self._judge.bound_figures(candidate, known)
-        is_discarded = is_dominated(vector(self._sweep.objectives, bounds), self._front) and candidate.number >= 0
-        return Outcome(0, discarded=bounds if is_discarded else None)
+        is_dominated_by_bounds = is_dominated(vector(self._sweep.objectives, bounds), self._front)
+        return Outcome(0, discarded=bounds if self._may_discard(candidate) and is_dominated_by_bounds else None)
+
+    def _may_discard(self, candidate: Candidate) -> bool:
+        return bool(self._front) and candidate.number != BASELINE_NUMBER and self._sweep.sampler.discard
 
     def _task(self, number: int, candidate: Candidate, known: dict[str, RunResult]) -> Task:
         workloads = self._sweep.workloads
@@ -145,7 +149,7 @@ class Coordinator:
         return Task(
             number, tool_version(), plain(candidate.machine),
             tuple(Run(candidate.keys[workload.name], workload) for workload in missing), measures,
-            rule if self._front and candidate.number >= 0 else None,
+            rule if self._may_discard(candidate) else None,
         )  # fmt: skip
 
     def _settle(self, outcome: Outcome, group: Sequence[Candidate], known: dict[str, RunResult]) -> None:

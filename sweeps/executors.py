@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -61,7 +61,8 @@ class LocalProcesses:
     The first one starts alone: it fills the kernel cache, from which the others then only read.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, work: Callable[[Task], Outcome] = evaluate) -> None:
+        self._work = work
         self._context = multiprocessing.get_context("spawn")
         self._count = count
         self._workers: list[_Worker] = []
@@ -99,7 +100,7 @@ class LocalProcesses:
         """Start workers until there are enough; the very first has to say that it is ready before others start."""
         while len(self._workers) < count:
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+            process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
             process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours))
@@ -161,7 +162,7 @@ def _ending(process: BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _work(connection: Connection[Any, Any]) -> None:
+def _serve(connection: Connection[Any, Any], work: Callable[[Task], Outcome]) -> None:
     """Evaluate what comes through the connection until it is closed: the coordinator ended or needs no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -171,7 +172,7 @@ def _work(connection: Connection[Any, Any]) -> None:
         while True:
             task = connection.recv()
             try:
-                said: Outcome | ToolError = evaluate(task)
+                said: Outcome | ToolError = work(task)
             except ToolError as error:
                 said = error
             connection.send(said)

@@ -172,11 +172,15 @@ class ObjectiveSection(Section):
 
 
 class SamplerSection(Section):
-    """`[sampler]`: which points are tried; `batch` of them are chosen and evaluated together."""
+    """`[sampler]`: which points are tried; `batch` of them are chosen and evaluated together.
+
+    With `discard`, points that cannot be on the front are not simulated.
+    """
 
     kind: Literal["grid", "random", "quasi_random", "nsga2", "tpe"] = "grid"
     seed: int = Field(default=0, ge=0, lt=2**32)
     batch: int = Field(default=16, ge=2, le=4096)
+    discard: bool = True
 
 
 class BudgetSection(Section):
