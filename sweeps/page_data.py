@@ -184,7 +184,7 @@ def _point(row: PointRow, parameters: Sequence[str], figures: Sequence[str], tex
 def _drawn(value: ParameterValue | None) -> float | str | None:
     if isinstance(value, bool | str):
         return parameter_text("", value)
-    return _rounded(value)
+    return value if isinstance(value, int) else _rounded(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -89,9 +89,9 @@ def number(value: float, digits: int = 4) -> str:
     """Return a number with that many significant digits, all digits before the point, and thousands set apart."""
     if not math.isfinite(value):
         return str(value)
-    if value and abs(value) < 1e-3:
-        return f"{value:.{digits - 1}g}"
-    before = len(str(int(abs(value) * (1 + 0.5 * 10**-digits)))) if value else 1
+    if value and abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    before = math.floor(math.log10(abs(value) * (1 + 0.5 * 10**-digits))) + 1 if value else 1
     return f"{value:,.{max(0, digits - before)}f}"
 
 
