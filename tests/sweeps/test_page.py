@@ -1,5 +1,7 @@
-"""The page of a sweep as text: its data, that it loads nothing, that strange words stay words. How it works in a browser
-is what `benchmarks/page_in_chromium.py` checks."""
+"""The page of a sweep as text: its data, that it loads nothing, that strange words stay words.
+
+How it works in a browser is what `benchmarks/page_in_chromium.py` checks.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,10 @@ def test_the_data_has_every_point(table: SweepTable, page: Reader) -> None:
     for point, row in zip(data["points"], table.rows, strict=False):
         assert point[1] == row.status
         assert point[2] == [row.values.get(name) for name in PARAMETERS]
-        expected = [row.figures.get(objective.name) if row.status == "ok" else None for objective in table.objectives]
-        assert point[4][:3] == pytest.approx(expected, rel=1e-6) if row.status == "ok" else [None] * 3
+        if row.status == "ok":
+            assert point[4][:3] == pytest.approx([row.figures[goal.name] for goal in table.objectives], rel=1e-6)
+        else:
+            assert set(point[4]) == {None}
         assert data["texts"][point[5]] == (row.limit if row.status == "ok" else row.reason)
     front = front_of(table)
     assert front.knee is not None
@@ -100,11 +104,8 @@ def test_nothing_is_loaded_and_only_our_scripts_run(name: str, page: Reader) -> 
     for tag, attributes in read.elements:
         assert tag not in ("img", "link", "iframe", "object", "embed", "base", "form", "a", "video", "audio"), tag
         assert not attributes.keys() & {"src", "href", "srcset", "action", "onclick", "onerror", "onload"}, attributes
-    assert [attributes.get("type") for tag, attributes in read.elements if tag == "script"] == [
-        "application/json",
-        None,
-        None,
-    ]
+    kinds = [attributes.get("type") for tag, attributes in read.elements if tag == "script"]
+    assert kinds == ["application/json", None, None]
     assert read.scripts[1] == get_plotlyjs()
     policy = next(a["content"] for t, a in read.elements if t == "meta" and a.get("http-equiv")) or ""
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -133,7 +134,7 @@ def test_equal_tables_give_equal_pages(table: SweepTable, tmp_path: Path) -> Non
 
 
 def test_a_large_sweep_is_thinned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixed sample that has the knee, the ends of the front, and the neighbours; the counts are those of all points."""
+    """A fixed sample that has the knee, the ends of the front, and the neighbours."""
     for name, most in (("MOST_OF_FRONT", 8), ("MOST_OTHERS", 30), ("MOST_WITHOUT_FIGURES", 10)):
         monkeypatch.setattr(page_data, name, most)
     table = synthetic_table(1500)
@@ -162,9 +163,7 @@ def test_the_page_tells_what_there_is_to_know(table: SweepTable, page: Reader) -
         "H100 SXM", "knee, point", "one chip on its own", "0.08 $/kWh (assumed)", "a made-up version",
     ):  # fmt: skip
         assert expected in words, expected
-    marks = [
-        attributes.get("data-point") for tag, attributes in page.elements if tag == "tr" and "data-point" in attributes
-    ]
+    marks = [attributes.get("data-point") for tag, attributes in page.elements if tag == "tr"]
     assert str(front.knee.number) in marks and "-1" in marks
 
 
