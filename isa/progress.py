@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from types import TracebackType
+from typing import Self
 
 QUIET_SECONDS = 1.0
 LINE_SECONDS = 10.0
@@ -29,7 +30,7 @@ class Progress:
         """Tell that `done` of `total` parts are finished, and what else there is to say."""
         self._done, self._total, self._note = done, total, note
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,13 +1,26 @@
 """Sweeps: many machines x many workloads -> a store -> tables, a Pareto front, a page.
 
-Public names are loaded on first use, so that importing the package is quick.
+from sweeps import report, run
+
+table = run("sweep.toml", store="sweeps.sqlite", workers=4)
+report(store="sweeps.sqlite", html="sweep.html")
+
+`resume`, `status` and `front_of` (of a table) are the other words of the command line. Public names are loaded on first
+use, so that importing the package is quick.
 """
 
 from __future__ import annotations
 
 import importlib
 
-_MODULE_OF = dict.fromkeys(("FIGURES", "Objective", "PointRow", "SweepTable"), "points")
+_MODULE_OF = {
+    **dict.fromkeys(("FIGURES", "Objective", "PointRow", "SweepTable"), "points"),
+    **dict.fromkeys(("load_table", "resume", "run", "status"), "running"),
+    **dict.fromkeys(("Front", "front_of"), "pareto"),
+    "Sweep": "sweep",
+    "read_sweep": "sweep_file",
+    "report": "reporting",
+}
 
 __all__ = sorted(_MODULE_OF)
 
