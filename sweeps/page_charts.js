@@ -41,8 +41,8 @@ function layoutAxis(axis) {
 function logTicks(low, high) {
   if (!(low > 0)) return [];
   const decades = Math.log10(high / low);
-  const steps = decades > 4 ? [1] : decades > 1.5 ? [1, 2, 5] : decades > 0.5 ? [1, 1.5, 2, 3, 4, 5, 7]
-    : [1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9];
+  if (decades < 0.25) return roundTicks(low, high);
+  const steps = decades > 4 ? [1] : decades > 1.5 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const ticks = [];
   for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.ceil(Math.log10(high)); power++) {
     ticks.push(...steps.map(step => Number((step * 10 ** power).toPrecision(3))));
@@ -50,8 +50,17 @@ function logTicks(low, high) {
   return ticks.filter(tick => tick >= low / 1.5 && tick <= high * 1.5);
 }
 
+// Four to nine round numbers over a range so narrow that a logarithmic axis is nearly linear.
+function roundTicks(low, high) {
+  const raw = Math.max((high - low) / 4, Math.abs(low) * 1e-3, 1e-12);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * ([5, 2, 1].find(factor => factor * power <= raw) || 1);
+  const first = Math.floor(low / step);
+  return [...Array(Math.ceil(high / step) - first + 1).keys()].map(index => Number(((first + index) * step).toPrecision(6)));
+}
+
 function significantShort(value) {
-  return value.toLocaleString("en-US", {maximumSignificantDigits: 3});
+  return value.toLocaleString("en-US", {maximumSignificantDigits: 4});
 }
 
 // Points that share a place are spread a little, the same way each time.
@@ -146,7 +155,6 @@ function parallelLines(members, style, width, opacity) {
     const text = hoverText(point);
     parallelAxes.forEach((axis, index) => {
       const at = axis.place(point);
-      if (at === null) return;
       trace.x.push(index); trace.y.push(at); trace.text.push(text); trace.customdata.push(point.number);
     });
     trace.x.push(null); trace.y.push(null); trace.text.push(""); trace.customdata.push(null);
@@ -158,14 +166,13 @@ function placedAxis(axis) {
   const scale = axis.isLog ? Math.log : value => value;
   const [low, high] = axis.ticks ? [0, 1] : [scale(axis.low), scale(axis.high)];
   const place = value => high > low ? (scale(value) - low) / (high - low) : 0.5;
-  const ticks = axis.ticks || spacedTicks(axis).map(value => [place(value), significantShort(value)]);
+  const ticks = axis.ticks || spacedTicks(axis, place).map(value => [place(value), significantShort(value)]);
   return {...axis, marks: ticks, place: point => axis.at(point) === null ? null : axis.ticks ? axis.at(point) : place(axis.at(point))};
 }
 
-function spacedTicks(axis) {
+function spacedTicks(axis, place) {
   if (!(axis.high > axis.low)) return [axis.low];
-  const middle = axis.isLog ? logTicks(axis.low, axis.high).filter(tick => tick > axis.low * 1.08 && tick < axis.high / 1.08)
-    : [0.25, 0.5, 0.75].map(part => axis.low + part * (axis.high - axis.low));
+  const middle = (axis.isLog ? logTicks : roundTicks)(axis.low, axis.high).filter(tick => place(tick) > 0.05 && place(tick) < 0.95);
   const step = Math.ceil(middle.length / 5);
   return [axis.low, ...middle.filter((_, index) => index % step === 0), axis.high];
 }

@@ -167,7 +167,7 @@ def _parameter_axis(name: str, short: str, table: SweepTable) -> dict[str, Any]:
         "high": numbers[-1] if numbers else 0.0,
         "is_log": is_log,
         "ticks": levels,
-        "is_absent": any(name not in row.values for row in rows),
+        "is_absent": any(name not in row.values for row in table.rows),
     }
 
 

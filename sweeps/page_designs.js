@@ -126,7 +126,9 @@ function parameterAxis(index) {
   return {
     gap: Math.min(0.2, ...gaps.filter(gap => gap > 0)),
     name: parameter.label, better: "", isLog: false, low: parameter.is_absent ? -0.12 : 0, high: 1, ticks,
-    at: point => parameterPosition(parameter, point.values[index]),
+    // That the base machine has no value says only that the parameter is none of its fields.
+    at: point => point.role === "base" && point.values[index] === null ? null
+      : parameterPosition(parameter, point.values[index]),
   };
 }
 

@@ -17,7 +17,17 @@ from sweeps.pareto import front_of
 from sweeps.points import PointRow, SweepTable
 from sweeps.summary import Limit, along_front, limits, reasons, verdicts
 from sweeps.tables import COLUMNS, csv_text, terminal_text, write_csv, write_parquet
-from sweeps.wording import amount, change_text, figure_label, number, parameter_text, plain, scale_of, short_names
+from sweeps.wording import (
+    amount,
+    change_text,
+    figure_label,
+    number,
+    parameter_label,
+    parameter_text,
+    plain,
+    scale_of,
+    short_names,
+)
 from tests.synthetic_sweep import OBJECTIVES, hostile_table, odd_tables, synthetic_table
 
 
@@ -189,6 +199,9 @@ def test_words_and_numbers() -> None:
     assert figure_label("peak_watts") == "peak power" and figure_label("performance_per_tco") == "performance per TCO"
     assert [parameter_text("x_bytes", value) for value in (393216, 0, 2**30, 1000, None)] == [
         "384 KiB", "0", "1 GiB", "1,000 B", "-"]  # fmt: skip
+    assert parameter_text("dram.bytes_per_second", 51.2e9) == "51.20 GB/s"
+    assert [parameter_label(name) for name in ("sram.bytes", "dram.bytes_per_second", "pe.x_bytes", "bytes")] == [
+        "SRAM", "DRAM", "PE x", "bytes"]  # fmt: skip
     assert [parameter_text("x", value) for value in (True, "a\n", 1.5, 2.0)] == ["yes", "a\\n", "1.5", "2"]
     assert change_text(77, 100) == "-23.0 %" and change_text(1500, 100) == "x 15.0" and change_text(1, 0) == "+1"
     assert short_names(["a.b.c", "x.b.c", "d"]) == {"a.b.c": "a.b.c", "x.b.c": "x.b.c", "d": "d"}
