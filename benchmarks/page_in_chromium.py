@@ -1,6 +1,6 @@
 """Open the result page of a sweep in a headless Chromium without a network, and use it as a reader would.
 
-    python benchmarks/page_in_chromium.py                               a made-up sweep of 2,000 points
+    python benchmarks/page_in_chromium.py                               a made-up sweep of 2,000 points, and odd ones
     python benchmarks/page_in_chromium.py --points 100000               one that has to be thinned
     python benchmarks/page_in_chromium.py --page sweep.html             a page that `sweep-machines report` wrote
     python benchmarks/page_in_chromium.py --picture page.png            what it looks like, too
@@ -29,7 +29,8 @@ from typing import Any, BinaryIO
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sweeps.page import write_page
-from tests.synthetic_sweep import ASSUMPTIONS, PUBLISHED, synthetic_table
+from sweeps.points import SweepTable
+from tests.synthetic_sweep import odd_tables, page_arguments, synthetic_table
 
 WIDTH, HEIGHT = 1280, 900
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -148,22 +149,41 @@ def chromium(program: str) -> Iterator[Browser]:
 
 def check(browser: Browser, page: Path, picture: Path | None) -> list[str]:
     """Open and use a page; return what is wrong with it."""
+    _open(browser, page)
+    faults = [*_hover(browser), *_choose(browser), *_brush(browser)]
+    if picture is not None:
+        _take(browser, picture)
+    return [*_faults(browser, page), *faults]
+
+
+def check_opens(browser: Browser, page: Path) -> list[str]:
+    """Open a page and do no more; return what is wrong with it."""
+    _open(browser, page)
+    return _faults(browser, page)
+
+
+def _open(browser: Browser, page: Path) -> None:
     for domain in ("Page", "Runtime", "Log", "Network"):
         browser.call(f"{domain}.enable")
     browser.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
     browser.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=False)
-    address = page.resolve().as_uri()
     start = time.perf_counter()
+    address = page.resolve().as_uri()
     browser.call("Page.navigate", url=address)
-    browser.wait_for("document.body && document.body.dataset.ready === 'yes'")
+    is_it = f"location.href === {json.dumps(address)}"
+    browser.wait_for(f"{is_it} && document.body && document.body.dataset.ready === 'yes'")
     print(f"ready after {time.perf_counter() - start:.2f} s, {page.stat().st_size / 1e6:.2f} MB")
-    faults = [*_hover(browser), *_choose(browser), *_brush(browser)]
-    if picture is not None:
-        _take(browser, picture)
-    faults += [
-        f"asks for {url}" for url in browser.requests if url != address and not url.startswith(("data:", "blob:"))
-    ]
-    return [*browser.faults, *faults]
+
+
+def _faults(browser: Browser, page: Path) -> list[str]:
+    """Return the errors so far, what the page asked for besides itself, and whether strange words became code."""
+    own = (page.resolve().as_uri(), "data:", "blob:")
+    faults = [*browser.faults, *(f"asks for {url}" for url in browser.requests if not url.startswith(own))]
+    browser.faults.clear()
+    browser.requests.clear()
+    if browser.value("window.hostile !== undefined || document.querySelectorAll('script').length !== 3"):
+        faults.append("words of the sweep became code")
+    return faults
 
 
 def _take(browser: Browser, picture: Path) -> None:
@@ -236,11 +256,18 @@ def _brush(browser: Browser) -> Iterator[str]:
     browser.wait_for("document.getElementById('brushed').textContent !== ''", 10)
     told = browser.value("document.getElementById('brushed').textContent")
     print(f"brush: {told}")
-    if " feasible designs pass" not in told or browser.value("points.filter(passes).length") in (0, None):
+    if " feasible designs shown pass" not in told or browser.value("points.filter(passes).length") in (0, None):
         yield f"a box over an axis says '{told}'"
     button = _place(browser, "#clear")
     browser.click(button[0], button[1])
     browser.wait_for("document.getElementById('brushed').textContent === ''", 10)
+
+
+def _made_up(page: Path, table: SweepTable) -> Path:
+    start = time.perf_counter()
+    write_page(table, page, **page_arguments(table))
+    print(f"written in {time.perf_counter() - start:.2f} s", end=", ")
+    return page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,13 +282,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if program is None:
         raise SystemExit(f"there is no {options.chromium} on the PATH: install Chromium, or name it with --chromium")
     with tempfile.TemporaryDirectory() as folder, chromium(program) as browser:
-        page = options.page
-        if page is None:
-            page = Path(folder) / "page.html"
-            start = time.perf_counter()
-            write_page(synthetic_table(options.points), page, published=PUBLISHED, assumptions=ASSUMPTIONS)
-            print(f"written in {time.perf_counter() - start:.2f} s")
-        faults = check(browser, page, options.picture)
+        if options.page is not None:
+            faults = check(browser, options.page, options.picture)
+        else:
+            faults = check(
+                browser, _made_up(Path(folder) / "page.html", synthetic_table(options.points)), options.picture
+            )
+            for name, table in odd_tables().items():
+                print(name, end=": ")
+                page = _made_up(Path(folder) / f"{name.replace(' ', '-')}.html", table)
+                faults += [f"{name}: {fault}" for fault in check_opens(browser, page)]
     for fault in faults:
         print(f"WRONG: {fault}")
     print("the page works" if not faults else f"{len(faults)} faults")

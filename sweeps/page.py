@@ -17,8 +17,9 @@ from pathlib import Path
 from isa.errors import ToolError
 from isa.whole_file import write_text
 from sweeps.page_data import findings_of, page_data
-from sweeps.page_sections import Published, body
+from sweeps.page_sections import body
 from sweeps.points import SweepTable
+from sweeps.published import ComparisonRow
 from sweeps.wording import plain
 
 _SCRIPTS = ("page_designs.js", "page_charts.js")
@@ -28,7 +29,7 @@ def write_page(
     table: SweepTable,
     path: str | Path,
     *,
-    published: Sequence[Published] = (),
+    comparison: Sequence[ComparisonRow] = (),
     assumptions: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> None:
@@ -36,24 +37,24 @@ def write_page(
 
     ToolError if plotly is not installed, a point lacks an objective, or the file cannot be written.
     """
-    write_text(path, page_text(table, published=published, assumptions=assumptions, versions=versions))
+    write_text(path, page_text(table, comparison=comparison, assumptions=assumptions, versions=versions))
 
 
 def page_text(
     table: SweepTable,
     *,
-    published: Sequence[Published] = (),
+    comparison: Sequence[ComparisonRow] = (),
     assumptions: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page as HTML; equal arguments give equal text.
 
-    `published` are chips to put beside the designs; `assumptions` and `versions` are told at the end, name by name.
+    `comparison` is what `comparison_of` gives; `assumptions` and `versions` are told at the end, name by name.
     ToolError if plotly is not installed or a point lacks an objective.
     """
     scripts = [_plotly(), "\n".join(_asset(name) for name in _SCRIPTS)]
     findings = findings_of(table)
-    content = body(findings, published, assumptions or {}, versions or {})
+    content = body(findings, comparison, assumptions or {}, versions or {})
     data = _json(page_data(findings))
     parts = [
         "<!DOCTYPE html>",

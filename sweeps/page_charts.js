@@ -29,9 +29,9 @@ function axisOf(key, isLog) {
 }
 
 function layoutAxis(axis) {
-  const heading = safe(axis.name) + (axis.better ? `<br><span style="font-size:11px;color:#52606d">${axis.better}</span>` : "");
+  const heading = brief(axis.name, 60) + (axis.better ? `<br><span style="font-size:11px;color:#52606d">${axis.better}</span>` : "");
   const result = {...GRID, title: {text: heading, standoff: 8}, type: axis.isLog ? "log" : "linear"};
-  if (axis.ticks) return {...result, tickvals: axis.ticks.map(tick => tick[0]), ticktext: axis.ticks.map(tick => safe(tick[1]))};
+  if (axis.ticks) return {...result, tickvals: axis.ticks.map(tick => tick[0]), ticktext: axis.ticks.map(tick => brief(tick[1]))};
   if (!axis.isLog) return {...result, tickformat: ","};
   const ticks = logTicks(axis.low, axis.high);
   return {...result, tickvals: ticks, ticktext: ticks.map(value => significantShort(value))};
@@ -41,8 +41,8 @@ function layoutAxis(axis) {
 function logTicks(low, high) {
   if (!(low > 0)) return [];
   const decades = Math.log10(high / low);
-  const steps = decades > 4 ? [1] : decades > 1.5 ? [1, 2, 5] : decades > 0.5 ? [1, 1.5, 2, 3, 4, 5, 7]
-    : [1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9];
+  if (decades < 0.25) return roundTicks(low, high);
+  const steps = decades > 4 ? [1] : decades > 1.5 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const ticks = [];
   for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.ceil(Math.log10(high)); power++) {
     ticks.push(...steps.map(step => Number((step * 10 ** power).toPrecision(3))));
@@ -50,8 +50,17 @@ function logTicks(low, high) {
   return ticks.filter(tick => tick >= low / 1.5 && tick <= high * 1.5);
 }
 
+// Four to nine round numbers over a range so narrow that a logarithmic axis is nearly linear.
+function roundTicks(low, high) {
+  const raw = Math.max((high - low) / 4, Math.abs(low) * 1e-3, 1e-12);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * ([5, 2, 1].find(factor => factor * power <= raw) || 1);
+  const first = Math.floor(low / step);
+  return [...Array(Math.ceil(high / step) - first + 1).keys()].map(index => Number(((first + index) * step).toPrecision(6)));
+}
+
 function significantShort(value) {
-  return value.toLocaleString("en-US", {maximumSignificantDigits: 3});
+  return value.toLocaleString("en-US", {maximumSignificantDigits: 4});
 }
 
 // Points that share a place are spread a little, the same way each time.
@@ -146,7 +155,6 @@ function parallelLines(members, style, width, opacity) {
     const text = hoverText(point);
     parallelAxes.forEach((axis, index) => {
       const at = axis.place(point);
-      if (at === null) return;
       trace.x.push(index); trace.y.push(at); trace.text.push(text); trace.customdata.push(point.number);
     });
     trace.x.push(null); trace.y.push(null); trace.text.push(""); trace.customdata.push(null);
@@ -158,14 +166,13 @@ function placedAxis(axis) {
   const scale = axis.isLog ? Math.log : value => value;
   const [low, high] = axis.ticks ? [0, 1] : [scale(axis.low), scale(axis.high)];
   const place = value => high > low ? (scale(value) - low) / (high - low) : 0.5;
-  const ticks = axis.ticks || spacedTicks(axis).map(value => [place(value), significantShort(value)]);
+  const ticks = axis.ticks || spacedTicks(axis, place).map(value => [place(value), significantShort(value)]);
   return {...axis, marks: ticks, place: point => axis.at(point) === null ? null : axis.ticks ? axis.at(point) : place(axis.at(point))};
 }
 
-function spacedTicks(axis) {
+function spacedTicks(axis, place) {
   if (!(axis.high > axis.low)) return [axis.low];
-  const middle = axis.isLog ? logTicks(axis.low, axis.high).filter(tick => tick > axis.low * 1.08 && tick < axis.high / 1.08)
-    : [0.25, 0.5, 0.75].map(part => axis.low + part * (axis.high - axis.low));
+  const middle = (axis.isLog ? logTicks : roundTicks)(axis.low, axis.high).filter(tick => place(tick) > 0.05 && place(tick) < 0.95);
   const step = Math.ceil(middle.length / 5);
   return [axis.low, ...middle.filter((_, index) => index % step === 0), axis.high];
 }
@@ -184,9 +191,9 @@ function chosenLine() {
 
 function parallelLayout() {
   const marks = parallelAxes.flatMap((axis, index) => axis.marks.map(([at, text]) => (
-    {x: index, y: at, text: safe(text), showarrow: false, xanchor: "right", xshift: -5, font: {...FONT, size: 11}, bgcolor: "rgba(255,255,255,0.8)"})));
+    {x: index, y: at, text: brief(text, 14), showarrow: false, xanchor: "right", xshift: -5, font: {...FONT, size: 11}, bgcolor: "rgba(255,255,255,0.8)"})));
   const heads = parallelAxes.map((axis, index) => ({x: index, y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
-    text: wrapped(axis.name, 14).map(safe).join("<br>") + (axis.better ? `<br><span style="font-size:10px;color:#52606d">${axis.better}</span>` : ""),
+    text: wrapped(axis.name, 14).slice(0, 3).map(line => brief(line, 16)).join("<br>") + (axis.better ? `<br><span style="font-size:10px;color:#52606d">${axis.better}</span>` : ""),
     font: {...FONT, size: 12, color: axis.better ? "#0b4f78" : FONT.color}}));
   return {...LAYOUT, annotations: [...marks, ...heads], shapes: [...axisLines(), ...chosenLine()], dragmode: "select", selectdirection: "d",
           margin: {l: 60, r: 36, t: 66, b: 8}, newselection: {line: {color: "#D55E00", width: 1.5, dash: "solid"}},
@@ -209,7 +216,7 @@ function drawParallel() {
   const rest = points.filter(point => point.status === "ok" && point.role !== "base");
   const left = rest.filter(passes);
   document.getElementById("brushed").textContent = brushes.length === 0 ? "" :
-    `${left.length.toLocaleString("en-US")} of ${rest.length.toLocaleString("en-US")} feasible designs pass, ` +
+    `${left.length.toLocaleString("en-US")} of ${rest.length.toLocaleString("en-US")} feasible designs shown pass, ` +
     `${left.filter(point => point.role !== "ok").length.toLocaleString("en-US")} of them on the front.`;
 }
 
@@ -230,7 +237,7 @@ function drawImportance() {
   const order = data.parameters.map((_, index) => index).sort((a, b) => total(b) - total(a) || a - b);
   const names = [...order.map(index => data.parameters[index].label), "interactions and rest"];
   const traces = data.importance.map((found, index) => ({
-    type: "bar", orientation: "h", name: safe(found.label), y: names.map(safe), x: [...order.map(place => found.shares[place]), found.rest],
+    type: "bar", orientation: "h", name: safe(found.label), y: names.map(name => brief(name, 40)), x: [...order.map(place => found.shares[place]), found.rest],
     marker: {color: COLOURS[index % COLOURS.length]},
     hovertemplate: "%{y}: %{x:.1%}<extra>%{fullData.name}</extra>"}));
   Plotly.react("importance", traces, {...LAYOUT, barmode: "group", bargap: 0.25, hovermode: "closest", margin: {l: 8, r: 16, t: 8, b: 44},
@@ -248,12 +255,12 @@ function drawLimits() {
                   legend: {orientation: "h", y: 1.1, yanchor: "bottom", x: 0}, annotations: []};
   const texts = order.map(number => byNumber.has(number) ? hoverText(byNumber.get(number)) : `point ${number}`);
   const traces = strips.flatMap((strip, row) => kinds.map((kind, index) => ({
-    type: "bar", name: safe(wrapped(kind, 40)[0]), legendgroup: kind, showlegend: row === strips.findIndex(other => other.what.includes(kind)),
+    type: "bar", name: brief(kind, 40), legendgroup: kind, showlegend: row === strips.findIndex(other => other.what.includes(kind)),
     x: order.map((_, at) => at), y: strip.what.map((what, at) => what === kind ? strip.percent[at] ?? 100 : null),
     xaxis: "x", yaxis: row ? `y${row + 1}` : "y", text: texts, textposition: "none", hoverinfo: "text", customdata: order,
     marker: {color: COLOURS[index % COLOURS.length], pattern: {shape: index < COLOURS.length ? "" : "/"}}})));
   strips.forEach((strip, row) => {
-    layout[row ? `yaxis${row + 1}` : "yaxis"] = {...GRID, range: [0, 100], ticksuffix: " %", nticks: 3, title: {text: safe(strip.workload), standoff: 4},
+    layout[row ? `yaxis${row + 1}` : "yaxis"] = {...GRID, range: [0, 100], ticksuffix: " %", nticks: 3, title: {text: brief(strip.workload, 16), standoff: 4},
       domain: [1 - (row + 1) / strips.length + 0.03, 1 - row / strips.length - 0.03]};
   });
   const objective = data.figures[0];

@@ -167,7 +167,7 @@ def _parameter_axis(name: str, short: str, table: SweepTable) -> dict[str, Any]:
         "high": numbers[-1] if numbers else 0.0,
         "is_log": is_log,
         "ticks": levels,
-        "is_absent": any(name not in row.values for row in rows),
+        "is_absent": any(name not in row.values for row in table.rows),
     }
 
 
@@ -184,7 +184,7 @@ def _point(row: PointRow, parameters: Sequence[str], figures: Sequence[str], tex
 def _drawn(value: ParameterValue | None) -> float | str | None:
     if isinstance(value, bool | str):
         return parameter_text("", value)
-    return _rounded(value)
+    return value if isinstance(value, int) else _rounded(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -27,8 +27,8 @@ const byNumber = new Map(points.map(point => [point.number, point]));
 const base = byNumber.get(data.base);
 
 function significant(value, digits) {
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(digits - 1);
-  const before = Math.floor(Math.log10(Math.max(1, Math.abs(value) * (1 + 0.5 * 10 ** -digits)))) + 1;
+  if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(digits - 1);
+  const before = value === 0 ? 1 : Math.floor(Math.log10(Math.abs(value) * (1 + 0.5 * 10 ** -digits))) + 1;
   const after = Math.max(0, digits - before);
   return value.toLocaleString("en-US", {minimumFractionDigits: after, maximumFractionDigits: after});
 }
@@ -50,6 +50,11 @@ function change(value, before) {
 // Plotly reads a few tags in texts: none may come from the data.
 function safe(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+// Labels of axes have little room.
+function brief(text, most = 24) {
+  return safe(text.length > most ? text.slice(0, most - 1) + "…" : text);
 }
 
 function title(point) {
@@ -121,7 +126,9 @@ function parameterAxis(index) {
   return {
     gap: Math.min(0.2, ...gaps.filter(gap => gap > 0)),
     name: parameter.label, better: "", isLog: false, low: parameter.is_absent ? -0.12 : 0, high: 1, ticks,
-    at: point => parameterPosition(parameter, point.values[index]),
+    // That the base machine has no value says only that the parameter is none of its fields.
+    at: point => point.role === "base" && point.values[index] === null ? null
+      : parameterPosition(parameter, point.values[index]),
   };
 }
 

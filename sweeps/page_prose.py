@@ -28,5 +28,6 @@ designs already beat. Reasons that differ only in numbers are counted together. 
 (grey) lie among the feasible ones, at first over the two parameters that decide most; marks at the same values are
 spread a little.</p>"""
 
-PUBLISHED = """<p>Ours are simulated, theirs are measured or published by others, under other conditions: read the
-caveats before comparing.</p>"""
+COMPARISON = """<p>What a million tokens (or samples) take in energy at the server's plug, and cost in owning and
+running the server, by the same assumptions for all. Ours are simulated, on one chip; the others were published by
+those named, under other conditions: read the caveats before comparing.</p>"""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Protocol
 
 from sweeps import page_prose
+from sweeps.page_comparison import comparison_section
 from sweeps.page_data import Findings, left_out
+from sweeps.page_html import harmless, html_table
 from sweeps.pareto import Front, Neighbour
 from sweeps.points import PointRow, SweepTable
+from sweeps.published import ComparisonRow
 from sweeps.summary import along_front, counts, headline, limit_lines, reasons, verdicts
 from sweeps.wording import (
     amount,
@@ -19,39 +21,14 @@ from sweeps.wording import (
     figure_unit,
     parameter_label,
     parameter_text,
-    plain,
     short_names,
 )
 
 MOST_FRONT_ROWS, MOST_REASONS = 60, 30
 
 
-class Published(Protocol):
-    """A published chip to put beside the designs; a figure that nobody published is None."""
-
-    @property
-    def name(self) -> str:
-        """The chip, and the model it ran."""
-
-    @property
-    def joules_per_million_tokens(self) -> float | None:
-        """Energy."""
-
-    @property
-    def dollars_per_million_tokens(self) -> float | None:
-        """Cost of owning and running it."""
-
-    @property
-    def source(self) -> str:
-        """Where the figures come from."""
-
-    @property
-    def caveat(self) -> str:
-        """What makes the comparison uneven."""
-
-
 def body(
-    findings: Findings, published: Sequence[Published], assumptions: Mapping[str, str], versions: Mapping[str, str]
+    findings: Findings, comparison: Sequence[ComparisonRow], assumptions: Mapping[str, str], versions: Mapping[str, str]
 ) -> str:
     """Return the body of the page."""
     table, found = findings.table, findings.front
@@ -64,33 +41,10 @@ def body(
         _front(table, found),
         _neighbours(findings),
         _lost(table),
-        _published(table, found, published),
+        comparison_section(comparison),
         _ending(assumptions, versions),
     ]
     return "\n".join(f"<section>\n{part}\n</section>" for part in parts if part)
-
-
-def _text(text: str) -> str:
-    return escape(plain(text))
-
-
-def _html_table(
-    heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], classes: Sequence[str], width: str = "wide"
-) -> str:
-    """Return a table from HTML cells, a class for each column; a row is (attributes of its element, cells)."""
-    kinds = [f'class="{name}"' if name else "" for name in classes]
-    head = "".join(f"<th {kind}>{cell}</th>" for kind, cell in zip(kinds, heads, strict=True))
-    lines = [
-        f"<tr {attributes}>"
-        + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True))
-        + "</tr>"
-        for attributes, cells in rows
-    ]
-    return (
-        f'<div class="{width}"><table><thead><tr>{head}</tr></thead><tbody>\n'
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
-    )
 
 
 def _base(table: SweepTable) -> PointRow | None:
@@ -113,15 +67,15 @@ def _change(row: PointRow, before: PointRow | None, name: str, goal: str) -> str
 
 
 def _head(table: SweepTable, found: Front) -> str:
-    workloads = ", ".join(_text(name) for name in table.workloads)
-    goals = ", ".join(f"{_text(figure_label(objective.name))} ({objective.goal})" for objective in table.objectives)
+    workloads = ", ".join(harmless(name) for name in table.workloads)
+    goals = ", ".join(f"{harmless(figure_label(objective.name))} ({objective.goal})" for objective in table.objectives)
     told = (
         "".join(f"<li>{escape(sentence).replace(' -', ' −')}</li>" for sentence in verdicts(table))
         if found.rows
         else ""
     )
     return (
-        f'<header><p class="kind">Design-space sweep</p><h1>{_text(table.name)}</h1>'
+        f'<header><p class="kind">Design-space sweep</p><h1>{harmless(table.name)}</h1>'
         f"<p>Workloads: {workloads or 'none'}. Objectives: {goals}.</p></header>\n{_tiles(table, found)}\n"
         f"<p>{escape(headline(table, found))}</p>\n<ul>{told}</ul>"
     )
@@ -135,7 +89,7 @@ def _tiles(table: SweepTable, found: Front) -> str:
         for objective in table.objectives:
             change = _change(found.knee, base, objective.name, objective.goal)
             told = f"at the knee, {change} vs base" if change else "at the knee"
-            tiles.append((_amount(table, found.knee, objective.name), _text(figure_label(objective.name)), told))
+            tiles.append((_amount(table, found.knee, objective.name), harmless(figure_label(objective.name)), told))
     boxes = (
         f'<div class="tile"><b>{value}</b><span>{label}</span><small>{note}</small></div>'
         for value, label, note in tiles
@@ -153,7 +107,7 @@ def _axis_options(table: SweepTable, chosen: int) -> str:
     short = short_names(table.parameters)
     options += [(f"p{index}", parameter_label(short[name])) for index, name in enumerate(table.parameters)]
     return "".join(
-        f'<option value="{value}"{" selected" if index == chosen else ""}>{_text(label)}</option>'
+        f'<option value="{value}"{" selected" if index == chosen else ""}>{harmless(label)}</option>'
         for index, (value, label) in enumerate(options)
     )
 
@@ -161,21 +115,23 @@ def _axis_options(table: SweepTable, chosen: int) -> str:
 def _trade_offs(findings: Findings) -> str:
     table = findings.table
     pairs = itertools.combinations(range(len(table.objectives)), 2)
-    labels = [_text(figure_label(objective.name)) for objective in table.objectives]
+    labels = [harmless(figure_label(objective.name)) for objective in table.objectives]
     buttons = "".join(
         f'<button type="button" data-x="f{x}" data-y="f{y}" aria-pressed="false">{labels[y]} over {labels[x]}</button>'
         for x, y in pairs
     )
-    second = 1 if len(table.objectives) > 1 or table.parameters else 0
+    # Without figures the parameters are all that can be shown.
+    first = 0 if findings.front.rows or _base(table) or not table.parameters else len(table.objectives)
+    second = first + 1 if first + 1 < len(table.objectives) + len(table.parameters) else first
     note = left_out(findings)
     return (
         f"<h2>Trade-offs</h2>\n{page_prose.TRADE_OFFS}\n"
         + (f"<p class=note>{escape(note)}</p>\n" if note else "")
         + f'<div class="controls"><span id="pairs">{buttons}</span>'
-        f'<label>across <select id="x-axis">{_axis_options(table, 0)}</select></label>'
+        f'<label>across <select id="x-axis">{_axis_options(table, first)}</select></label>'
         f'<label>up <select id="y-axis">{_axis_options(table, second)}</select></label>'
-        '<label><input type="checkbox" id="is-log" checked> logarithmic</label>'
-        '<label><input type="checkbox" id="show-dominated" checked> dominated designs</label></div>\n'
+        '<label><input type="checkbox" id="is-log" checked> log scale</label>'
+        '<label><input type="checkbox" id="show-dominated" checked> dominated</label></div>\n'
         '<div class="beside"><div id="trade-offs" class="chart"></div><aside id="card"></aside></div>'
     )
 
@@ -217,8 +173,8 @@ def _front(table: SweepTable, found: Front) -> str:
     if len(rows) == len(found.rows):
         some = ""
     base, short = _base(table), short_names(table.parameters)
-    heads = ["point", "", *(_text(figure_label(objective.name)) for objective in table.objectives)]
-    heads += [_text(parameter_label(short[name])) for name in table.parameters] + ["limited by"]
+    heads = ["point", "", *(harmless(figure_label(objective.name)) for objective in table.objectives)]
+    heads += [harmless(parameter_label(short[name])) for name in table.parameters] + ["limited by"]
     classes = ["number", "", *("number" for _ in (*table.objectives, *table.parameters)), ""]
     lines = []
     for row in [*rows, *([base] if base else [])]:
@@ -228,10 +184,10 @@ def _front(table: SweepTable, found: Front) -> str:
             f"{_amount(table, row, objective.name)}<br>{_change(row, base, objective.name, objective.goal)}"
             for objective in table.objectives
         ]
-        cells += [_text(parameter_text(name, row.values.get(name))) for name in table.parameters]
+        cells += [harmless(parameter_text(name, row.values.get(name))) for name in table.parameters]
         cells.append("<br>".join(escape(line) for line in limit_lines(row)))
         lines.append((f'class="{mark}" data-point="{row.number}"', cells))
-    return f"<h2>The front</h2>\n{page_prose.FRONT}\n{some}" + _html_table(heads, lines, classes, "wide tall")
+    return f"<h2>The front</h2>\n{page_prose.FRONT}\n{some}" + html_table(heads, lines, classes, "wide tall")
 
 
 def _neighbours(findings: Findings) -> str:
@@ -242,7 +198,7 @@ def _neighbours(findings: Findings) -> str:
     heads = [
         "point",
         "what differs",
-        *(_text(figure_label(objective.name)) for objective in table.objectives),
+        *(harmless(figure_label(objective.name)) for objective in table.objectives),
         "limited by",
     ]
     classes = ["number", "", *("number" for _ in table.objectives), ""]
@@ -259,15 +215,15 @@ def _neighbours(findings: Findings) -> str:
     return (
         f"<h2>Around the knee</h2>\n<p>What one step of one parameter away from point {found.knee.number} does, and "
         "the designs of the front whose objectives are nearest. Changes are against the knee.</p>\n"
-        + (_html_table(heads, lines, classes) if lines else "<p>No design of the sweep is one step away.</p>")
+        + (html_table(heads, lines, classes) if lines else "<p>No design of the sweep is one step away.</p>")
     )
 
 
 def _step_text(step: Neighbour, short: Mapping[str, str]) -> str:
     if not step.parameter:
         return "near on the front"
-    before, after = (_text(parameter_text(step.parameter, value)) for value in (step.before, step.after))
-    return f"{_text(parameter_label(short[step.parameter]))}: {before} → {after}"
+    before, after = (harmless(parameter_text(step.parameter, value)) for value in (step.before, step.after))
+    return f"{harmless(parameter_label(short[step.parameter]))}: {before} → {after}"
 
 
 def _lost(table: SweepTable) -> str:
@@ -275,12 +231,12 @@ def _lost(table: SweepTable) -> str:
     if not found:
         return "<h2>Points without figures</h2><p>There are none: every point is feasible.</p>"
     rows = [
-        ("", [f"{reason.points:,}", escape(reason.status), _text(reason.reason), f"{reason.example.number}"])
+        ("", [f"{reason.points:,}", escape(reason.status), harmless(reason.reason), f"{reason.example.number}"])
         for reason in found[:MOST_REASONS]
     ]
     more = f"<p>{len(found) - MOST_REASONS:,} further reasons are in the CSV.</p>" if len(found) > MOST_REASONS else ""
     options = "".join(
-        f'<option value="{index}">{_text(parameter_label(short))}</option>'
+        f'<option value="{index}">{harmless(parameter_label(short))}</option>'
         for index, short in enumerate(short_names(table.parameters).values())
     )
     chart = (
@@ -291,54 +247,15 @@ def _lost(table: SweepTable) -> str:
     )
     return (
         f"<h2>Points without figures</h2>\n{page_prose.LOST}\n{chart if table.parameters else ''}\n"
-        + _html_table(["points", "", "reason, for example", "point"], rows, ["number", "", "text", "number"])
+        + html_table(["points", "", "reason, for example", "point"], rows, ["number", "", "text", "number"])
         + more
     )
-
-
-def _published(table: SweepTable, found: Front, published: Sequence[Published]) -> str:
-    rows = [*_own_rows(table, found), *(_published_row(row) for row in published)]
-    if not published or len(rows) == len(published):
-        return ""
-    heads = ["chip", "joules per million tokens", "dollars per million tokens", "source", "caveat"]
-    return f"<h2>Beside published chips</h2>\n{page_prose.PUBLISHED}\n" + _html_table(
-        heads, [("", row) for row in rows], ["", "number", "number", "text", "text"]
-    )
-
-
-def _published_row(row: Published) -> list[str]:
-    energy, dollars = (_per_million(value) for value in (row.joules_per_million_tokens, row.dollars_per_million_tokens))
-    return [_text(row.name), energy and f"{energy} J", dollars and f"${dollars}", _text(row.source), _text(row.caveat)]
-
-
-def _per_million(value: float | None) -> str:
-    return "" if value is None else escape(amount(value, ""))
-
-
-def _own_rows(table: SweepTable, found: Front) -> list[list[str]]:
-    """Return a row for the knee and the base machine, of each workload if its figures are known, else of all."""
-    rows = []
-    for row, name in ((found.knee, "knee"), (_base(table), "base machine")):
-        if row is None:
-            continue
-        prefixes = [f"{name}." for name in table.workloads if f"{name}.energy_per_token_joules" in row.figures] or [""]
-        for prefix in prefixes:
-            energy = row.figures.get(f"{prefix}energy_per_token_joules")
-            per_dollar = row.figures.get(f"{prefix}performance_per_tco")
-            if energy is None and not per_dollar:
-                continue
-            joules = "" if energy is None else f"{_per_million(energy * 1e6)} J"
-            dollars = f"${_per_million(1e6 / per_dollar)}" if per_dollar else ""
-            which = f"{name} (point {row.number})" if row is found.knee else name
-            workload = f", {_text(prefix[:-1])}" if prefix else ""
-            rows.append([f"<b>{which}{workload}</b>", joules, dollars, "this sweep", "simulated"])
-    return rows
 
 
 def _ending(assumptions: Mapping[str, str], versions: Mapping[str, str]) -> str:
     parts = [
         f"<h2>{title}</h2>\n"
-        + _html_table(["", ""], [("", [_text(k), _text(v)]) for k, v in rows.items()], ["", "text"])
+        + html_table(["", ""], [("", [harmless(k), harmless(v)]) for k, v in rows.items()], ["", "text"])
         for title, rows in (("Assumptions", assumptions), ("Versions", versions))
         if rows
     ]

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.cost_assumptions import assumption_sources, cost_assumptions
+from isa.machine import Machine
+from sweeps.comparison import comparison_of
+from sweeps.cost_assumptions import CostAssumptions, assumption_sources, cost_assumptions
 from sweeps.evaluate import tool_version
-from sweeps.published import ComparisonRow, published_rows
+from sweeps.points import PointRow, SweepTable
+from sweeps.published import ComparisonRow, Unit
 from sweeps.running import DEFAULT_STORE, definition_of, load_table
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedChip:
-    """A published result in the words of the page; energy is measured at the server's plug, or taken to be the TDP."""
-
-    name: str
-    joules_per_million_tokens: float | None
-    dollars_per_million_tokens: float | None
-    source: str
-    caveat: str
+from sweeps.store import Store, StoreError
+from sweeps.sweep import Sweep
+from sweeps.sweep_file import from_definition
 
 
 def report(
@@ -45,20 +39,27 @@ def report(
     if parquet is not None:
         write_parquet(table, parquet)
     if html is not None:
-        write_page(
-            table, html, published=_published(definition.get("cost", {})),
-            assumptions=_assumptions(definition.get("cost", {})), versions={"sources": tool_version()[:16]},
-        )  # fmt: skip
+        cost = definition.get("cost", {})
+        with Store.to_read(store) as opened:
+            comparison = _comparison(table, opened, from_definition(definition), cost_assumptions(cost))
+        versions = {"tool, digest of its sources": tool_version()}
+        write_page(table, html, comparison=comparison, assumptions=_assumptions(cost), versions=versions)
 
 
-def _published(cost: Mapping[str, Any]) -> list[PublishedChip]:
-    return [_chip(row) for row in published_rows(cost_assumptions(cost)) if row.unit == "tokens"]
+def _comparison(
+    table: SweepTable, store: Store, sweep: Sweep, assumptions: CostAssumptions
+) -> tuple[ComparisonRow, ...]:
+    def machine_of(row: PointRow) -> Machine:
+        values = store.machine(row.key_machine)
+        if values is None:
+            raise StoreError(f"the store has lost the machine of point {row.number}",
+                             help="`sweep-machines run FILE` with another --store makes it anew")  # fmt: skip
+        return Machine.from_dict(values)
 
-
-def _chip(row: ComparisonRow) -> PublishedChip:
-    name = f"{row.device}, {row.workload}, {row.precision}"
-    caveat = "; ".join((f"power: {row.power_basis}", *row.caveats))
-    return PublishedChip(name, row.joules_per_million, row.dollars_per_million, row.source, caveat)
+    units: dict[str, Unit] = {
+        workload.name: "tokens" if "sequence" in dict(workload.dims) else "samples" for workload in sweep.workloads
+    }
+    return comparison_of(table, machine_of, assumptions, units)
 
 
 def _assumptions(cost: Mapping[str, Any]) -> dict[str, str]:

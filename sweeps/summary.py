@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sweeps.pareto import Domination, Front, dominations
-from sweeps.points import PointRow, SweepTable
+from sweeps.pareto import Domination, Front, dominations, front_of
+from sweeps.points import Objective, PointRow, SweepTable
 from sweeps.wording import change_text, figure_label, plain
 
 STATUSES = ("ok", "infeasible", "discarded", "failed")
@@ -101,8 +101,16 @@ def verdicts(table: SweepTable) -> Iterator[str]:
         yield "The base machine was not evaluated, so there is nothing to compare with."
     elif base.status != "ok":
         yield f"The base machine has no figures to compare with ({base.status}): {plain(base.reason)}"
+    elif len(table.objectives) == 1:
+        yield from (_single_verdict(row, base, table.objectives[0]) for row in front_of(table).rows[:1])
     else:
         yield from (_verdict(found, base) for found in dominations(table))
+
+
+def _single_verdict(row: PointRow, base: PointRow, objective: Objective) -> str:
+    name = objective.name
+    change = change_text(row.figures[name], base.figures[name])
+    return f"The best, point {row.number}, has {figure_label(name)} {change} against the base machine."
 
 
 def _verdict(found: Domination, base: PointRow) -> str:

@@ -64,10 +64,8 @@ def _is_only(path: str, paths: Sequence[str], length: int) -> bool:
 
 
 def parameter_label(name: str) -> str:
-    """Return the (shortened) name of a parameter in words without `_bytes`, which its values tell."""
-    words = plain(name).replace(".", " ").replace("_", " ").split(" ")
-    if len(words) > 1 and words[-1] == "bytes":
-        words.pop()
+    """Return the (shortened) name of a parameter in words without its bytes, which its values tell."""
+    words = re.sub(r"[._]bytes(_per_second)?$", "", plain(name)).replace(".", " ").replace("_", " ").split(" ")
     return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
 
 
@@ -89,9 +87,9 @@ def number(value: float, digits: int = 4) -> str:
     """Return a number with that many significant digits, all digits before the point, and thousands set apart."""
     if not math.isfinite(value):
         return str(value)
-    if value and abs(value) < 1e-3:
-        return f"{value:.{digits - 1}g}"
-    before = len(str(int(abs(value) * (1 + 0.5 * 10**-digits)))) if value else 1
+    if value and abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    before = math.floor(math.log10(abs(value) * (1 + 0.5 * 10**-digits))) + 1 if value else 1
     return f"{value:,.{max(0, digits - before)}f}"
 
 
@@ -103,19 +101,21 @@ def amount(value: float, unit: str) -> str:
 
 
 def parameter_text(name: str, value: ParameterValue | None) -> str:
-    """Return a value of a parameter; sizes in the largest binary unit that leaves a whole number."""
+    """Return a value of a parameter; bytes in the largest binary unit that leaves a whole number, rates scaled."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
         return plain(value)
-    if name.endswith("_bytes") and value and value == int(value):
+    if name.endswith("bytes_per_second"):
+        return amount(value, "B/s")
+    if name.endswith("bytes") and value and value == int(value):
         size, unit = next(pair for pair in _BINARY if int(value) % pair[0] == 0)
         return f"{int(value) // size:,} {unit}"
     if isinstance(value, int) or value == int(value):
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.6g}"
-    return number(value) if name.endswith("_bytes") else f"{value:.6g}"
+    return f"{value:.6g}"
 
 
 def change_text(value: float, before: float) -> str:

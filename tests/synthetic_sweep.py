@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
+from isa.machine import preset
+from sweeps.comparison import comparison_of
 from sweeps.points import BASELINE_NUMBER, Objective, ParameterValue, PointRow, SweepTable
 
 OBJECTIVES = (
@@ -92,8 +95,8 @@ def _figures(values: dict[str, ParameterValue], noise: float) -> tuple[dict[str,
         "cost_dollars": 200 + area * 1.3 + channels * (60 if is_hbm else 12),
         "performance_per_watt": 16 / latency / watts,
         "performance_per_tco": 16 / latency * 3.2e7 / (area * 8 + watts * 4),
-        "decode.latency_seconds": latency * 0.9,
-        "dlrm.latency_seconds": latency * 1.2,
+        **{f"decode.{name}": value for name, value in _workload(latency * 0.9, energy * 1.1).items()},
+        **{f"dlrm.{name}": value for name, value in _workload(latency * 1.2, energy * 0.8).items()},
     }
     share = 100 * max(memory, compute) / (memory + compute)
     first = "DRAM" if memory > compute else "matrix engine"
@@ -104,19 +107,66 @@ def _figures(values: dict[str, ParameterValue], noise: float) -> tuple[dict[str,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedChip:
-    """A row to compare with, as plain data."""
-
-    name: str
-    joules_per_million_tokens: float | None
-    dollars_per_million_tokens: float | None
-    source: str
-    caveat: str
+def _workload(latency: float, energy: float) -> dict[str, float]:
+    return {
+        "latency_seconds": latency,
+        "throughput_per_second": 16 / latency,
+        "energy_per_token_joules": energy,
+        "average_watts": energy * 16 / latency,
+    }
 
 
-PUBLISHED = (
-    PublishedChip("a made-up accelerator", 45_000.0, 0.21, "a made-up report", "another batch size"),
-    PublishedChip("another made-up accelerator", 61_500.0, None, "a made-up report", "nobody published its price"),
-)
 ASSUMPTIONS = {"energy price": "0.08 $/kWh (assumed)", "lifetime": "4 years (assumed)"}
+VERSIONS = {"tool": "a made-up version"}
+
+
+def page_arguments(table: SweepTable) -> dict[str, Any]:
+    """Return what a page of the table shows beside it, every design taken for the base preset."""
+    comparison = comparison_of(table, lambda row: preset("mtia-2i"), units={"dlrm": "samples"})
+    return {"comparison": comparison, "assumptions": ASSUMPTIONS, "versions": VERSIONS}
+
+
+HOSTILE = "</script><script>window.hostile=1</script><img src=x onerror=window.hostile=1>\"'&<b>\x1b[31m\u202e=1+1"
+
+
+def hostile_table() -> SweepTable:
+    """A small table in which every word that a stranger chooses tries to be more than a word."""
+    table = synthetic_table(60, name=HOSTILE)
+    names = {name: name + HOSTILE for name in PARAMETERS}
+
+    def spoiled(row: PointRow) -> PointRow:
+        values = {
+            names[name]: value if name != "dram.kind" else f"{value}{HOSTILE}" for name, value in row.values.items()
+        }
+        limit = f"decode{HOSTILE}: DRAM{HOSTILE} (81 % of the cycles)" if row.limit else ""
+        figures = {name.replace("decode.", f"decode{HOSTILE}."): value for name, value in row.figures.items()}
+        reason = f"{row.reason}{HOSTILE}" if row.reason else ""
+        return dataclasses.replace(row, values=values, limit=limit, figures=figures, reason=reason, key_machine=HOSTILE)
+
+    return dataclasses.replace(
+        table,
+        parameters=tuple(names.values()),
+        rows=tuple(spoiled(row) for row in table.rows),
+        baseline=spoiled(table.baseline) if table.baseline else None,
+        workloads=(f"decode{HOSTILE}", "dlrm"),
+    )
+
+
+def odd_tables() -> dict[str, SweepTable]:
+    """Tables at the edges of what a sweep may be, by what is odd about them."""
+    table = synthetic_table(40)
+    lost = tuple(row for row in table.rows if row.status != "ok")
+    best = Objective("performance_per_tco", "maximize", "1/$")
+    alone = next(row for row in table.rows if row.status == "ok")
+    return {
+        "hostile words": hostile_table(),
+        "no points": dataclasses.replace(table, rows=(), baseline=None),
+        "nothing feasible": dataclasses.replace(table, rows=lost, baseline=None),
+        "only the base machine": dataclasses.replace(table, rows=()),
+        "one objective": dataclasses.replace(table, objectives=(best,)),
+        "one point, no parameters": dataclasses.replace(table, rows=(alone,), parameters=()),
+        "infeasible base machine": dataclasses.replace(table, baseline=lost[0]),
+        "two objectives to maximise": dataclasses.replace(
+            table, objectives=(best, Objective("performance_per_watt", "maximize", "1/J"))
+        ),
+    }

@@ -35,7 +35,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 
 
 @given(arrays())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_front_is_the_set_that_nothing_dominates(values: np.ndarray) -> None:
     """One to five objectives, with ties, equal rows, both zeros, and values near the ends of the range."""
     assert front(values).tolist() == naive_front(values)
