@@ -47,10 +47,10 @@ class Coordinator:
     def __init__(self, sweep: Sweep, store: Store, executor: Executor, observe: Observer = lambda _: None) -> None:
         self._sweep, self._store, self._executor, self._observe = sweep, store, executor, observe
         self._judge = Judge(sweep)
-        self._stored = store.sweep(sweep.name, sweep.digest, tool_version(), sweep.definition)
+        self._stored = store.sweep(sweep.name, sweep.digest, tool_version(), sweep.definition, sweep.total)
         self._points: dict[int, StoredPoint] = {}
         self._front: list[tuple[float, ...]] = []
-        self._computed, self._start = 0, time.monotonic()
+        self._total, self._computed, self._start = sweep.total, 0, time.monotonic()
 
     def run(self) -> None:
         """Evaluate the base machine and all points of the budget, as far as they are not in the store."""
@@ -173,4 +173,4 @@ class Coordinator:
     def _say(self, acknowledged: tuple[str, ...] = ()) -> None:
         done = len(self._points) - (BASELINE_NUMBER in self._points)
         seconds = time.monotonic() - self._start
-        self._observe(Advance(done, self._sweep.budget.points, self._computed, len(self._front), seconds, acknowledged))
+        self._observe(Advance(done, self._total, self._computed, len(self._front), seconds, acknowledged))

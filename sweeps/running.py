@@ -92,7 +92,7 @@ def status(store: str | Path = DEFAULT_STORE) -> StoreStatus:
     with Store.to_read(store) as opened:
         sweeps = tuple(
             SweepStatus(
-                one.name, opened.counts(one), one.definition.get("budget", {}).get("points"),
+                one.name, opened.counts(one), one.total,
                 one.version == tool_version(),
             )
             for one in opened.sweeps()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -184,3 +186,15 @@ def grid(base: Machine, parameters: tuple[Parameter, ...]) -> Iterator[Choice]:
             yield from extended((*before, index))
 
     return extended(())
+
+
+MOST_COUNTED = 200_000
+"""Choices of a grid are counted up to here where parameters depend on others."""
+
+
+def grid_size(base: Machine, parameters: tuple[Parameter, ...]) -> int | None:
+    """Return how many choices the grid has; None if that would take long to tell."""
+    if all(parameter.when is None for parameter in parameters):
+        return math.prod(len(parameter.values) for parameter in parameters)
+    count = sum(1 for _ in itertools.islice(grid(base, parameters), MOST_COUNTED + 1))
+    return None if count > MOST_COUNTED else count

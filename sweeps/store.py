@@ -37,7 +37,7 @@ CREATE TABLE runs (
 ) WITHOUT ROWID;
 CREATE TABLE sweeps (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, version TEXT NOT NULL, definition TEXT NOT NULL,
-    UNIQUE (digest, version)
+    total INTEGER, UNIQUE (digest, version)
 );
 CREATE TABLE points (
     sweep INTEGER NOT NULL REFERENCES sweeps, number INTEGER NOT NULL, choice TEXT NOT NULL, status TEXT NOT NULL,
@@ -73,13 +73,14 @@ class StoredPoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredSweep:
-    """A sweep of the store."""
+    """A sweep of the store; `total` is how many points it will have, None if that is not known."""
 
     id: int
     name: str
     digest: str
     version: str
     definition: Mapping[str, Any]
+    total: int | None
 
 
 class Store:
@@ -134,20 +135,23 @@ class Store:
     ) -> None:
         self.close()
 
-    def sweep(self, name: str, digest: str, version: str, definition: Mapping[str, Any]) -> StoredSweep:
+    def sweep(
+        self, name: str, digest: str, version: str, definition: Mapping[str, Any], total: int | None
+    ) -> StoredSweep:
         """Return the sweep with this definition and tool version, stored now if it was not."""
         with self._transaction() as cursor:
             cursor.execute(
-                "INSERT OR IGNORE INTO sweeps (name, digest, version, definition) VALUES (?, ?, ?, ?)",
-                (name, digest, version, json.dumps(definition)),
+                "INSERT OR IGNORE INTO sweeps (name, digest, version, definition, total) VALUES (?, ?, ?, ?, ?)",
+                (name, digest, version, json.dumps(definition), total),
             )
         return next(one for one in self.sweeps() if (one.digest, one.version) == (digest, version))
 
     def sweeps(self) -> tuple[StoredSweep, ...]:
         """Return all sweeps in the order in which they began."""
-        rows = self._read("SELECT id, name, digest, version, definition FROM sweeps ORDER BY id")
+        rows = self._read("SELECT id, name, digest, version, definition, total FROM sweeps ORDER BY id")
         return tuple(
-            StoredSweep(id, name, digest, version, json.loads(text)) for id, name, digest, version, text in rows
+            StoredSweep(id, name, digest, version, json.loads(text), total)
+            for id, name, digest, version, text, total in rows
         )
 
     def known_runs(self, keys: Sequence[str]) -> dict[str, RunResult]:

@@ -11,7 +11,7 @@ from typing import Any
 from isa.machine import Machine
 from sweeps.expressions import Expression
 from sweeps.points import Objective
-from sweeps.space import Parameter
+from sweeps.space import Parameter, grid_size
 from sweeps.sweep_sections import BudgetSection, SamplerSection
 from sweeps.workloads import Workload
 
@@ -42,3 +42,9 @@ class Sweep:
         """Sha256 of the definition."""
         text = json.dumps(self.definition, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def total(self) -> int | None:
+        """How many points it will have: what the budget says, or the grid has; None if only time ends it."""
+        size = grid_size(self.base, self.parameters) if self.sampler.kind == "grid" else None
+        return min((count for count in (size, self.budget.points) if count is not None), default=None)

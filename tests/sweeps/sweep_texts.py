@@ -21,17 +21,17 @@ set = { "grid.columns" = "width" }
 
 [[parameters]]
 path = "dram.bytes_per_second"
-values = [51.2e9, 204.8e9]
+values = [2e9, 204.8e9]
 
 [[parameters]]
 path = "frequency"
 values = [1100, 1350]
 
 [[constraints]]
-expression = "area_mm2 <= base.area_mm2"
+expression = "area_mm2 <= 0.88 * base.area_mm2"
 
 [[constraints]]
-expression = "decode.latency_seconds < 6.0e-6 or dram.bytes_per_second > 1e11"
+expression = "decode.peak_watts < 20"
 
 [[workloads]]
 name = "decode"
@@ -48,10 +48,10 @@ batch = 16
 weight = 2.0
 
 [[objectives]]
-figure = "latency_seconds"
+figure = "decode.latency_seconds"
 
 [[objectives]]
-figure = "energy_per_token_joules"
+figure = "decode.energy_per_token_joules"
 
 [[objectives]]
 figure = "area_mm2"
@@ -59,8 +59,8 @@ figure = "area_mm2"
 [sampler]
 kind = "random"
 seed = 1
-batch = 6
+batch = 4
 
 [budget]
-points = 18
+points = 12
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +15,17 @@ from isa.errors import MachineError
 from isa.machine import PRESETS, Machine, preset
 from sweeps import area
 from sweeps.area import area_of, die_count, die_mm2, mega_gates, tile_mm2
+from sweeps.area_document import area_document
 from sweeps.area_figures import AreaFigures, area_figures
 from sweeps.sourced_figures import Figure
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "area_and_cost.md"
 PUBLISHED_MM2 = {"mtia-v1": 369, "mtia-2i": 420}
 """ISCA'25 Table 2: 19.3 x 19.1 and 25.6 x 16.4 mm."""
 PUBLISHED_MEGA_GATES = {"mtia-v1": 1120, "mtia-2i": 2350}
 """ISCA'25 Table 2."""
+REPORTED_DIES = {"mtia-v1": 1, "mtia-2i": 1, "mtia-300": 1, "mtia-400": 2, "mtia-500": 4}
+"""ISCA'25, ISCA'26; compute chiplets of Meta's roadmap of 2026 by way of the press."""
 RESOURCES = (
     "grid.rows", "grid.columns", "pe.local_memory_bytes", "pe.local_memory_bytes_per_cycle", "pe.circular_buffers",
     "pe.command_queue_depth", "matrix.tiles", "matrix.block_k_bytes", "matrix.operand_fill_bytes_per_cycle",
@@ -76,7 +82,7 @@ def test_a_package_has_the_dies_that_the_reticle_asks_for() -> None:
     """A large machine takes several dies, with a block for the links between them."""
     counts = {name: die_count(preset(name)) for name in PRESETS}
     links = {name: any(block.name == "links between dies" for block in area_of(preset(name))) for name in PRESETS}
-    assert counts["mtia-v1"] == counts["mtia-2i"] == counts["mtia-300"] == 1 < counts["mtia-400"] < counts["mtia-500"]
+    assert {name: counts[name] for name in REPORTED_DIES} == REPORTED_DIES
     assert {name: count > 1 for name, count in counts.items()} == links
 
 
@@ -173,3 +179,15 @@ def test_every_figure_counts(section: str, name: str, monkeypatch: pytest.Monkey
     finally:
         area_of.cache_clear()
     assert before != after
+
+
+def test_the_document_is_current() -> None:
+    """docs/area_and_cost.md is what figures and presets say; renew with `python -m sweeps.area_document`."""
+    assert DOCUMENT.read_text(encoding="utf-8") == area_document()
+
+
+def test_the_example_of_the_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the area of a larger MTIA 2i."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    exec(compile(code, str(DOCUMENT), "exec"), {})
+    assert float(capsys.readouterr().out.split()[0]) > die_mm2(preset("mtia-2i"))

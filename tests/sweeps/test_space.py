@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isa.errors import MachineError
 from isa.machine import Machine, preset
 from sweeps.expressions import Expression, ExpressionError
-from sweeps.space import Parameter, assign, digest_of, grid, machine_with, plain
+from sweeps.space import Parameter, assign, digest_of, grid, grid_size, machine_with, plain
 
 BASE = preset("mtia-2i")
 MESH = Parameter("noc.topology", ("crossbar", "mesh"))
@@ -39,6 +39,7 @@ def test_the_grid_has_every_active_choice_once_in_order() -> None:
     """A parameter that is not active does not multiply the points."""
     assert list(grid(BASE, (MESH, HOPS))) == [(0, 0), (1, 0), (1, 1), (1, 2)]
     assert list(grid(BASE, (PES, MESH))) == list(itertools.product(range(2), range(2)))
+    assert grid_size(BASE, (MESH, HOPS)) == grid_size(BASE, (PES, MESH)) == 4
 
 
 def test_the_clock_takes_its_voltage_along() -> None:

@@ -19,7 +19,7 @@ MACHINES = {"digest": {"name": "x"}}
 
 
 def _sweep(store: Store) -> StoredSweep:
-    return store.sweep("name", "digest", "version", {"budget": {"points": 4}})
+    return store.sweep("name", "digest", "version", {"name": "name"}, 4)
 
 
 def _point(number: int) -> StoredPoint:
@@ -72,7 +72,7 @@ def test_a_writer_that_was_killed_leaves_no_lock(tmp_path: Path) -> None:
         import sys, time
         from sweeps.store import Store
         store = Store.to_write(sys.argv[1])
-        store.sweep("name", "digest", "version", {})
+        store.sweep("name", "digest", "version", {}, None)
         store._connection.execute("BEGIN IMMEDIATE")
         store._connection.execute("INSERT INTO machines VALUES ('x', 'y')")
         print("ready", flush=True)
