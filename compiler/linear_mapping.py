@@ -219,23 +219,50 @@ class LinearMapping:
         """True if the layout unit turns results, and the residual; those of one row lie the same either way."""
         return self.is_swapped and self.tile_rows > 1
 
-    def turned_pitch_bytes(self, dtype: Dtype) -> int:
-        """Bytes from output to output of a turned tile, or block of rows where a gate takes one at a time."""
-        by_block = self.shape.gate is not None and not self.shape.is_scaled
-        return round_up((min(self.tile_rows, self.block_rows) if by_block else self.tile_rows) * dtype.bytes, 32)
+    @property
+    def stores_blocks(self) -> bool:
+        """True if results are stored by blocks of rows, the first ones while products of the last ones are made.
+
+        Scales and activations take a whole tile at a time.
+        """
+        return not (self.shape.is_scaled or self.shape.activation)
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows that are drained and stored at a time, at most."""
+        return min(self.tile_rows, self.block_rows) if self.stores_blocks else self.tile_rows
+
+    @property
+    def out_slots(self) -> int:
+        """Slots for rows that are stored at a time: those of two tiles."""
+        return 2 * -(-self.tile_rows // self.stored_rows)
+
+    @property
+    def turned_result_pitch_bytes(self) -> int:
+        """Bytes from output to output of results that are to be turned."""
+        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
+        return _turned_pitch_bytes(self.stored_rows, FP32 if has_sums else self.shape.out_dtype)
 
     @property
     def turned_result_bytes(self) -> int:
-        """Bytes of a tile of results between accumulators and layout unit."""
-        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
-        dtype = FP32 if has_sums else self.shape.out_dtype
-        return self.tile_columns * self.turned_pitch_bytes(dtype) if self.turns_results else 0
+        """Bytes of results between accumulators and layout unit, as many rows as are stored at a time."""
+        return self.tile_columns * self.turned_result_pitch_bytes if self.turns_results else 0
+
+    @property
+    def turned_result_slots(self) -> int:
+        """Slots of these: two where one is filled while the other is turned."""
+        return 1 if self.stored_rows == self.tile_rows else 2
+
+    @property
+    def turned_residual_pitch_bytes(self) -> int:
+        """Bytes from output to output of a turned tile of the residual."""
+        return _turned_pitch_bytes(self.tile_rows, self.shape.out_dtype)
 
     @property
     def turned_residual_bytes(self) -> int:
         """Bytes of a tile of the residual as accumulators start from it; integers are scaled before it is added."""
         is_turned = self.turns_results and self.shape.has_residual and not self.shape.is_scaled
-        return self.tile_outputs * self.turned_pitch_bytes(self.shape.out_dtype) if is_turned else 0
+        return self.tile_outputs * self.turned_residual_pitch_bytes if is_turned else 0
 
     @property
     def raw_row_bytes(self) -> int:
@@ -267,10 +294,11 @@ class LinearMapping:
         scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
-            2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
+            self.out_slots * round_up(self.stored_rows * self.tile_outputs * self.shape.out_dtype.bytes, 32), start,
+            self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
-            self.turned_result_bytes, 2 * self.turned_residual_bytes,
+            self.turned_result_slots * self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
         activation = [self.activation_slots * round_up(size, 64) for size in self.activation_bytes]
@@ -325,6 +353,11 @@ class LinearMapping:
     def useful_macs(self) -> int:
         """Multiply-accumulates that the operation needs."""
         return self.shape.rows * self.shape.inputs * self.shape.outputs * self.shape.parts
+
+
+def _turned_pitch_bytes(rows: int, dtype: Dtype) -> int:
+    """Return the bytes from output to output where each has so many rows, at an address that every unit can reach."""
+    return round_up(rows * dtype.bytes, 32)
 
 
 def padded_outputs(shape: LinearShape) -> int:

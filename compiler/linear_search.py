@@ -17,7 +17,7 @@ from isa.machine import Machine
 
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
-SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
+SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 64, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""

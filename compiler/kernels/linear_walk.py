@@ -206,12 +206,12 @@ class Walk:
 
     def _turn_residual(self, turned: BufferHandle) -> None:
         """Make a row per output of the tile's part of the residual."""
-        core, dtype = self.core, self.mapping.shape.out_dtype
+        core, pitch_bytes = self.core, self.mapping.turned_residual_pitch_bytes
         with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
             core.emit(
-                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                "transpose", out=turned, out_pitch=core.copy(pitch_bytes, out_pitch),
                 a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
-                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=self.mapping.shape.out_dtype.name,
             )  # fmt: skip
         core.push(turned)
         core.pop(self.buffers.initial)
