@@ -26,7 +26,7 @@ from isa.network import Mode
 
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
-TURNED_SLOTS = 2
+TURNED_SLOTS = 3
 """Chunks of a computed [K, N] that are turned at the same time."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""

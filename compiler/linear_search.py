@@ -17,13 +17,16 @@ from isa.machine import Machine
 
 COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
-SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 64, 2048
+SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
+SMALLEST_COMPUTED_CHUNK_BYTES = 64
+"""The smallest one where both operands lie in SRAM, which serves short pieces as fast as long ones."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
+"""Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -59,7 +62,8 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
             return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
-        return (0.0, -mapping.weight_slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
+        slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
+        return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
 
@@ -171,7 +175,8 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
     """Complete a choice with every useful split of K and the most slots that fit."""
     block, seen = _chunk_step(choice, machine), set()
     fewest = -(-choice.k_bytes // _maximum_chunk_bytes(choice))
-    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
+    smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
+    for wanted in range(fewest, max(fewest, choice.k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
         if chunk_bytes in seen:
             continue
@@ -213,6 +218,8 @@ def _maximum_chunk_bytes(choice: LinearMapping) -> int:
 
 def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
+    if choice.shape.is_computed and not choice.resident:
+        return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunk_bytes)
     if not choice.loads_early:
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes

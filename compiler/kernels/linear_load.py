@@ -93,6 +93,10 @@ class Loader(Walk):
                         self._load_x(x, self.tile_rows, size)
                         core.increase(x, mapping.chunk_bytes)
                         core.increase(left, -mapping.chunk_bytes)
+                    self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        """Do what follows when a chunk of both operands is on its way."""
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""
