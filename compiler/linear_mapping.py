@@ -65,6 +65,8 @@ class LinearMapping:
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
     expansions: int = 1
     """Parts of a chunk of a packed weight that are expanded and multiplied one after the other, each some of its K."""
+    last_tile_outputs: int = 0
+    """Outputs of the tiles of the last round, if they are fewer than those of the others."""
 
     @property
     def way(self) -> str:
@@ -120,6 +122,21 @@ class LinearMapping:
         if self.resident:
             return -(-padded_outputs(self.shape) // self.tile_outputs)
         return self.output_parts * self.output_rounds
+
+    @property
+    def is_uneven(self) -> bool:
+        """True if tiles of the last round are smaller, so that all PEs get the same part of what is left for it."""
+        return self.last_tile_outputs > 0
+
+    @property
+    def rounds_outputs(self) -> tuple[int, ...]:
+        """Outputs of a PE's tile by round."""
+        return (self.tile_outputs,) * (self.output_rounds - 1) + (self.last_tile_outputs or self.tile_outputs,)
+
+    def first_output(self, tile: int) -> int:
+        """Return the first output of a tile; tiles are dealt round by round."""
+        whole = self.output_parts * (self.output_rounds - 1) if self.is_uneven else tile
+        return min(tile, whole) * self.tile_outputs + max(0, tile - whole) * self.last_tile_outputs
 
     @property
     def tile_columns(self) -> int:
@@ -184,12 +201,17 @@ class LinearMapping:
 
     @property
     def multiplied_outputs(self) -> int:
-        """Outputs that are multiplied: whole tiles, but of the last tile of a computed operand only what is there.
+        """Outputs that are multiplied: whole tiles, but of a computed operand only what is there.
 
-        Then a tile of padding multiplies a single one.
+        There a tile of padding multiplies a single one.
         """
-        tile, needed = self.tile_outputs, self.needed_outputs
-        return needed + self.output_tiles - -(-needed // tile) if needed % tile else self.output_tiles * tile
+        return sum(self._multiplied_widths())
+
+    def _multiplied_widths(self) -> Iterator[int]:
+        """Yield how many outputs of each tile are multiplied."""
+        for tile in range(self.output_tiles):
+            first = self.first_output(tile)
+            yield max(1, min(self.needed_outputs, self.first_output(tile + 1)) - first)
 
     @property
     def needed_outputs(self) -> int:
@@ -200,12 +222,14 @@ class LinearMapping:
 
     @property
     def is_ragged(self) -> bool:
-        """True if the last tile of a computed operand is not multiplied as a whole."""
-        return self.multiplied_outputs < self.output_tiles * self.tile_outputs
+        """True if a tile of a computed operand is not multiplied as a whole."""
+        return self.is_uneven or self.needed_outputs < self.output_tiles * self.tile_outputs
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weight with its scales and zero points."""
+        if self.is_uneven:
+            return self.output_parts * sum(self.rounds_outputs) * self.chunks * self.chunk_bytes
         chunk_bytes = self.weight_chunk_bytes + self.scale_chunk_bytes + self.zero_point_chunk_bytes
         return self.output_tiles * self.chunks * chunk_bytes
 
@@ -334,13 +358,7 @@ class LinearMapping:
 
     def _held_outputs(self) -> int:
         """Return the outputs that are multiplied, each block of them as a whole one."""
-        held, tile = self.block_rows, self.tile_outputs
-        whole = round_up(tile, held)
-        if not self.is_ragged:
-            return self.output_tiles * whole
-        last = (self.needed_outputs - 1) % tile + 1
-        tiles = -(-self.needed_outputs // tile)
-        return (tiles - 1) * whole + round_up(last, held) + (self.output_tiles - tiles) * held
+        return sum(round_up(width, self.block_rows) for width in self._multiplied_widths())
 
     def _valid_rows(self, tile: int) -> Iterator[int]:
         """Yield the rows of each block of a tile of rows; a block of padding has one."""

@@ -88,8 +88,10 @@ def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping
 
 def _has_stored_gap(mapping: LinearMapping) -> bool:
     """Tell whether a whole tile is stored as padding although no row of a computed [N, K] is there for it."""
-    last_tile = (mapping.shape.outputs - 1) // mapping.tile_outputs
-    return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
+    if mapping.shape.factor != "rows":
+        return False
+    outputs, padded = mapping.shape.outputs, padded_outputs(mapping.shape)
+    return any(outputs <= mapping.first_output(tile) < padded for tile in range(mapping.output_tiles))
 
 
 def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
@@ -169,6 +171,18 @@ def _streamed_over(
                 is_turned=is_turned, is_flat=is_flat,
             )  # fmt: skip
             yield from _chunked(choice, machine)
+            if shape.is_computed and not is_flat:
+                yield from _uneven(choice, most_output_parts, machine)
+
+
+def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield mappings whose last round shares what is left for it among so many parts of the grid: all there are."""
+    rounds = choice.output_rounds
+    left = padded_outputs(choice.shape) - (rounds - 1) * parts * choice.tile_outputs
+    last = round_up(-(-left // parts), COLUMN_STEP)
+    if rounds > 1 and 0 < last < choice.tile_outputs:
+        rows, columns = (parts, choice.grid_columns) if choice.is_turned else (choice.grid_rows, parts)
+        yield from _chunked(replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns), machine)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

@@ -112,7 +112,8 @@ def _name(mapping: LinearMapping) -> str:
     operands += f"_by_{mapping.expansions}" if mapping.expansions > 1 else ""
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
-    return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
+    outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
+    return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"
 
 
 def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:

@@ -396,7 +396,7 @@ class Multiplier(Walk):
         """Store the results of a tile, or of one of its blocks of rows, that are in the result's rows."""
         core, out = self.core, self.buffers.out
         core.push(out)
-        with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch:
+        with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch, core.scratch() as width:
             core.load_argument("out_pitch", out_pitch)
             if block:
                 core.add(self.first_row, block * self.mapping.block_rows, address)
@@ -406,7 +406,7 @@ class Multiplier(Walk):
             core.increase(address, self.out_offset)
             core.increase(address, core.load_argument("out", size))
             core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
-            core.minimum(size, self.tile_bytes, size)
+            core.minimum(size, self.width_bytes(width), size)
             core.emit(
                 "dma_out", address=address, address_pitch=out_pitch, a=out, a_pitch=self.tile_bytes,
                 rows=self.tile_rows if block is None else self.block_rows[block], row_bytes=size,

@@ -29,8 +29,8 @@ class ComputedLoader(Loader):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
-        self.width = core.register()
-        """Rows of the tile's [N, K], or bytes of its rows of [K, N]."""
+        self.present = core.register()
+        """Rows of the tile's [N, K], or bytes of its rows of [K, N], that are there."""
         self.left = core.register()
         """Bytes of K, or rows of K, that are still to be loaded for the tile."""
         if self._is_turned:
@@ -69,17 +69,17 @@ class ComputedLoader(Loader):
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
         core = self.core
-        with core.scratch() as limit:
+        with core.scratch() as limit, core.scratch() as width:
             if self._is_turned:
                 core.load_argument("out_bytes", limit)
                 core.minimum(self.out_offset, core.add(limit, -SHORTEST_ROW_BYTES, weight_tile), weight_tile)
-                core.minimum(core.subtract(limit, weight_tile, limit), self.tile_bytes, self.width)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.width_bytes(width), self.present)
                 core.load_argument("inputs", self.left)
             else:
                 core.load_argument("outputs", limit)
                 core.compute("div", self.out_offset, self.mapping.shape.out_dtype.bytes, weight_tile)
-                core.minimum(weight_tile, core.add(limit, -1, self.width), weight_tile)
-                core.minimum(core.subtract(limit, weight_tile, limit), self.mapping.tile_outputs, self.width)
+                core.minimum(weight_tile, core.add(limit, -1, self.present), weight_tile)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.width, self.present)
                 core.multiply(weight_tile, core.load_argument("weight_pitch", limit), weight_tile)
                 core.load_argument("k_bytes", self.left)
             core.increase(weight_tile, core.load_argument("weight", limit))
@@ -104,14 +104,14 @@ class ComputedLoader(Loader):
             if not self._is_turned:
                 core.emit(
                     "dma_in", out=buffer, out_pitch=mapping.chunk_bytes, address=weight, address_pitch=pitch,
-                    rows=self.width, row_bytes=size, broadcast=broadcast,
+                    rows=self.present, row_bytes=size, broadcast=broadcast,
                 )  # fmt: skip
                 core.push(buffer)
                 core.increase(weight, mapping.chunk_bytes)
                 return
             core.emit(
                 "dma_in", out=buffer, out_pitch=self.tile_bytes, address=weight, address_pitch=pitch, rows=size,
-                row_bytes=self.width, broadcast=broadcast,
+                row_bytes=self.present, broadcast=broadcast,
             )  # fmt: skip
             core.push(buffer)
             core.increase(weight, core.multiply(pitch, mapping.chunk_inputs, pitch))
@@ -179,6 +179,8 @@ class ComputedMultiplier(Multiplier):
             with core.scratch() as outputs:
                 core.subtract(core.load_argument("outputs", outputs), self.valid, self.valid)
             core.maximum(self.valid, 1, self.valid)
+            if isinstance(self.width, Register):
+                core.minimum(self.valid, self.width, self.valid)
         super()._multiply_chunks()
 
     @contextmanager
