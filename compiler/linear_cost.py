@@ -178,18 +178,25 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
-    held, width = mapping.block_rows, mapping.tile_outputs
-    rows, columns = round_up(mapping.tile_rows, held), width
+    shape, held = mapping.shape, mapping.block_rows
+    rows = round_up(mapping.tile_rows, held)
     if mapping.instruction == "vmml":
-        lanes = machine.simd.multiply_adds_per_cycle
         rows = mapping.tile_rows
-        columns = sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
     if mapping.is_swapped:
         fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
         rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
-        columns = round_up(width, held)
-    products = rows * columns * mapping.shape.parts * mapping.k_bytes // mapping.shape.dtype.bytes
-    return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
+    columns = sum(_multiplied_columns(width, mapping, machine) for width in mapping.rounds_outputs)
+    products = rows * columns * shape.parts * mapping.k_bytes // shape.dtype.bytes
+    return mapping.row_rounds * products / machine.peak_macs_per_cycle(shape.dtype.name)
+
+
+def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) -> int:
+    """Return the columns that cost time in a tile with so many outputs."""
+    held = mapping.block_rows
+    if mapping.instruction == "vmml":
+        lanes = machine.simd.multiply_adds_per_cycle
+        return sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
+    return round_up(width, held) if mapping.is_swapped else width
 
 
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:

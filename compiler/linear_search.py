@@ -19,11 +19,14 @@ COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
+SMALLEST_COMPUTED_CHUNK_BYTES = 64
+"""The smallest one where both operands lie in SRAM, which serves short pieces as fast as long ones."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
+"""Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -59,7 +62,8 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
             return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
-        return (0.0, -mapping.weight_slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
+        slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
+        return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
 
@@ -84,8 +88,10 @@ def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping
 
 def _has_stored_gap(mapping: LinearMapping) -> bool:
     """Tell whether a whole tile is stored as padding although no row of a computed [N, K] is there for it."""
-    last_tile = (mapping.shape.outputs - 1) // mapping.tile_outputs
-    return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
+    if mapping.shape.factor != "rows":
+        return False
+    outputs, padded = mapping.shape.outputs, padded_outputs(mapping.shape)
+    return any(outputs <= mapping.first_output(tile) < padded for tile in range(mapping.output_tiles))
 
 
 def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
@@ -165,13 +171,26 @@ def _streamed_over(
                 is_turned=is_turned, is_flat=is_flat,
             )  # fmt: skip
             yield from _chunked(choice, machine)
+            if shape.is_computed and not is_flat:
+                yield from _uneven(choice, most_output_parts, machine)
+
+
+def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield mappings whose last round shares what is left for it among so many parts of the grid: all there are."""
+    rounds = choice.output_rounds
+    left = padded_outputs(choice.shape) - (rounds - 1) * parts * choice.tile_outputs
+    last = round_up(-(-left // parts), COLUMN_STEP)
+    if rounds > 1 and 0 < last < choice.tile_outputs:
+        rows, columns = (parts, choice.grid_columns) if choice.is_turned else (choice.grid_rows, parts)
+        yield from _chunked(replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns), machine)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Complete a choice with every useful split of K and the most slots that fit."""
     block, seen = _chunk_step(choice, machine), set()
     fewest = -(-choice.k_bytes // _maximum_chunk_bytes(choice))
-    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
+    smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
+    for wanted in range(fewest, max(fewest, choice.k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
         if chunk_bytes in seen:
             continue
@@ -213,6 +232,8 @@ def _maximum_chunk_bytes(choice: LinearMapping) -> int:
 
 def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
+    if choice.shape.is_computed and not choice.resident:
+        return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunk_bytes)
     if not choice.loads_early:
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes

@@ -87,12 +87,16 @@ class Loader(Walk):
                     core.copy(x_row, x)
                     core.copy(core.argument("k_bytes"), left)
                 with core.loop(core.argument("chunks")):
+                    self._load_weight(weight)
                     if not mapping.resident:
                         core.minimum(left, mapping.chunk_bytes, size)
                         self._load_x(x, self.tile_rows, size)
                         core.increase(x, mapping.chunk_bytes)
                         core.increase(left, -mapping.chunk_bytes)
-                    self._load_weight(weight)
+                    self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        """Do what follows when a chunk of both operands is on its way."""
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""

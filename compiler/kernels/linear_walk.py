@@ -73,6 +73,8 @@ class Walk:
         self.first_row, self.tile_rows = core.register(), core.register()
         self.out_offset = core.register()
         """Byte offset of the tile in a row of the result."""
+        self.width: Register | int = core.register() if mapping.is_uneven else mapping.tile_outputs
+        """Outputs of the tile, those beyond the last one included."""
 
     def _place(self) -> tuple[Register, Register]:
         """Return the first output tile of this PE and the distance to its next."""
@@ -152,6 +154,8 @@ class Walk:
         """Loop over output tiles of this PE; keeps `out_offset`."""
         core = self.core
         core.multiply(self.index, self.tile_bytes, self.out_offset)
+        if isinstance(self.width, Register):
+            core.copy(self.mapping.tile_outputs, self.width)
         with ExitStack() as body:
             with core.scratch() as trips:
                 body.enter_context(core.loop(self.count_output_tiles(trips)))
@@ -159,6 +163,26 @@ class Walk:
             with core.scratch() as step:
                 core.multiply(self.stride, self.tile_bytes, step)
                 core.increase(self.out_offset, step)
+            if isinstance(self.width, Register):
+                self._begin_last_round(self.width)
+
+    def _begin_last_round(self, width: Register) -> None:
+        """Move the tile to where it is in the last round, if this begins: there tiles are smaller."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as place, ExitStack() as inside:
+            core.subtract(core.load_argument("output_tiles", place), self.stride, place)
+            core.multiply(place, self.tile_bytes, place)
+            inside.enter_context(core.when_at_least(self.out_offset, place))
+            missing = mapping.tile_outputs - mapping.last_tile_outputs
+            core.multiply(self.index, missing * mapping.shape.out_dtype.bytes, place)
+            core.subtract(self.out_offset, place, self.out_offset)
+            core.copy(mapping.last_tile_outputs, width)
+
+    def width_bytes(self, into: Register) -> Register | int:
+        """Return the bytes of the tile in a row of the result, in a register if they are not always the same."""
+        if isinstance(self.width, int):
+            return self.tile_bytes
+        return self.core.multiply(self.width, self.mapping.shape.out_dtype.bytes, into)
 
     def count_output_tiles(self, count: Register) -> Register:
         """Set `count` to the output tiles of this PE."""
@@ -206,12 +230,12 @@ class Walk:
 
     def _turn_residual(self, turned: BufferHandle) -> None:
         """Make a row per output of the tile's part of the residual."""
-        core, dtype = self.core, self.mapping.shape.out_dtype
+        core, pitch_bytes = self.core, self.mapping.turned_residual_pitch_bytes
         with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
             core.emit(
-                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                "transpose", out=turned, out_pitch=core.copy(pitch_bytes, out_pitch),
                 a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
-                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=self.mapping.shape.out_dtype.name,
             )  # fmt: skip
         core.push(turned)
         core.pop(self.buffers.initial)
