@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from compiler.attention_mapping import AttentionShape, AttentionTile, Bias, Depths, fits, key_step, split_items
+from compiler.attention_mapping import (
+    JOIN_BANKS,
+    AttentionShape,
+    AttentionTile,
+    Bias,
+    Depths,
+    fits,
+    key_step,
+    split_items,
+)
 from compiler.graph import AttentionAttributes
 from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
@@ -66,7 +75,7 @@ def choose_tile(
 def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
     """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
-    joins = machine.accumulator.reduction_network and machine.accumulator.banks > 1
+    joins = machine.accumulator.reduction_network and machine.accumulator.banks > JOIN_BANKS + 1
     parts = machine.matrix.block_rows if shape.is_stacked and joins else 1
     for tokens, token_blocks, heads in _row_choices(shape):
         for steps in _KEY_STEPS:
@@ -101,7 +110,8 @@ def _shared_too(estimate: _Estimate, machine: Machine) -> Iterator[_Estimate]:
 def _may_share(tile: AttentionTile, machine: Machine) -> bool:
     """Return whether the PEs of a row can read keys together: whole rows of items that see nothing of their own."""
     columns = machine.grid.columns
-    if tile.shape.is_stacked or not tile.shape.is_masked_once or not machine.dma.broadcast_reads or columns == 1:
+    may_broadcast = machine.dma.broadcast_reads and columns > 1 and machine.accumulator.banks > 1
+    if tile.shape.is_stacked or not tile.shape.is_masked_once or not may_broadcast:
         return False
     return tile.head_groups * tile.tiles % columns == 0
 

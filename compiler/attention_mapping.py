@@ -16,6 +16,8 @@ FP32_BYTES = 4
 MASK_BYTES = 4
 BIAS_INPUT = 6
 """Index among the inputs of attention."""
+JOIN_BANKS = 2
+"""Accumulator banks in which the parts of an item join."""
 
 Bias = Literal["none", "shared", "per head"]
 """What is added to the scores: nothing, the same for all heads, or something else for each head."""

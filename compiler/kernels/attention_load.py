@@ -1,21 +1,30 @@
-"""Core A of the attention kernel: q once per item; k, v and the mask chunk by chunk, v transposed on the way."""
+"""Core A of the attention kernel: loads, and scores behind them.
+
+It loads q once per item; k, v and the mask chunk by chunk, v transposed on the way. Loads of the next chunk are asked
+for before the scores of this one.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 
 from compiler.attention_mapping import MASK_BYTES, AttentionTile
-from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
+from compiler.kernels.attention_products import Products
+from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
 
-class Loader(Walk):
-    """Core A: loads q once per item and k, v and the mask chunk by chunk."""
+class Loader(Products):
+    """Core A: loads q once per item and k, v and the mask chunk by chunk, and asks for scores."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         super().__init__(tile, machine, core, buffers)
         self.first_key, self.chunk_rows = core.register(), core.register()
+        self.score_key = core.register() if self.scores_on_core_a else ZERO
+        """First key of the chunk whose scores come next."""
+        self.loads_ahead = self.scores_on_core_a and tile.depths.k > 1
+        """Only with room for a chunk beside the one in use: loads must never wait for scores not yet asked for."""
 
     def emit(self) -> None:
         """Emit the code of the core; what lies behind each head of q is zero for all items."""
@@ -32,7 +41,7 @@ class Loader(Walk):
 
     def item(self, is_part: bool) -> None:
         """Load everything that one item reads; a part without keys reads nothing."""
-        core, tile, shape = self.core, self.tile, self.shape
+        core, shape = self.core, self.shape
         with ExitStack() as stack:
             if is_part:
                 stack.enter_context(core.when_less(self.begin, self.end))
@@ -44,20 +53,51 @@ class Loader(Walk):
                 core.compute("div", cache, group, cache)
             core.multiply(cache, shape.capacity * shape.row_bytes, cache)
             core.copy(self.begin, self.first_key)
+            if self.scores_on_core_a:
+                core.copy(self.begin, self.score_key)
+            if self.loads_ahead:
+                self._load_chunk(cache)
             self.load_chunk_count(trips, self.loaded_end)
-            stack.enter_context(core.loop(trips))
-            self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
-            self._load_keys("k", self.buffers.k, cache)
-            self._load_keys("v", self.buffers.v, cache)
+            with core.loop(trips), ExitStack() as body:
+                if self.loads_ahead:
+                    body.enter_context(core.when_less(self.first_key, self.loaded_end))
+                self._load_chunk(cache)
+                body.close()
+                if self.scores_on_core_a:
+                    self._score_chunk()
+            if self.scores_on_core_a:
+                core.pop(self.buffers.q)
+
+    def _load_chunk(self, cache: Register) -> None:
+        """Load the chunk at `first_key`, and go on to the next one."""
+        self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
+        self._load_keys("k", self.buffers.k, cache)
+        self._load_keys("v", self.buffers.v, cache)
+        if self.tile.is_shared:
+            self._transpose_what_is_visible()
+        else:
+            self._transpose_values()
+        if self.shape.has_mask:
+            self._load_mask()
+        if self.buffers.bias is not None:
+            self._load_bias(self.buffers.bias)
+        self.core.increase(self.first_key, self.tile.keys)
+
+    def _score_chunk(self) -> None:
+        """Multiply all blocks of queries with the chunk at `score_key` if this item sees any of it, and go on."""
+        core, tile = self.core, self.tile
+        with ExitStack() as stack:
             if tile.is_shared:
-                self._transpose_what_is_visible()
-            else:
-                self._transpose_values()
-            if shape.has_mask:
-                self._load_mask()
-            if self.buffers.bias is not None:
-                self._load_bias(self.buffers.bias)
-            core.increase(self.first_key, tile.keys)
+                stack.enter_context(core.when_less(self.score_key, self.end))
+            q_offset = ZERO
+            if tile.blocks > 1:
+                q_offset = core.copy(0, stack.enter_context(core.scratch()))
+                stack.enter_context(core.loop(self.blocks))
+            self.scores(q_offset, self.score_key)
+            if tile.blocks > 1:
+                core.increase(q_offset, tile.block_bytes)
+        core.pop(self.buffers.k)
+        core.increase(self.score_key, tile.keys)
 
     def _load_q(self) -> None:
         core, tile, shape, q = self.core, self.tile, self.shape, self.buffers.heads or self.buffers.q

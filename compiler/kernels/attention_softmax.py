@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from compiler.attention_mapping import FP32_BYTES, AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from compiler.kernels.attention_products import Products
+from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
 HIDDEN = -1e30
 """Score of a key that may not be seen: finite, so that a row that sees nothing stays free of NaN."""
 
 
-class Softmax(Walk):
+class Softmax(Products):
     """What core B asks of the SIMD engine, step by step."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
@@ -23,8 +24,6 @@ class Softmax(Walk):
         """Block and first key of the step whose softmax comes next."""
         self.done = core.register()
         """Steps of the item whose products have been asked for."""
-        self.rows = core.register()
-        core.copy(tile.rows, self.rows)
         self.late_scale = self.shape.scale if self.shape.is_scaled_late else 1.0
 
     # --- one step ----------------------------------------------------------------------------------------------
@@ -260,15 +259,6 @@ class Softmax(Walk):
         core.pop(buffers.out)
 
     # --- commands ----------------------------------------------------------------------------------------------
-
-    def drain(self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register) -> None:
-        """Write a bank to block `index` of the columns of a buffer's rows."""
-        core, width = self.core, self.shape.block_rows * FP32_BYTES
-        with loaded(core, index * width, row_elements * FP32_BYTES) as (offset, pitch):
-            core.emit(
-                "acc_drain", out=out, out_offset=offset, out_pitch=pitch, bank=bank, rows=self.rows, columns=columns,
-                out_dtype="fp32",
-            )  # fmt: skip
 
     def wide(self, name: str, out: BufferHandle, a: BufferHandle, pitch: Register, columns: Register,
               **operands: OperandValue) -> None:  # fmt: skip
