@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from compiler.attention_mapping import (
     Depths,
     fits,
     key_step,
+    may_be_narrow,
     split_items,
 )
 from compiler.graph import AttentionAttributes
@@ -29,6 +31,7 @@ _DEPTHS = (
     Depths(1, 2, 1, 2, 1),
     Depths(1, 2, 1, 1, 1),
     Depths(1, 2, 1, 1, 1, 1, 1),
+    Depths(1, 1, 1, 1, 1, 1, 2),
     Depths(1, 1, 1, 1, 1, 1, 1),
 )
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
@@ -86,10 +89,11 @@ def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
             estimate = _Estimate(tile, machine)
             if fits(tile, machine):
                 yield from _shared_too(estimate, machine)
-            if estimate.is_simd_bound and not shape.is_stacked:
-                carried = _deepest(replace(tile, is_carried=True), machine)
-                if fits(carried, machine):
-                    yield from _shared_too(_Estimate(carried, machine), machine)
+            if estimate.is_simd_bound and not shape.is_stacked and machine.accumulator.banks > 1:
+                for is_narrow in (False, True) if may_be_narrow(shape) else (False,):
+                    carried = _deepest(replace(tile, is_carried=True, is_narrow=is_narrow), machine)
+                    if fits(carried, machine):
+                        yield from _shared_too(_Estimate(carried, machine), machine)
 
 
 def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
@@ -149,9 +153,9 @@ class _Estimate:
         transfer = self._transfer()
         self.is_transfer_bound = transfer > self.step * tile.blocks
         self.chunk = max(self.step * tile.blocks, self._layout(), transfer)
-        if tile.depths.transposed == 1:
+        if tile.depths.transposed == 1 and tile.blocks == 1:
             self.chunk += self._layout()
-        if tile.depths.k == 1:
+        if tile.depths.k == 1 and not tile.is_narrow:
             self.chunk += transfer / 8
         if tile.is_shared:
             self.chunk *= _WAITING
@@ -220,9 +224,9 @@ class _Estimate:
     def _simd(self) -> float:
         tile, shape, simd = self.tile, self.shape, self.machine.simd
         rate = simd.rate_by_dtype["fp32"]
-        narrow = min(rate, simd.rate_by_dtype[shape.dtype.name])
+        narrow = min(math.inf if tile.is_narrow else rate, simd.rate_by_dtype[shape.dtype.name])
         passes = 1 if shape.is_masked_once else 2 + (shape.bias != "none") * 3
-        row = passes * -(-tile.keys // simd.elements_per_cycle) / rate
+        row = passes * -(-tile.keys // simd.elements_per_cycle) / (narrow if tile.is_narrow else rate)
         row += -(-tile.keys // simd.lut_elements_per_cycle) / narrow
         row += (1 if tile.is_carried else 2) * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
         products = self._matrix() if shape.instruction != "mml" else 0
@@ -231,9 +235,8 @@ class _Estimate:
 
     def _accumulator(self) -> float:
         tile, shape, accumulator = self.tile, self.shape, self.machine.accumulator
-        elements = (
-            tile.keys + shape.padded_head_dim * (2 if tile.is_carried else 1) + accumulator.drain_elements_per_cycle
-        )
+        keys, depth = tile.keys * (1 + tile.is_narrow), shape.padded_head_dim * (1 + tile.is_carried)
+        elements = keys + depth + accumulator.drain_elements_per_cycle
         return tile.rows * elements / accumulator.drain_elements_per_cycle
 
     def _issue(self) -> float:

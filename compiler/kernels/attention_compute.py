@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 
 from compiler.attention_mapping import FP32_BYTES, AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
+from compiler.kernels.attention_narrow import NarrowSoftmax
 from compiler.kernels.attention_parts import Joiner
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
 
-class Attender(Joiner):
+class Attender(Joiner, NarrowSoftmax):
     """Core B: running softmax and weighted sum of each block of query rows."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
@@ -50,6 +51,9 @@ class Attender(Joiner):
 
     def _steps(self, is_part: bool) -> None:
         core = self.core
+        if self.buffers.carried is not None:
+            self._carried_steps(self.buffers.carried)
+            return
         with core.loop(self.left):
             core.increase(self.left, -1)
             if not self.scores_on_core_a:
@@ -66,6 +70,38 @@ class Attender(Joiner):
                 self._multiply_values()
             self._advance()
         self.accumulate()
+
+    def _carried_steps(self, carried: BufferHandle) -> None:
+        """Ask for the weights of the next step between the products of this one: that keeps both engines' queues full.
+
+        Products that follow each other in a bank are the second half.
+        """
+        core, buffers = self.core, self.buffers
+        columns = len(self._column_starts)
+        halves = range(min(len(self.banks.values), columns)), range(len(self.banks.values), columns)
+        if self.tile.is_narrow:
+            self.look()
+        self.weigh()
+        with core.loop(self.left), core.scratch() as k_blocks:
+            core.increase(self.left, -1)
+            self._load_k_blocks(k_blocks)
+            with core.when_less(self.done, self.blocks):
+                self._multiply_columns(k_blocks, None, halves[0])
+            with core.when_at_least(self.done, self.blocks):
+                self._load_rescaled(carried)
+                self._multiply_columns(k_blocks, carried, halves[0])
+            self._advance()
+            with core.when_less(ZERO, self.left):
+                self.weigh()
+            with core.when_at_least(self.blocks, self.done):
+                self._multiply_columns(k_blocks, None, halves[1])
+            with core.when_less(self.blocks, self.done):
+                self._multiply_columns(k_blocks, carried, halves[1])
+            core.push(buffers.output)
+            core.push(buffers.weight)
+            core.pop(buffers.probabilities)
+            with core.when_equal(self.block, ZERO):
+                core.pop(buffers.v_transposed)
 
     @property
     def _products_can_wait(self) -> bool:
@@ -94,7 +130,8 @@ class Attender(Joiner):
         with self._after_last_block(self.block):
             if not self.scores_on_core_a:
                 core.pop(buffers.k)
-            core.pop(buffers.v_transposed)
+            if buffers.carried is None:
+                core.pop(buffers.v_transposed)
             if self.shape.has_mask:
                 core.pop(buffers.mask)
             if buffers.bias is not None:
@@ -115,63 +152,64 @@ class Attender(Joiner):
 
     def _multiply_values(self) -> None:
         """Multiply the weights with the values, and with the ones below them."""
-        core, shape, buffers = self.core, self.shape, self.buffers
-        carried = buffers.carried
+        core, buffers = self.core, self.buffers
+        assert buffers.product is not None
+        assert buffers.sums is not None
         with core.scratch() as k_blocks:
-            self.load_chunk_rows(self.first_key, k_blocks)
-            with loaded(core, self.machine.matrix.block_k_bytes // shape.dtype.bytes) as (block,):
-                core.compute("div", k_blocks, block, k_blocks)
-            if carried is None:
-                self._multiply_columns(k_blocks, None)
-            else:
-                with core.when_less(self.done, self.blocks):
-                    self._multiply_columns(k_blocks, None)
-                with core.when_at_least(self.done, self.blocks):
-                    self._multiply_columns(k_blocks, carried)
-                    core.pop(buffers.scaled)
-                    core.pop(carried)
-        for target in self._value_targets():
-            core.push(target)
+            self._load_k_blocks(k_blocks)
+            self._multiply_columns(k_blocks, None, range(len(self._column_starts)))
+        core.push(buffers.product)
+        core.push(buffers.sums)
         core.pop(buffers.probabilities)
 
-    def _value_targets(self) -> tuple[BufferHandle, BufferHandle]:
-        """Return where products with values and with ones go."""
-        buffers = self.buffers
-        if buffers.product is None or buffers.sums is None:
-            return buffers.output, buffers.weight
-        return buffers.product, buffers.sums
+    def _load_k_blocks(self, into: Register) -> None:
+        """Emit the blocks of K that the chunk at `first_key` fills."""
+        core = self.core
+        self.load_chunk_rows(self.first_key, into)
+        with loaded(core, self.machine.matrix.block_k_bytes // self.shape.dtype.bytes) as (block,):
+            core.compute("div", into, block, into)
 
-    def _multiply_columns(self, k_blocks: Register, carried: BufferHandle | None) -> None:
-        """Multiply block by block of columns, on top of what is carried if there is anything.
+    @property
+    def _column_starts(self) -> list[int]:
+        """First columns of the blocks of a product with values; the last one is that with ones."""
+        return [*range(0, self.shape.padded_head_dim, self.shape.block_rows), self.shape.padded_head_dim]
+
+    def _load_rescaled(self, carried: BufferHandle) -> None:
+        """Rescale the sums so far, and load as many banks as there are.
+
+        What does not go into banks at once has room in `scaled`, so that the sums so far make room for those that come.
+        """
+        for index, first in enumerate(self._column_starts):
+            self.rescale(first, carried)
+            if index < len(self.banks.values):
+                self._load_carried(index, carried)
+        self.core.pop(self.buffers.rescale)
+
+    def _multiply_columns(self, k_blocks: Register, carried: BufferHandle | None, indices: range) -> None:
+        """Multiply blocks of columns, on top of what is carried if there is anything.
 
         Banks are loaded as early as they are free: what waits in a queue holds up what is behind it.
         """
-        core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
-        width, depth, row = shape.block_rows, shape.padded_head_dim, tile.keys * shape.dtype.bytes
-        starts, banks = [*range(0, depth, width), depth], self.value_banks
-        values, sums = self._value_targets()
-        if carried is not None:
-            for index in range(min(len(banks), len(starts))):
-                self._load_carried(starts, index, carried)
-        for index, first in enumerate(starts):
-            bank = banks[index % len(banks)]
+        core, shape, buffers, banks = self.core, self.shape, self.buffers, self.banks.values
+        width, depth, row = shape.block_rows, shape.padded_head_dim, self.tile.keys * shape.dtype.bytes
+        for index in indices:
+            first, bank = self._column_starts[index], banks[index % len(banks)]
             with loaded(core, first * row, min(width, depth - first) or 1, row) as (start, columns, pitch):
                 a, b = (buffers.probabilities, ZERO, pitch), (buffers.v_transposed, start, pitch)
                 self.multiply(bank, a, b, columns, k_blocks, "set" if carried is None else "add")
                 if first < depth:
-                    self.drain(bank, values, index, depth, columns)
+                    self.drain(bank, buffers.product or buffers.output, index, depth, columns)
                 else:
-                    self.drain(bank, sums, 0, 1, columns)
-            if carried is not None and index + len(banks) < len(starts):
-                self._load_carried(starts, index + len(banks), carried)
+                    self.drain(bank, buffers.sums or buffers.weight, 0, 1, columns)
+            if carried is not None and index + len(banks) < len(self._column_starts):
+                self._load_carried(index + len(banks), carried)
 
-    def _load_carried(self, starts: list[int], index: int, carried: BufferHandle) -> None:
+    def _load_carried(self, index: int, carried: BufferHandle) -> None:
         core, depth, width = self.core, self.shape.padded_head_dim, self.shape.block_rows
-        first, bank = starts[index], self.value_banks[index % len(self.value_banks)]
-        row, source = (depth, self.buffers.scaled) if first < depth else (1, carried)
-        offset = first * FP32_BYTES if first < depth else 0
-        with loaded(core, row * FP32_BYTES, min(width, depth - first) or 1, offset) as (pitch, columns, start):
+        first, bank = self._column_starts[index], self.banks.values[index % len(self.banks.values)]
+        row, source = (width, self.buffers.scaled) if first < depth else (1, carried)
+        with loaded(core, row * FP32_BYTES, min(width, depth - first) or 1) as (pitch, columns):
             core.emit(
-                "acc_load", bank=bank, a=source, a_offset=start, a_pitch=pitch, rows=self.rows, columns=columns,
-                a_dtype="fp32",
+                "acc_load", bank=bank, a=source, a_pitch=pitch, rows=self.rows, columns=columns, a_dtype="fp32",
             )  # fmt: skip
+        core.pop(source)

@@ -141,10 +141,10 @@ class Joiner(Softmax):
             core.push(own.spots)
             self.wide("vcast", own.spots, own.zeros, pitch, columns)
             core.push(own.spots)
-            for bank in self.join_banks:
+            for bank in self.banks.joins:
                 self._load(bank, own.spots, pitch, columns)
                 core.pop(own.spots)
-        gathered, all_of_them = self.join_banks
+        gathered, all_of_them = self.banks.joins
         self._pass_in(gathered, self.rows, columns)
         wide = self.machine.matrix.block_rows
         with self._at_the_root():
@@ -183,7 +183,7 @@ class Joiner(Softmax):
 
     def _add_up(self) -> None:
         """Add the sums of all parts; they lie in rows of the accumulator's width. The root has them in `total`."""
-        core, own, banks = self.core, self._own, (*self.join_banks, *self.value_banks)
+        core, own, banks = self.core, self._own, (*self.banks.joins, *self.banks.values)
         rows, width = self.tile.share_rows(self.machine), self.machine.matrix.block_rows
         pieces = -(-rows // min(_PIECE_ROWS, width))
         for piece in range(pieces):

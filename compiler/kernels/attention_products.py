@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.attention_mapping import FP32_BYTES, JOIN_BANKS, AttentionTile
+from compiler.attention_mapping import FP32_BYTES, AttentionTile, banks_of
 from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from isa.dtypes import BY_NAME
 from isa.machine import Machine
 
 
@@ -23,14 +24,8 @@ class Products(Walk):
         super().__init__(tile, machine, core, buffers)
         self.rows = core.register()
         core.copy(tile.rows, self.rows)
-        banks = machine.accumulator.banks
-        self.scores_on_core_a = banks > 1
-        joins = JOIN_BANKS if tile.parts > 1 else 0
-        columns = -(-self.shape.padded_head_dim // self.shape.block_rows) + 1
-        values = max(1, min(columns, max(banks - 2, banks // 2), banks - joins - 1))
-        self.value_banks = range(banks - values, banks)
-        self.join_banks = range(banks - values - joins, banks - values)
-        self.score_banks = range(max(1, banks - values - joins))
+        self.banks = banks_of(tile, machine)
+        self.scores_on_core_a = machine.accumulator.banks > 1
 
     @property
     def repeats_blocks(self) -> bool:
@@ -38,23 +33,46 @@ class Products(Walk):
         longest = max(self.shape.row_bytes, self.tile.keys * self.shape.dtype.bytes)
         return longest // self.machine.matrix.block_k_bytes <= self.machine.matrix.max_repeat_blocks
 
-    def scores(self, q_offset: Register, first_key: Register) -> None:
-        """Multiply the block of queries at an offset with the chunk of keys at `first_key`."""
+    def scores(
+        self, q_offset: Register, first_key: Register, shift: BufferHandle | None = None, *, pops_keys: bool = False
+    ) -> None:
+        """Multiply the block of queries at an offset with the chunk of keys at `first_key`.
+
+        Scores are fp32, or fp16 after a `shift` that is added to those of each row. Narrow ones without it are bf16,
+        which has room for all, and only those of the first piece of keys. With `pops_keys` pieces of keys are given
+        back as soon as they are used.
+        """
         core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
+        k_blocks = shape.row_bytes // self.machine.matrix.block_k_bytes
+        dtype = "bf16" if tile.is_narrow and shift is None else tile.score_dtype.name
         with core.scratch() as chunk_rows, loaded(core, shape.row_bytes, shape.block_rows) as (pitch, columns):
             self.load_chunk_rows(first_key, chunk_rows)
-            for index in range(tile.keys // shape.block_rows):
+            keys = tile.keys if dtype == tile.score_dtype.name else shape.key_step
+            for index in range(keys // shape.block_rows):
                 with ExitStack() as stack:
-                    first = index * shape.block_rows
+                    first, place = index * shape.block_rows, index * shape.block_rows % shape.key_step
                     if first >= shape.key_step:
-                        (bound,) = stack.enter_context(loaded(core, first - first % shape.key_step))
+                        (bound,) = stack.enter_context(loaded(core, first - place))
                         stack.enter_context(core.when_less(bound, chunk_rows))
-                    bank = self.score_banks[index % len(self.score_banks)]
-                    (start,) = stack.enter_context(loaded(core, first * shape.row_bytes))
+                    bank = self.banks.scores[index % len(self.banks.scores)]
+                    if shift is not None:
+                        self._load_shift(bank, shift, columns)
+                    (start,) = stack.enter_context(loaded(core, (place if pops_keys else first) * shape.row_bytes))
                     a, b = (buffers.q, q_offset, pitch), (buffers.k, start, pitch)
-                    self.multiply(bank, a, b, columns, shape.row_bytes // self.machine.matrix.block_k_bytes)
-                    self.drain(bank, buffers.scores, index, tile.keys, columns)
+                    self.multiply(bank, a, b, columns, k_blocks, "set" if shift is None else "add")
+                    if pops_keys and place + shape.block_rows == shape.key_step:
+                        core.pop(buffers.k)
+                    self.drain(bank, buffers.scores, index, tile.keys, columns, dtype)
         core.push(buffers.scores)
+        if shift is not None:
+            core.pop(shift)
+
+    def _load_shift(self, bank: int, shift: BufferHandle, columns: Register) -> None:
+        with loaded(self.core, FP32_BYTES) as (dense,):
+            self.core.emit(
+                "acc_load", bank=bank, a=shift, a_pitch=dense, rows=self.rows, columns=columns, a_dtype="fp32",
+                spread="column",
+            )  # fmt: skip
 
     def multiply(
         self,
@@ -88,11 +106,13 @@ class Products(Walk):
                 core.increase(b_offset, step)
                 core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="add")
 
-    def drain(self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register) -> None:
+    def drain(
+        self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register, dtype: str = "fp32"
+    ) -> None:
         """Write a bank to block `index` of the columns of a buffer's rows."""
-        core, width = self.core, self.shape.block_rows * FP32_BYTES
-        with loaded(core, index * width, row_elements * FP32_BYTES) as (offset, pitch):
+        core, size = self.core, BY_NAME[dtype].bytes
+        with loaded(core, index * self.shape.block_rows * size, row_elements * size) as (offset, pitch):
             core.emit(
                 "acc_drain", out=out, out_offset=offset, out_pitch=pitch, bank=bank, rows=self.rows, columns=columns,
-                out_dtype="fp32",
+                out_dtype=dtype,
             )  # fmt: skip
