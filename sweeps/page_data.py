@@ -40,8 +40,8 @@ _LOGARITHMIC_FROM = 8.0
 class Findings:
     """A table and what was worked out of it once for the whole page.
 
-    `listed` are the points of the front that its table lists, `barred` those with a bar in the chart of limits, both along
-    the front; `shown` are the points that the charts show, those among them.
+    Points along the front: `listed` in its table, `barred` in the chart of limits. `shown` are the points in the
+    charts, those two among them.
     """
 
     table: SweepTable
