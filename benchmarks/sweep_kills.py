@@ -146,6 +146,9 @@ def _children(pid: int) -> list[int]:
 
 def campaign(folder: Path, kills: int, points: int, seed: int) -> Counts:
     """Kill so many times in sweeps of so many points, and finish the last one."""
+    from sweeps.executors import warm_up
+
+    warm_up()  # else all kills would come while kernels are compiled
     chance, counts, store = random.Random(seed), Counts(), folder / "sweeps.sqlite"
     while counts.coordinators + counts.workers < kills:
         counts.sweeps += 1

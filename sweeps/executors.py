@@ -173,7 +173,7 @@ def _serve(connection: Connection[Any, Any], work: Callable[[Task], Outcome]) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
-        _warm_up()
+        warm_up()
         connection.send("ready")
         while True:
             task = connection.recv()
@@ -191,7 +191,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import what tasks need, and compile the kernels of the simulator if they are not in the cache yet."""
     from compiler import compile_graph, fuse_model
     from isa.machine import preset
