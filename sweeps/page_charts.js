@@ -251,7 +251,7 @@ function drawLimits() {
   const counts = new Map();
   strips.forEach(strip => strip.what.forEach(what => what && counts.set(what, (counts.get(what) || 0) + 1)));
   const kinds = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-  const layout = {...LAYOUT, barmode: "stack", bargap: order.length > 60 ? 0 : 0.08, margin: {l: 8, r: 16, t: 8, b: 60}, grid: {rows: strips.length, columns: 1, ygap: 0.25},
+  const layout = {...LAYOUT, barmode: "stack", bargap: order.length > 60 ? 0 : 0.08, margin: {l: 8, r: 16, t: 8, b: 60},
                   legend: {orientation: "h", y: 1.1, yanchor: "bottom", x: 0}, annotations: []};
   const texts = order.map(number => byNumber.has(number) ? hoverText(byNumber.get(number)) : `point ${number}`);
   const traces = strips.flatMap((strip, row) => kinds.map((kind, index) => ({

@@ -28,7 +28,9 @@ from sweeps.wording import (
 
 MOST_OF_FRONT, MOST_OTHERS, MOST_WITHOUT_FIGURES = 1500, 3000, 1500
 """How many points the charts show: of the front, of the others that are ok, and of those that are not ok."""
-MOST_LINE_POINTS, MOST_LIMITS = 1000, 120
+MOST_LINE_POINTS = 1000
+MOST_LIMITS, MOST_FRONT_ROWS = 120, 60
+"""How many points of the front have a bar in the chart of limits, and a row in the table."""
 _MOST_TICKS = 9
 _LOGARITHMIC_FROM = 8.0
 """An axis of positive numbers is logarithmic if they span at least this factor."""
@@ -36,12 +38,18 @@ _LOGARITHMIC_FROM = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """A table and what was worked out of it once for the whole page; `shown` are the points that its charts show."""
+    """A table and what was worked out of it once for the whole page.
+
+    Points along the front: `listed` in its table, `barred` in the chart of limits. `shown` are the points in the
+    charts, those two among them.
+    """
 
     table: SweepTable
     front: Front
     beside_knee: tuple[Neighbour, ...]
     importances: tuple[Importance, ...]
+    listed: tuple[PointRow, ...]
+    barred: tuple[PointRow, ...]
     shown: tuple[PointRow, ...]
 
 
@@ -49,13 +57,15 @@ def findings_of(table: SweepTable) -> Findings:
     """Return the findings of a table. ToolError as of `front_of`."""
     found = front_of(table)
     beside = neighbours(table, found.knee) if found.knee else ()
-    return Findings(table, found, beside, importances(table), tuple(_shown(table, found, beside)))
+    listed, barred = (tuple(along_front(table, found, most)) for most in (MOST_FRONT_ROWS, MOST_LIMITS))
+    named = {row.number for row in (*listed, *barred, *(step.row for step in beside))}
+    return Findings(table, found, beside, importances(table), listed, barred, tuple(_shown(table, found, named)))
 
 
 def page_data(findings: Findings) -> dict[str, Any]:
     """Return all that the charts need; equal tables give equal data."""
     table, found, shown = findings.table, findings.front, findings.shown
-    names = _figure_names(table, shown)
+    names, numbers = _figure_names(table, shown), {row.number for row in shown}
     texts = _Texts()
     knee = found.knee.number if found.knee else None
     return {
@@ -64,13 +74,13 @@ def page_data(findings: Findings) -> dict[str, Any]:
         "objectives": len(table.objectives),
         "parameters": [_parameter_axis(name, short, table) for name, short in short_names(table.parameters).items()],
         "points": [_point(row, table.parameters, names, texts) for row in shown],
-        "front": [row.number for row in found.rows],
+        "front": [row.number for row in found.rows if row.number in numbers],
         "knee": knee,
         "base": table.baseline.number if table.baseline else None,
         "lines": _lines(table),
         "importance": [_shares(row) for row in findings.importances],
         "feasibility": _feasibility_axes(table),
-        "limits": _limits(table, found),
+        "limits": _limits(table, findings.barred),
         "texts": texts.all,
     }
 
@@ -89,10 +99,13 @@ class _Texts:
         return self._places[text]
 
 
-def _shown(table: SweepTable, found: Front, beside: Sequence[Neighbour]) -> list[PointRow]:
-    """Return the points that the charts show: by number, the base machine last; of too many a fixed sample."""
+def _shown(table: SweepTable, found: Front, named: set[int]) -> list[PointRow]:
+    """Return the points that the charts show: by number, the base machine last; of too many a fixed sample.
+
+    `named` are numbers of points that are named elsewhere on the page: they are shown, so that they can be looked at.
+    """
     on_front = {row.number for row in found.rows}
-    kept = _ends(table, found) | {step.row.number for step in beside}
+    kept = _ends(table, found) | named
     others = [row for row in usable(table) if row.number not in on_front]
     lost = [row for row in table.rows if row.status != "ok"]
     rows = [*_sample(found.rows, MOST_OF_FRONT, kept), *_sample(others, MOST_OTHERS, kept)]
@@ -109,10 +122,14 @@ def _ends(table: SweepTable, found: Front) -> set[int]:
 
 
 def _sample(rows: Sequence[PointRow], most: int, kept: set[int]) -> list[PointRow]:
-    """Return at most about `most` points: those to be kept, then by a hash of the number, which follows no pattern."""
+    """Return at most `most` points, and all to be kept; the rest by a hash of the number, which has no pattern."""
     if len(rows) <= most:
         return list(rows)
-    return sorted(rows, key=lambda row: (row.number not in kept, hashlib.sha256(b"%d" % row.number).digest()))[:most]
+    first = [row for row in rows if row.number in kept]
+    rest = sorted(
+        (row for row in rows if row.number not in kept), key=lambda row: hashlib.sha256(b"%d" % row.number).digest()
+    )
+    return first + rest[: max(0, most - len(first))]
 
 
 def left_out(findings: Findings) -> str:
@@ -229,9 +246,8 @@ def _feasibility_axes(table: SweepTable) -> list[int]:
     return sorted(range(len(shares)), key=lambda place: (-shares[place], place))[:2]
 
 
-def _limits(table: SweepTable, found: Front) -> dict[str, Any]:
+def _limits(table: SweepTable, rows: Sequence[PointRow]) -> dict[str, Any]:
     """Return points along the front by number, and per workload what limits each and how much of the time."""
-    rows = along_front(table, found, MOST_LIMITS)
     strips: dict[str, dict[str, Any]] = {}
     for place, row in enumerate(rows):
         for limit in limits(row):

@@ -13,7 +13,7 @@ from sweeps.page_html import harmless, html_table
 from sweeps.pareto import Front, Neighbour
 from sweeps.points import PointRow, SweepTable
 from sweeps.published import ComparisonRow
-from sweeps.summary import along_front, counts, headline, limit_lines, reasons, verdicts
+from sweeps.summary import counts, headline, limit_lines, reasons, verdicts
 from sweeps.wording import (
     amount,
     change_text,
@@ -24,7 +24,7 @@ from sweeps.wording import (
     short_names,
 )
 
-MOST_FRONT_ROWS, MOST_REASONS = 60, 30
+MOST_REASONS = 30
 
 
 def body(
@@ -38,7 +38,7 @@ def body(
         _parallel(),
         _importance(findings),
         _limits(table, found),
-        _front(table, found),
+        _front(findings),
         _neighbours(findings),
         _lost(table),
         comparison_section(comparison),
@@ -165,10 +165,10 @@ def _limits(table: SweepTable, found: Front) -> str:
     )
 
 
-def _front(table: SweepTable, found: Front) -> str:
+def _front(findings: Findings) -> str:
+    table, found, rows = findings.table, findings.front, findings.listed
     if not found.rows:
         return "<h2>The front</h2><p>No point is feasible, so there is no front.</p>"
-    rows = along_front(table, found, MOST_FRONT_ROWS)
     some = f"<p class=note>{len(rows)} of {len(found.rows):,} are shown, evenly spaced.</p>\n"
     if len(rows) == len(found.rows):
         some = ""

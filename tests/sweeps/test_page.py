@@ -135,12 +135,15 @@ def test_equal_tables_give_equal_pages(table: SweepTable, tmp_path: Path) -> Non
 
 def test_a_large_sweep_is_thinned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed sample that has the knee, the ends of the front, and the neighbours."""
-    for name, most in (("MOST_OF_FRONT", 8), ("MOST_OTHERS", 30), ("MOST_WITHOUT_FIGURES", 10)):
+    sizes = {"MOST_OF_FRONT": 20, "MOST_OTHERS": 30, "MOST_WITHOUT_FIGURES": 10, "MOST_LIMITS": 5, "MOST_FRONT_ROWS": 4}
+    for name, most in sizes.items():
         monkeypatch.setattr(page_data, name, most)
     table = synthetic_table(1500)
     read = _read(table)
     numbers = {point[0] for point in read.data["points"]}
-    assert 48 <= len(numbers) <= 49 + 3
+    assert len(numbers) == 20 + 30 + 10 + 1
+    rows = [attributes.get("data-point") for tag, attributes in read.elements if tag == "tr"]
+    assert {int(number) for number in rows if number} | set(read.data["limits"]["order"]) <= numbers
     findings = findings_of(table)
     assert findings.front.knee is not None
     for objective in table.objectives:
@@ -149,7 +152,7 @@ def test_a_large_sweep_is_thinned_and_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert {findings.front.knee.number, -1, *(step.row.number for step in findings.beside_knee)} <= numbers
     words = " ".join(read.words)
     assert "of 1,500 points" in words and "a fixed sample" in words
-    assert len(read.data["front"]) == len(findings.front.rows) > 8
+    assert len(read.data["front"]) == 20 < len(findings.front.rows)
 
 
 def test_the_page_tells_what_there_is_to_know(table: SweepTable, page: Reader) -> None:
