@@ -97,7 +97,9 @@ class _Child:
     def __init__(self, sweep: Path, store: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.sweep_kills", "--child", str(sweep), str(store)]
         self._start = time.monotonic()
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self._errors = store.with_name("errors.txt")  # workers of a killed coordinator complain
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         self.told: list[str] = []
         self.ready_seconds: float | None = None
         self._reader = threading.Thread(target=self._read)
@@ -130,6 +132,10 @@ class _Child:
         self._reader.join()
         return code
 
+    def errors(self) -> str:
+        """Return what it wrote to stderr."""
+        return self._errors.read_text()
+
 
 def _children(pid: int) -> list[int]:
     try:
@@ -140,6 +146,9 @@ def _children(pid: int) -> list[int]:
 
 def campaign(folder: Path, kills: int, points: int, seed: int) -> Counts:
     """Kill so many times in sweeps of so many points, and finish the last one."""
+    from sweeps.executors import warm_up
+
+    warm_up()  # else all kills would come while kernels are compiled
     chance, counts, store = random.Random(seed), Counts(), folder / "sweeps.sqlite"
     while counts.coordinators + counts.workers < kills:
         counts.sweeps += 1
@@ -177,7 +186,7 @@ def _disturbed(child: _Child, store: Path, kills: int, chance: random.Random, co
     counts.orphans += _left_over(workers)
     _check(child.told, store, counts)
     if code:
-        raise SystemExit(f"the sweep ended with exit code {code}")
+        raise SystemExit(f"{child.errors()}\nthe sweep ended with exit code {code}")
     return code == 0
 
 

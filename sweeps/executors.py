@@ -23,6 +23,8 @@ from sweeps.evaluate import Outcome, Task, evaluate
 
 MOST_DEATHS = 3
 """A task is given to so many workers in all before it is blamed for their deaths."""
+MOST_FALSE_STARTS = 10
+"""So many workers in a row may end before they are ready; then something is wrong with this computer."""
 _PATIENCE_SECONDS = 5.0
 
 
@@ -58,7 +60,7 @@ class _Worker:
 class LocalProcesses:
     """Spawned processes on this computer, each with one task at a time.
 
-    The first one starts alone: it fills the kernel cache, from which the others then only read.
+    The first one starts alone: it fills the kernel cache, from which the others only read.
     """
 
     def __init__(self, count: int, work: Callable[[Task], Outcome] = evaluate) -> None:
@@ -67,13 +69,13 @@ class LocalProcesses:
         self._count = count
         self._workers: list[_Worker] = []
         self._deaths: dict[int, int] = {}
-        self._is_warm = False
+        self._is_warm, self._false_starts = False, 0
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         waiting, left = deque(tasks), len(tasks)
         self._deaths = {}
         while left:
-            self._staff(min(self._count, left))
+            self._staff(min(self._count, left) if self._is_warm else 1)
             for worker in self._workers:
                 if worker.task is None and waiting:
                     self._give(worker, waiting.popleft())
@@ -97,19 +99,13 @@ class LocalProcesses:
         return [worker.process.pid for worker in self._workers if worker.process.pid and worker.process.is_alive()]
 
     def _staff(self, count: int) -> None:
-        """Start workers until there are enough; the very first has to say that it is ready before others start."""
+        """Start workers until there are enough."""
         while len(self._workers) < count:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
             process.start()
             theirs.close()
-            self._workers.append(_Worker(process, ours))
-            if not self._is_warm:
-                with contextlib.suppress(EOFError, OSError):  # it died: what it was doing shows with its first task
-                    ours.recv()
-                self._is_warm = True
-            else:
-                self._workers[-1].task = _GETTING_READY
+            self._workers.append(_Worker(process, ours, _GETTING_READY))
 
     def _give(self, worker: _Worker, task: Task) -> None:
         worker.task = task
@@ -126,6 +122,8 @@ class LocalProcesses:
             except (EOFError, OSError):
                 outcomes += self._mourned(worker, waiting)
                 continue
+            if worker.task is _GETTING_READY:
+                self._is_warm, self._false_starts = True, 0
             worker.task = None
             if isinstance(said, ToolError):
                 raise said
@@ -140,15 +138,23 @@ class LocalProcesses:
         task = worker.task
         if task is None:
             return []
+        if task is _GETTING_READY:
+            self._count_false_start(worker.process)
+            return []
         deaths = self._deaths[task.number] = self._deaths.get(task.number, 0) + 1
         if deaths < MOST_DEATHS:
-            if task is not _GETTING_READY:
-                waiting.appendleft(task)
+            waiting.appendleft(task)
             return []
-        if task is _GETTING_READY:
-            raise ToolError(f"workers end before they are ready (exit code {worker.process.exitcode})",
-                            help="give them more memory, or fewer --workers")  # fmt: skip
         return [Outcome(task.number, crash=f"{deaths} workers ended on it, the last with {_ending(worker.process)}")]
+
+    def _count_false_start(self, process: BaseProcess) -> None:
+        self._false_starts += 1
+        if self._false_starts >= MOST_FALSE_STARTS:
+            self._false_starts = 0
+            raise ToolError(
+                f"{MOST_FALSE_STARTS} workers in a row ended before they were ready, the last with {_ending(process)}",
+                help="give them more memory, or fewer --workers; --workers 0 shows more",
+            )
 
 
 _GETTING_READY = Task(-2, "", {}, ())
@@ -167,7 +173,7 @@ def _serve(connection: Connection[Any, Any], work: Callable[[Task], Outcome]) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
-        _warm_up()
+        warm_up()
         connection.send("ready")
         while True:
             task = connection.recv()
@@ -185,7 +191,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import what tasks need, and compile the kernels of the simulator if they are not in the cache yet."""
     from compiler import compile_graph, fuse_model
     from isa.machine import preset

@@ -20,3 +20,16 @@ def work(task: Task) -> Outcome:
     if word == "refuse":
         raise ToolError("this worker will not do")
     return Outcome(task.number, discarded={"pid": float(os.getpid())})
+
+
+class Unloadable:
+    """Work that cannot be brought to another process: its workers end before they are ready."""
+
+    def __call__(self, task: Task) -> Outcome:
+        return Outcome(task.number)
+
+    def __setstate__(self, state: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __getstate__(self) -> str:
+        return "something"

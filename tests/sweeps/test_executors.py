@@ -65,3 +65,12 @@ def test_an_error_for_the_user_ends_the_run(two_workers: LocalProcesses) -> None
     with pytest.raises(ToolError, match="this worker will not do"):
         list(two_workers.run([_task(0, "refuse")]))
     assert len(list(two_workers.run([_task(0)]))) == 1
+
+
+def test_workers_that_never_get_ready_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sentence instead of trying for ever."""
+    monkeypatch.setattr("sweeps.executors.MOST_FALSE_STARTS", 2)
+    executor = LocalProcesses(2, deadly.Unloadable())
+    with pytest.raises(ToolError, match=r"2 workers in a row ended before they were ready, .* SIGKILL"):
+        list(executor.run([_task(0)]))
+    executor.close()
