@@ -9,6 +9,10 @@ Two ways, both output-stationary (accumulators stay until K is done):
   way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns. Or all PEs
   split the outputs (`is_flat`) and every chunk of x is read once for all: then no weight passes two PEs' ports.
 
+Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
+has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
+reduction network.
+
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
 """
@@ -67,6 +71,8 @@ class LinearMapping:
     """Parts of a chunk of a packed weight that are expanded and multiplied one after the other, each some of its K."""
     last_tile_outputs: int = 0
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
+    k_part_bytes: int = 0
+    """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
 
     @property
     def way(self) -> str:
@@ -76,11 +82,26 @@ class LinearMapping:
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
-    def row_parts(self) -> int:
-        """Parts of the grid that the rows of x are split over."""
+    def pe_k_bytes(self) -> int:
+        """K bytes per row that a PE multiplies, at most."""
+        return self.k_part_bytes or self.k_bytes
+
+    @property
+    def k_parts(self) -> int:
+        """Neighbours that split K and add their sums."""
+        return -(-self.k_bytes // self.pe_k_bytes)
+
+    @property
+    def row_groups(self) -> int:
+        """Parts of the grid whose PEs read the same of x."""
         if self.is_flat:
             return 1
         return self.grid_columns if self.is_turned else self.grid_rows
+
+    @property
+    def row_parts(self) -> int:
+        """Parts of the grid that the rows of x are split over."""
+        return self.row_groups // self.k_parts
 
     @property
     def output_parts(self) -> int:
@@ -91,13 +112,15 @@ class LinearMapping:
 
     @property
     def x_receivers(self) -> Mode:
-        """PEs that work on the same rows of x."""
+        """PEs that work on the same part of x."""
         return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
-        """PEs that work on the same outputs."""
-        return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
+        """PEs that work on the same part of the weight."""
+        if self.resident or self.is_flat or self.k_parts > 1:
+            return "none"
+        return "row" if self.is_turned else "column"
 
     @property
     def uses_up_x(self) -> bool:
@@ -122,6 +145,12 @@ class LinearMapping:
         if self.resident:
             return -(-padded_outputs(self.shape) // self.tile_outputs)
         return self.output_parts * self.output_rounds
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """By block of rows the part of K whose PE gets the sums of all, rounds and stores them."""
+        blocks = -(-self.tile_rows // self.block_rows)
+        return tuple((2 * block + 1) * self.k_parts // (2 * blocks) for block in range(blocks))
 
     @property
     def is_uneven(self) -> bool:

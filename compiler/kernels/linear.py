@@ -112,6 +112,7 @@ def _name(mapping: LinearMapping) -> str:
     operands += f"_by_{mapping.expansions}" if mapping.expansions > 1 else ""
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
+    operands += f"_by_{mapping.k_parts}_parts" if mapping.k_parts > 1 else ""
     outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"
 

@@ -169,10 +169,10 @@ class Multiplier(Walk):
     def _multiply_chunks(self) -> None:
         core = self.core
         with core.scratch() as left, core.scratch() as x_offset, core.scratch() as chunks:
-            core.load_argument("k_bytes", left)
+            self.own_k("k_bytes", self.mapping.k_part_bytes, left)
             if self.mapping.resident:
                 core.copy(0, x_offset)
-            core.load_argument("chunks", chunks)
+            self.own_chunks(chunks)
             if self.mapping.expansions > 1:
                 core.multiply(chunks, self.mapping.expansions, chunks)
             if not self._starts_loaded:
@@ -323,12 +323,17 @@ class Multiplier(Walk):
                 self._send()
                 return
             for block in self.row_blocks:
-                with self._has_rows(block):
+                with self._has_rows(block), self._summed(block):
                     if self.mapping.shape.gate:
                         self._drain_through_gate(block)
                     else:
                         self._drain(*self._target(), block)
                     self._send(block)
+
+    @contextmanager
+    def _summed(self, block: int) -> Iterator[None]:
+        """Run the code for a block of rows where it is complete: if neighbours split K, at its owner."""
+        yield
 
     @contextmanager
     def _has_rows(self, block: int) -> Iterator[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from compiler.kernel_builder import ZERO, CoreBuilder, Register
 from compiler.kernels.linear_compute import Multiplier
@@ -59,7 +60,15 @@ class ComputedLoader(Loader):
         """Begin to turn; tiles are found by their first output."""
         if self._is_turned:
             self.core.copy(-self._chunks_ahead, self.loaded)
-            self.core.load_argument("inputs", self.unturned)
+            self._own_inputs(self.unturned)
+
+    def _own_inputs(self, into: Register) -> Register:
+        """Set `into` to the rows of K that this PE has."""
+        return self.own_k("inputs", self._part_inputs, into)
+
+    @property
+    def _part_inputs(self) -> int:
+        return self.mapping.k_part_bytes // self.mapping.shape.dtype.bytes
 
     def _find_first_tile(self, weight_tile: Register) -> None:
         """Nothing: see `_load_chunks`."""
@@ -68,21 +77,26 @@ class ComputedLoader(Loader):
         """Nothing: see `_load_chunks`."""
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
-        core = self.core
+        core, mapping = self.core, self.mapping
         with core.scratch() as limit, core.scratch() as width:
             if self._is_turned:
                 core.load_argument("out_bytes", limit)
                 core.minimum(self.out_offset, core.add(limit, -SHORTEST_ROW_BYTES, weight_tile), weight_tile)
                 core.minimum(core.subtract(limit, weight_tile, limit), self.width_bytes(width), self.present)
-                core.load_argument("inputs", self.left)
+                self._own_inputs(self.left)
             else:
                 core.load_argument("outputs", limit)
                 core.compute("div", self.out_offset, self.mapping.shape.out_dtype.bytes, weight_tile)
                 core.minimum(weight_tile, core.add(limit, -1, self.present), weight_tile)
                 core.minimum(core.subtract(limit, weight_tile, limit), self.width, self.present)
                 core.multiply(weight_tile, core.load_argument("weight_pitch", limit), weight_tile)
-                core.load_argument("k_bytes", self.left)
+                self.own_k("k_bytes", mapping.k_part_bytes, self.left)
             core.increase(weight_tile, core.load_argument("weight", limit))
+            if self.k_part is not None and not self._is_turned:
+                core.increase(weight_tile, core.multiply(self.k_part, mapping.k_part_bytes, limit))
+            elif self.k_part is not None:
+                core.multiply(core.load_argument("weight_pitch", limit), self._part_inputs, limit)
+                core.increase(weight_tile, core.multiply(limit, self.k_part, limit))
         super()._load_chunks(weight_tile, x_row)
 
     def _end_chunk(self) -> None:
@@ -143,7 +157,7 @@ class ComputedLoader(Loader):
         core.push(turned)
         core.pop(rows_of_k)
         with core.when_at_least(ZERO, self.unturned):
-            core.load_argument("inputs", self.unturned)
+            self._own_inputs(self.unturned)
 
 
 class ComputedMultiplier(Multiplier):
@@ -195,3 +209,35 @@ class ComputedMultiplier(Multiplier):
                 inside.enter_context(core.when_less(start, self.valid))
             core.subtract(self.valid, start, columns)
             yield core.minimum(columns, width, columns)
+
+    @contextmanager
+    def _summed(self, block: int) -> Iterator[None]:
+        if self.k_part is None:
+            yield
+            return
+        owner = self.mapping.owners[block]
+        for bank, other, start, width in self._banks():
+            if other == block:
+                with self._columns(start, width) as columns:
+                    self._add_parts(self.k_part, bank, owner, self._extent(block, columns))
+        with ExitStack() as inside:
+            with self.core.scratch() as ours:
+                self.core.copy(owner, ours)
+                inside.enter_context(self.core.when_equal(self.k_part, ours))
+            yield
+
+    def _add_parts(self, part: Register, bank: int, owner: int, extent: dict[str, Any]) -> None:
+        """Pass the sums of an accumulator on to the owner from either side; each part on the way adds its own."""
+        core, last = self.core, self.mapping.k_parts - 1
+        before, behind = ("west", "east") if self.mapping.is_turned else ("north", "south")
+        with core.scratch() as ours, core.scratch() as end:
+            core.copy(owner, ours)
+            core.copy(last, end)
+            with core.when_less(ZERO, part), core.when_at_least(ours, part):
+                core.emit("acc_add", bank=bank, direction=before, **extent)
+            with core.when_less(part, ours):
+                core.emit("acc_send", bank=bank, direction=behind, **extent)
+            with core.when_less(part, end), core.when_at_least(part, ours):
+                core.emit("acc_add", bank=bank, direction=behind, **extent)
+            with core.when_less(ours, part):
+                core.emit("acc_send", bank=bank, direction=before, **extent)

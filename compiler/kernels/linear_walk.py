@@ -66,7 +66,13 @@ class Walk:
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         self.mapping, self.machine, self.core, self.buffers = mapping, machine, core, buffers
         self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
+        self.k_part: Register | None = None
+        """Number of this PE's part of K, if neighbours split it."""
         self.row_axis: tuple[Coordinate, Coordinate] = ("column", "columns") if mapping.is_turned else ("row", "rows")
+        if mapping.k_parts > 1:
+            self.k_part = core.load_coordinate(self.row_axis[0], core.register())
+            with core.scratch() as parts:
+                core.compute("rem", self.k_part, core.copy(mapping.k_parts, parts), self.k_part)
         self.index, self.stride = self._place()
         self.row_start = core.register()
         """First row of x of the tile; beyond the last row for a tile of padding."""
@@ -90,6 +96,24 @@ class Walk:
             core.multiply(core.load_coordinate("rows", stride), columns, stride)
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
+
+    def own_k(self, argument: str, part: int, into: Register) -> Register:
+        """Set `into` to how much of K this PE has, of all that an argument says, where a part has so much at most."""
+        core = self.core
+        core.load_argument(argument, into)
+        if self.k_part is not None:
+            with core.scratch() as limit:
+                core.subtract(into, core.multiply(self.k_part, part, limit), into)
+                core.minimum(into, core.copy(part, limit), into)
+        return into
+
+    def own_chunks(self, into: Register) -> Register:
+        """Set `into` to the chunks of this PE's part of K."""
+        if self.k_part is None:
+            return self.core.load_argument("chunks", into)
+        core, chunk_bytes = self.core, self.mapping.chunk_bytes
+        core.increase(self.own_k("k_bytes", self.mapping.k_part_bytes, into), chunk_bytes - 1)
+        return core.compute("div", into, chunk_bytes, into)
 
     @property
     def loads_initial_late(self) -> bool:
@@ -133,7 +157,7 @@ class Walk:
         if all_have_rows:
             core.copy(0, self.row_start)
         else:
-            core.multiply(core.coordinate(self.row_axis[0]), self.mapping.tile_rows, self.row_start)
+            core.multiply(self._row_part(self.row_axis[0], self.row_start), self.mapping.tile_rows, self.row_start)
         with ExitStack() as body:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
@@ -147,8 +171,17 @@ class Walk:
                 if all_have_rows:
                     core.copy(self.mapping.tile_rows, step)
                 else:
-                    core.multiply(core.load_coordinate(self.row_axis[1], step), self.mapping.tile_rows, step)
+                    core.multiply(self._row_part(self.row_axis[1], step), self.mapping.tile_rows, step)
                 core.increase(self.row_start, step)
+
+    def _row_part(self, which: Coordinate, into: Register) -> Register:
+        """Set `into` to the part of the rows that this PE has, or to the number of parts."""
+        core = self.core
+        core.load_coordinate(which, into)
+        if self.k_part is None:
+            return into
+        with core.scratch() as parts:
+            return core.compute("div", into, core.copy(self.mapping.k_parts, parts), into)
 
     def output_tiles(self) -> Iterator[None]:
         """Loop over output tiles of this PE; keeps `out_offset`."""
