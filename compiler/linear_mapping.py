@@ -7,7 +7,9 @@ Two ways, both output-stationary (accumulators stay until K is done):
   and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
   collective, and only the store of tiles beyond the edge is left out. On a grid that is not square it may be the other
   way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns. Or all PEs
-  split the outputs (`is_flat`) and every chunk of x is read once for all: then no weight passes two PEs' ports.
+  split the outputs (`is_flat`) and no weight passes two PEs' ports; a chunk of x is read once per row of PEs. Rows of
+  PEs may also take turns with as many `bands` of rows of x: PEs of different bands read the same weight, the later one
+  from the cache, and less of x passes their ports.
 
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
@@ -60,7 +62,9 @@ class LinearMapping:
     keeps_weight: bool = False
     """All tiles of rows follow each other for the same outputs, so that the next one finds their weight in a cache."""
     is_flat: bool = False
-    """All PEs split the outputs, none the rows of x."""
+    """All PEs of a band split the outputs."""
+    bands: int = 1
+    """Parts of the rows of x that rows of PEs take turns with, in a flat mapping."""
     is_swapped: bool = False
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
     expansions: int = 1
@@ -71,30 +75,32 @@ class LinearMapping:
         """The way it is spread, in a word."""
         if self.resident:
             return "resident"
+        if self.bands > 1:
+            return "banded"
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
     def row_parts(self) -> int:
         """Parts of the grid that the rows of x are split over."""
         if self.is_flat:
-            return 1
+            return self.bands
         return self.grid_columns if self.is_turned else self.grid_rows
 
     @property
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
         if self.is_flat:
-            return self.pe_count
+            return self.pe_count // self.bands
         return self.grid_rows if self.is_turned else self.grid_columns
 
     @property
     def x_receivers(self) -> Mode:
-        """PEs that work on the same rows of x."""
-        return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
+        """PEs that work on the same rows of x, and read them together."""
+        return "all" if self.resident else "row" if self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
-        """PEs that work on the same outputs."""
+        """PEs that work on the same outputs, and read the weight together."""
         return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
 
     @property
