@@ -1,4 +1,4 @@
-"""Flat mappings: all PEs, or those of each band of rows of PEs, split the outputs of a linear and share few rows of x."""
+"""Flat mappings: all PEs, or those of each band of rows of PEs, split the outputs of a linear and share rows of x."""
 
 from __future__ import annotations
 

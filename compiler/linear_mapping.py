@@ -111,14 +111,14 @@ class LinearMapping:
     @property
     def loads_early(self) -> bool:
         """True if the first chunks of the weight can be loaded before x is there."""
-        return self.resident and not self.shape.is_computed
+        return not self.shape.is_computed
 
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
         shape = self.shape
         gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.loads_early and not gets_computed
+        return self.resident and self.loads_early and not gets_computed
 
     @property
     def output_tiles(self) -> int:

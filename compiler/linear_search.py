@@ -210,7 +210,7 @@ def _maximum_chunk_bytes(choice: LinearMapping) -> int:
 
 def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
-    if not choice.loads_early:
+    if not (choice.resident and choice.loads_early):
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
     early_cycles = EXPANDED_EARLY_CYCLES if choice.shape.packed else EARLY_CYCLES

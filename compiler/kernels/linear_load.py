@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from compiler.kernel_builder import BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 
@@ -69,30 +71,39 @@ class Loader(Walk):
             self.core.increase(weight_tile, step)
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
-        """Load the chunks of a tile but those that were loaded early."""
+        """Load the chunks of a tile but those of the weight that were loaded early."""
         core, mapping = self.core, self.mapping
-        with core.scratch() as weight:
-            if mapping.loads_early:
-                core.multiply(self.early, mapping.weight_chunk_bytes, weight)
-                core.increase(weight, weight_tile)
-                with core.scratch() as chunks:
-                    core.subtract(core.argument("chunks"), self.early, chunks)
-                    core.copy(0, self.early)
-                    with core.loop(chunks):
-                        self._load_weight(weight)
-                return
+        with ExitStack() as lent:
+            weight, chunks = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+            place = None if mapping.resident else self._first_x(x_row, lent)
             core.copy(weight_tile, weight)
-            with core.scratch() as x, core.scratch() as left, core.scratch() as size:
-                if not mapping.resident:
-                    core.copy(x_row, x)
-                    core.copy(core.argument("k_bytes"), left)
-                with core.loop(core.argument("chunks")):
-                    if not mapping.resident:
-                        core.minimum(left, mapping.chunk_bytes, size)
-                        self._load_x(x, self.tile_rows, size)
-                        core.increase(x, mapping.chunk_bytes)
-                        core.increase(left, -mapping.chunk_bytes)
-                    self._load_weight(weight)
+            core.copy(core.argument("chunks"), chunks)
+            if mapping.loads_early:
+                if place is not None:
+                    with core.loop(self.early):
+                        self._load_next_x(*place)
+                core.subtract(chunks, self.early, chunks)
+                core.multiply(self.early, mapping.weight_chunk_bytes, self.early)
+                core.increase(weight, self.early)
+                core.copy(0, self.early)
+            with core.loop(chunks):
+                if place is not None:
+                    self._load_next_x(*place)
+                self._load_weight(weight)
+
+    def _first_x(self, x_row: Register, lent: ExitStack) -> tuple[Register, Register]:
+        """Return the address of the first chunk of x, and the bytes of its rows that are left."""
+        address, left = lent.enter_context(self.core.scratch()), lent.enter_context(self.core.scratch())
+        return self.core.copy(x_row, address), self.core.copy(self.core.argument("k_bytes"), left)
+
+    def _load_next_x(self, address: Register, left: Register) -> None:
+        """Load a chunk of x; the address moves to the next."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as size:
+            core.minimum(left, mapping.chunk_bytes, size)
+            self._load_x(address, self.tile_rows, size)
+        core.increase(address, mapping.chunk_bytes)
+        core.increase(left, -mapping.chunk_bytes)
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""
