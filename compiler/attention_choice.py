@@ -258,7 +258,7 @@ class _Estimate:
         """Return the cycles that keys and values of a chunk take, all PEs loading at once."""
         machine, shape = self.machine, self.shape
         cached = 2 * shape.batch * shape.kv_heads * shape.capacity * shape.row_bytes <= machine.sram.bytes // 2
-        has_cache = machine.sram.cache_step_bytes and machine.sram.cache_step_bytes < machine.sram.bytes
+        has_cache = machine.sram.has_cache
         shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
         if self.tile.is_shared:

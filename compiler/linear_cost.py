@@ -38,10 +38,14 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
     copies = 1 if is_shared else mapping.row_groups
+    copies = copies if machine.sram.has_cache else copies * mapping.bands
     weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
     streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
+    if mapping.is_flat:
+        streams = mapping.grid_rows // mapping.bands
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
     sram_bytes = x_bytes * mapping.row_groups * streams + (weight_bytes if mapping.shape.is_computed else 0)
+    sram_bytes += mapping.weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
     memory *= _share_of_conflicts(mapping, machine)
@@ -49,7 +53,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
-    turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
+    loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
+    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
     edges += part_trips * TRIP_CYCLES
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
@@ -118,13 +123,28 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
     x = Pattern(rows, columns, x_mode, machine.sram.slices)
     units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
     weight = Pattern(rows, columns, weight_mode, units)
-    return x_bytes * max(link_cycles(machine, x)) + weight_bytes * max(link_cycles(machine, weight))
+    loads = zip(link_cycles(machine, x), link_cycles(machine, weight), strict=True)
+    return max(x_bytes * of_x + weight_bytes * of_weight for of_x, of_weight in loads)
 
 
 def _latency_cycles(machine: Machine) -> float:
     """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
     latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
     return latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles
+
+
+def _refresh_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long a chunk of the weight is expected to wait for a channel of DRAM that is being refreshed.
+
+    PEs that receive x together go from chunk to chunk together, so that each waits for the channels of all.
+    """
+    if mapping.shape.is_computed:
+        return 0.0
+    dram, timing = machine.dram, machine.dram_timing
+    in_step = {"none": 1, "row": mapping.grid_columns, "column": mapping.grid_rows, "all": mapping.pe_count}
+    chunks = 1 if mapping.resident else in_step[mapping.x_receivers]
+    pieces = min(chunks * math.ceil(mapping.weight_chunk_bytes / dram.interleave_bytes), dram.channels)
+    return (1 - timing.refresh_efficiency**pieces) * timing.refresh_block_ns / machine.cycle_ns
 
 
 def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float, products: float) -> float:

@@ -7,7 +7,9 @@ Two ways, both output-stationary (accumulators stay until K is done):
   and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
   collective, and only the store of tiles beyond the edge is left out. On a grid that is not square it may be the other
   way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns. Or all PEs
-  split the outputs (`is_flat`) and every chunk of x is read once for all: then no weight passes two PEs' ports.
+  split the outputs (`is_flat`) and no weight passes two PEs' ports; a chunk of x is read once per row of PEs. Rows of
+  PEs may also take turns with as many `bands` of rows of x: PEs of different bands read the same weight, the later one
+  from the cache, and less of x passes their ports.
 
 Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
 has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
@@ -64,7 +66,9 @@ class LinearMapping:
     keeps_weight: bool = False
     """All tiles of rows follow each other for the same outputs, so that the next one finds their weight in a cache."""
     is_flat: bool = False
-    """All PEs split the outputs, none the rows of x."""
+    """All PEs of a band split the outputs."""
+    bands: int = 1
+    """Parts of the rows of x that rows of PEs take turns with, in a flat mapping."""
     is_swapped: bool = False
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
     expansions: int = 1
@@ -79,6 +83,8 @@ class LinearMapping:
         """The way it is spread, in a word."""
         if self.resident:
             return "resident"
+        if self.bands > 1:
+            return "banded"
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
@@ -95,7 +101,7 @@ class LinearMapping:
     def row_groups(self) -> int:
         """Parts of the grid whose PEs read the same of x."""
         if self.is_flat:
-            return 1
+            return self.bands
         return self.grid_columns if self.is_turned else self.grid_rows
 
     @property
@@ -107,17 +113,17 @@ class LinearMapping:
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
         if self.is_flat:
-            return self.pe_count
+            return self.pe_count // self.bands
         return self.grid_rows if self.is_turned else self.grid_columns
 
     @property
     def x_receivers(self) -> Mode:
-        """PEs that work on the same part of x."""
-        return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
+        """PEs that work on the same part of x, and read it together."""
+        return "all" if self.resident else "row" if self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
-        """PEs that work on the same part of the weight."""
+        """PEs that work on the same part of the weight, and read it together."""
         if self.resident or self.is_flat or self.k_parts > 1:
             return "none"
         return "row" if self.is_turned else "column"
@@ -130,14 +136,14 @@ class LinearMapping:
     @property
     def loads_early(self) -> bool:
         """True if the first chunks of the weight can be loaded before x is there."""
-        return self.resident and not self.shape.is_computed
+        return not self.shape.is_computed
 
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
         shape = self.shape
         gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.loads_early and not gets_computed
+        return self.resident and self.loads_early and not gets_computed
 
     @property
     def output_tiles(self) -> int:

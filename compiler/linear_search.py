@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import cycles, multiplies_long
+from compiler.linear_flat import flat_choices
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.errors import UnsupportedError
@@ -136,9 +137,9 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         yield from _streamed_over(shape, machine, rows, columns, k_parts=k_parts)
         if rows != columns:
             yield from _streamed_over(shape, machine, columns, rows, k_parts=k_parts, is_turned=True)
-    is_thin = shape.rows <= machine.accumulator.banks * machine.matrix.block_rows
-    if machine.dma.broadcast_reads and is_thin and not _may_be_resident(shape, machine):
-        yield from _streamed_over(shape, machine, 1, rows * columns, is_flat=True)
+    if not _may_be_resident(shape, machine):
+        for choice in flat_choices(shape, machine):
+            yield from _chunked(choice, machine)
 
 
 def _may_split_k(shape: LinearShape, machine: Machine) -> bool:
@@ -157,7 +158,6 @@ def _streamed_over(
     *,
     k_parts: int = 1,
     is_turned: bool = False,
-    is_flat: bool = False,
 ) -> Iterator[LinearMapping]:
     """Yield the mappings that split rows, with K, and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
@@ -182,16 +182,13 @@ def _streamed_over(
             output_parts = -(-tiles // output_rounds)
             row_groups = row_parts * k_parts
             grid = (output_parts, row_groups) if is_turned else (row_groups, output_parts)
-            if is_flat:
-                grid = _smallest_rectangle(output_parts, machine.grid.rows, machine.grid.columns)
-                output_rounds = -(-tiles // (grid[0] * grid[1]))
             choice = LinearMapping(
                 shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned, is_flat=is_flat, k_part_bytes=k_part_bytes if k_parts > 1 else 0,
+                is_turned=is_turned, k_part_bytes=k_part_bytes if k_parts > 1 else 0,
             )  # fmt: skip
             yield from _chunked(choice, machine)
-            if shape.is_computed and not is_flat:
+            if shape.is_computed:
                 yield from _uneven(choice, most_output_parts, machine)
 
 
@@ -256,7 +253,7 @@ def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> 
     """Return how many chunks of the weight should be on their way."""
     if choice.shape.is_computed and not choice.resident:
         return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunk_bytes)
-    if not choice.loads_early:
+    if not (choice.resident and choice.loads_early):
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
     early_cycles = EXPANDED_EARLY_CYCLES if choice.shape.packed else EARLY_CYCLES
@@ -287,5 +284,8 @@ def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool
 
 def _has_whole_parts(mapping: LinearMapping) -> bool:
     """Tell whether scales and zero points of two weights lie behind one another without a gap."""
-    sizes = (mapping.scale_chunk_bytes // mapping.shape.parts, mapping.zero_point_chunk_bytes // mapping.shape.parts)
-    return mapping.shape.parts == 1 or not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)
+    if mapping.shape.parts == 1 or mapping.shape.packed is None:
+        return True
+    scales = mapping.tile_outputs * mapping.groups
+    sizes = (scales * mapping.shape.dtype.bytes, scales if mapping.shape.packed.has_zero_points else 0)
+    return not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)
