@@ -90,7 +90,7 @@ def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
             if fits(tile, machine):
                 yield from _shared_too(estimate, machine)
             if estimate.is_simd_bound and not shape.is_stacked and machine.accumulator.banks > 1:
-                for is_narrow in (False, True) if may_be_narrow(shape) else (False,):
+                for is_narrow in (False, True) if may_be_narrow(tile, machine) else (False,):
                     carried = _deepest(replace(tile, is_carried=True, is_narrow=is_narrow), machine)
                     if fits(carried, machine):
                         yield from _shared_too(_Estimate(carried, machine), machine)
