@@ -8,7 +8,7 @@ from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from isa.dtypes import Dtype
 from isa.machine import Machine
-from isa.network import Pattern, link_cycles
+from isa.network import busiest_link_cycles
 
 ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
 """How often rows are read to round them, and the commands one behind the other."""
@@ -56,6 +56,13 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
 
 
+def least_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return what `cycles` is at least, however K is cut into chunks: products, or the weight at the pace of DRAM."""
+    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
+    weight_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds * copies
+    return max(_matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
+
+
 _PRODUCTS = 3
 """Place of products among the stages of `_edge_cycles`."""
 
@@ -96,10 +103,9 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
     if not machine.dma.broadcast_reads:
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
-    x = Pattern(rows, columns, x_mode, machine.sram.slices)
     units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
-    weight = Pattern(rows, columns, weight_mode, units)
-    return x_bytes * max(link_cycles(machine, x)) + weight_bytes * max(link_cycles(machine, weight))
+    x = busiest_link_cycles(machine, rows, columns, x_mode, machine.sram.slices)
+    return x_bytes * x + weight_bytes * busiest_link_cycles(machine, rows, columns, weight_mode, units)
 
 
 def _latency_cycles(machine: Machine) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_cost import cycles, multiplies_long
+from compiler.linear_cost import cycles, least_cycles, multiplies_long
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.errors import UnsupportedError
@@ -36,7 +36,22 @@ local memory, of which other operations of the same launch need the rest."""
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
-    return ranked_mappings(shape, machine)[0]
+    choices = list(_choices(shape, machine))
+    bounds = [_least_cycles(choice, machine) for choice in choices]
+    estimates: dict[int, list[tuple[float, LinearMapping]]] = {}
+    least = math.inf
+    for place in sorted(range(len(choices)), key=bounds.__getitem__):
+        if bounds[place] > least * (1 + max(ESTIMATE_ERROR, EXPANDED_ERROR)):
+            break  # neither this choice nor those behind it can have the mapping that comes first
+        estimates[place] = [(cycles(mapping, machine), mapping) for mapping in _completed(choices[place], machine)]
+        least = min([least, *(estimate for estimate, _ in estimates[place])])
+    return _ranked(shape, [item for place in sorted(estimates) for item in estimates[place]])[0]
+
+
+def _least_cycles(choice: LinearMapping, machine: Machine) -> float:
+    """Return what every completed form of a choice costs at least."""
+    least = least_cycles(choice, machine)
+    return min(least, least_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -46,7 +61,10 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
     leaves it to other operations of the launch.
     """
-    estimates = [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)]
+    return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
+
+
+def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) -> list[LinearMapping]:
     if not estimates:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
@@ -66,17 +84,32 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
 
 def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     """Yield all mappings that fit, some of them only if they may have the lowest cost."""
+    for choice in _choices(shape, machine):
+        yield from _completed(choice, machine)
+
+
+def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield tiles and parts of the grid, K in one chunk."""
     streamed = () if shape.rounded_from else _streamed(shape, machine)
-    for mapping in (*_resident(shape, machine), *streamed):
-        if not _has_stored_gap(mapping):
-            yield mapping
-            yield from _swapped(mapping, machine)
+    for choice in (*_resident(shape, machine), *streamed):
+        if not _has_stored_gap(choice):
+            yield choice
+
+
+def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    for mapping in _chunked(choice, machine):
+        yield mapping
+        yield from _swapped(mapping, machine)
+
+
+def _has_padding(mapping: LinearMapping) -> bool:
+    """Tell whether the matrix engine holds rows of x that are not there."""
+    return mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
 
 
 def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
-    has_padding = mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
-    if has_padding and multiplies_long(mapping, machine):
+    if _has_padding(mapping) and multiplies_long(mapping, machine):
         swapped = replace(mapping, is_swapped=True)
         if swapped.local_bytes <= machine.pe.local_memory_bytes:
             yield swapped
@@ -107,11 +140,10 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         rounds = -(-tiles // (grid_rows * grid_columns))
         rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
-        choice = LinearMapping(
+        yield LinearMapping(
             shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
             chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
-        yield from _chunked(choice, machine)
 
 
 def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
@@ -138,7 +170,7 @@ def _streamed_over(
     is_turned: bool = False,
     is_flat: bool = False,
 ) -> Iterator[LinearMapping]:
-    """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
+    """Yield the choices that split rows and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
     banks = machine.accumulator.banks // shape.parts
@@ -159,12 +191,11 @@ def _streamed_over(
             if is_flat:
                 grid = _smallest_rectangle(output_parts, machine.grid.rows, machine.grid.columns)
                 output_rounds = -(-tiles // (grid[0] * grid[1]))
-            choice = LinearMapping(
+            yield LinearMapping(
                 shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
                 is_turned=is_turned, is_flat=is_flat,
             )  # fmt: skip
-            yield from _chunked(choice, machine)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -179,11 +210,15 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         chunks = -(-choice.k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
-        if not _has_whole_parts(replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)):
+        chunked = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)
+        if not _has_whole_parts(chunked):
             continue
-        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
+        x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
+        for slots in range(_wanted_slots(chunked, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
-            mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
+            if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
+                continue
+            mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
             parted = [*_in_parts(mapping, machine)]
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 parted.insert(0, mapping)
@@ -211,13 +246,13 @@ def _maximum_chunk_bytes(choice: LinearMapping) -> int:
     return MAXIMUM_CHUNK_BYTES * (choice.shape.dtype.bits // packed.dtype.bits if packed else 1)
 
 
-def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
+def _wanted_slots(chunked: LinearMapping, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
-    if not choice.loads_early:
+    if not chunked.loads_early:
         return PREFERRED_SLOTS
-    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
-    early_cycles = EXPANDED_EARLY_CYCLES if choice.shape.packed else EARLY_CYCLES
-    early_bytes = early_cycles * machine.dram_bytes_per_cycle / choice.pe_count
+    slot_bytes = chunked.weight_chunk_bytes
+    early_cycles = EXPANDED_EARLY_CYCLES if chunked.shape.packed else EARLY_CYCLES
+    early_bytes = early_cycles * machine.dram_bytes_per_cycle / chunked.pe_count
     most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
     return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
 
@@ -244,5 +279,7 @@ def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool
 
 def _has_whole_parts(mapping: LinearMapping) -> bool:
     """Tell whether scales and zero points of two weights lie behind one another without a gap."""
+    if mapping.shape.parts == 1 or mapping.shape.packed is None:
+        return True
     sizes = (mapping.scale_chunk_bytes // mapping.shape.parts, mapping.zero_point_chunk_bytes // mapping.shape.parts)
-    return mapping.shape.parts == 1 or not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)
+    return not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)
