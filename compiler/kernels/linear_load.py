@@ -85,14 +85,24 @@ class Loader(Walk):
             with core.scratch() as x, core.scratch() as left, core.scratch() as size:
                 if not mapping.resident:
                     core.copy(x_row, x)
-                    core.copy(core.argument("k_bytes"), left)
-                with core.loop(core.argument("chunks")):
+                    self.own_k("k_bytes", mapping.k_part_bytes, left)
+                    if self.k_part is not None:
+                        core.increase(x, core.multiply(self.k_part, mapping.k_part_bytes, size))
+                with core.loop(self._chunks(size)):
+                    self._load_weight(weight)
                     if not mapping.resident:
                         core.minimum(left, mapping.chunk_bytes, size)
                         self._load_x(x, self.tile_rows, size)
                         core.increase(x, mapping.chunk_bytes)
                         core.increase(left, -mapping.chunk_bytes)
-                    self._load_weight(weight)
+                    self._end_chunk()
+
+    def _chunks(self, into: Register) -> Register:
+        """Return a register with the number of chunks: the argument where core A has it in one, or `into`."""
+        return self.core.argument("chunks") if self.k_part is None else self.own_chunks(into)
+
+    def _end_chunk(self) -> None:
+        """Do what follows when a chunk of both operands is on its way."""
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""
