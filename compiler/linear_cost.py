@@ -8,7 +8,7 @@ from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from isa.dtypes import Dtype
 from isa.machine import Machine
-from isa.network import Pattern, link_cycles
+from isa.network import Pattern, busiest_links
 
 ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
 """How often rows are read to round them, and the commands one behind the other."""
@@ -80,6 +80,12 @@ def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
     return mapping.row_rounds * mapping.output_rounds * (commands * bank_cycles + way)
 
 
+def least_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return what `cycles` is at least, however K is cut into chunks: products, or the weight once from DRAM."""
+    weight_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
+    return max(_matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
+
+
 _PRODUCTS = 3
 """Place of products among the stages of `_edge_cycles`."""
 
@@ -120,10 +126,9 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
     if not machine.dma.broadcast_reads:
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
-    x = Pattern(rows, columns, x_mode, machine.sram.slices)
     units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
-    weight = Pattern(rows, columns, weight_mode, units)
-    loads = zip(link_cycles(machine, x), link_cycles(machine, weight), strict=True)
+    x = Pattern(rows, columns, x_mode, machine.sram.slices)
+    loads = busiest_links(machine, x, Pattern(rows, columns, weight_mode, units))
     return max(x_bytes * of_x + weight_bytes * of_weight for of_x, of_weight in loads)
 
 

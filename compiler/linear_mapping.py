@@ -339,7 +339,7 @@ class LinearMapping:
         """Bytes of the row of zeros that starts accumulators without bias or residual."""
         return self.block_rows * 4
 
-    @property
+    @cached_property
     def local_bytes(self) -> int:
         """Local memory of the buffers."""
         tile = self.tile_rows * self.tile_outputs

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_cost import cycles, multiplies_long
+from compiler.linear_cost import cycles, least_cycles, multiplies_long
 from compiler.linear_flat import flat_choices
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
@@ -45,7 +45,22 @@ local memory, of which other operations of the same launch need the rest."""
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
-    return ranked_mappings(shape, machine)[0]
+    choices = list(_choices(shape, machine))
+    bounds = [_least_cycles(choice, machine) for choice in choices]
+    estimates: dict[int, list[tuple[float, LinearMapping]]] = {}
+    least = math.inf
+    for place in sorted(range(len(choices)), key=bounds.__getitem__):
+        if bounds[place] > least * (1 + max(ESTIMATE_ERROR, EXPANDED_ERROR)):
+            break  # neither this choice nor those behind it can have the mapping that comes first
+        estimates[place] = [(cycles(mapping, machine), mapping) for mapping in _completed(choices[place], machine)]
+        least = min([least, *(estimate for estimate, _ in estimates[place])])
+    return _ranked(shape, [item for place in sorted(estimates) for item in estimates[place]])[0]
+
+
+def _least_cycles(choice: LinearMapping, machine: Machine) -> float:
+    """Return what every completed form of a choice costs at least."""
+    least = least_cycles(choice, machine)
+    return min(least, least_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -55,7 +70,10 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
     leaves it to other operations of the launch.
     """
-    estimates = [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)]
+    return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
+
+
+def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) -> list[LinearMapping]:
     if not estimates:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
@@ -76,17 +94,32 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
 
 def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     """Yield all mappings that fit, some of them only if they may have the lowest cost."""
+    for choice in _choices(shape, machine):
+        yield from _completed(choice, machine)
+
+
+def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield tiles and parts of the grid, K in one chunk."""
     streamed = () if shape.rounded_from else _streamed(shape, machine)
-    for mapping in (*_resident(shape, machine), *streamed):
-        if not _has_stored_gap(mapping):
-            yield mapping
-            yield from _swapped(mapping, machine)
+    for choice in (*_resident(shape, machine), *streamed):
+        if not _has_stored_gap(choice):
+            yield choice
+
+
+def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    for mapping in _chunked(choice, machine):
+        yield mapping
+        yield from _swapped(mapping, machine)
+
+
+def _has_padding(mapping: LinearMapping) -> bool:
+    """Tell whether the matrix engine holds rows of x that are not there."""
+    return mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
 
 
 def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
-    has_padding = mapping.instruction == "mml" and mapping.tile_rows % mapping.block_rows > 0
-    if has_padding and multiplies_long(mapping, machine):
+    if _has_padding(mapping) and multiplies_long(mapping, machine):
         swapped = replace(mapping, is_swapped=True)
         if swapped.local_bytes <= machine.pe.local_memory_bytes:
             yield swapped
@@ -119,11 +152,10 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         rounds = -(-tiles // (grid_rows * grid_columns))
         rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
-        choice = LinearMapping(
+        yield LinearMapping(
             shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
             chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
-        yield from _chunked(choice, machine)
 
 
 def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
@@ -138,8 +170,7 @@ def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         if rows != columns:
             yield from _streamed_over(shape, machine, columns, rows, k_parts=k_parts, is_turned=True)
     if not _may_be_resident(shape, machine):
-        for choice in flat_choices(shape, machine):
-            yield from _chunked(choice, machine)
+        yield from flat_choices(shape, machine)
 
 
 def _may_split_k(shape: LinearShape, machine: Machine) -> bool:
@@ -159,7 +190,7 @@ def _streamed_over(
     k_parts: int = 1,
     is_turned: bool = False,
 ) -> Iterator[LinearMapping]:
-    """Yield the mappings that split rows, with K, and outputs over so many parts of the grid at most."""
+    """Yield the choices that split rows, with K, and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     k_part_bytes = round_up(-(-k_bytes // k_parts), machine.matrix.block_k_bytes)
     most_row_parts //= k_parts
@@ -187,19 +218,19 @@ def _streamed_over(
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
                 is_turned=is_turned, k_part_bytes=k_part_bytes if k_parts > 1 else 0,
             )  # fmt: skip
-            yield from _chunked(choice, machine)
+            yield choice
             if shape.is_computed:
-                yield from _uneven(choice, most_output_parts, machine)
+                yield from _uneven(choice, most_output_parts)
 
 
-def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[LinearMapping]:
-    """Yield mappings whose last round shares what is left for it among so many parts of the grid: all there are."""
+def _uneven(choice: LinearMapping, parts: int) -> Iterator[LinearMapping]:
+    """Yield the choice whose last round shares what is left for it among so many parts of the grid: all there are."""
     rounds = choice.output_rounds
     left = padded_outputs(choice.shape) - (rounds - 1) * parts * choice.tile_outputs
     last = round_up(-(-left // parts), COLUMN_STEP)
     if rounds > 1 and 0 < last < choice.tile_outputs:
         rows, columns = (parts, choice.grid_columns) if choice.is_turned else (choice.grid_rows, parts)
-        yield from _chunked(replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns), machine)
+        yield replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -215,11 +246,15 @@ def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]
         chunks = -(-choice.pe_k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
-        if not _has_whole_parts(replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)):
+        chunked = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)
+        if not _has_whole_parts(chunked):
             continue
-        for slots in range(_wanted_slots(choice, chunk_bytes, machine), 1, -1):
+        x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
+        for slots in range(_wanted_slots(chunked, machine), 1, -1):
             x_slots = 1 if choice.resident else slots
-            mapping = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, x_slots=x_slots, weight_slots=slots)
+            if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
+                continue
+            mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
             parted = [*_in_parts(mapping, machine)]
             if mapping.local_bytes <= machine.pe.local_memory_bytes:
                 parted.insert(0, mapping)
@@ -249,15 +284,15 @@ def _maximum_chunk_bytes(choice: LinearMapping) -> int:
     return MAXIMUM_CHUNK_BYTES * (choice.shape.dtype.bits // packed.dtype.bits if packed else 1)
 
 
-def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
+def _wanted_slots(chunked: LinearMapping, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
-    if choice.shape.is_computed and not choice.resident:
-        return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunk_bytes)
-    if not (choice.resident and choice.loads_early):
+    if chunked.shape.is_computed and not chunked.resident:
+        return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunked.chunk_bytes)
+    if not (chunked.resident and chunked.loads_early):
         return PREFERRED_SLOTS
-    slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes
-    early_cycles = EXPANDED_EARLY_CYCLES if choice.shape.packed else EARLY_CYCLES
-    early_bytes = early_cycles * machine.dram_bytes_per_cycle / choice.pe_count
+    slot_bytes = chunked.weight_chunk_bytes
+    early_cycles = EXPANDED_EARLY_CYCLES if chunked.shape.packed else EARLY_CYCLES
+    early_bytes = early_cycles * machine.dram_bytes_per_cycle / chunked.pe_count
     most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // slot_bytes
     return max(PREFERRED_SLOTS, min(math.ceil(early_bytes / slot_bytes) + 1, most, MAX_SLOTS))
 

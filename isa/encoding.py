@@ -6,6 +6,7 @@ Words with an unknown opcode, bits outside the operands of their instruction, or
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ _LOW = (1 << 64) - 1
 _NUMBERED = {Kind.REGISTER, Kind.RESULT, Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME}
 _NUMBERED |= {Kind.BANK_READ, Kind.BANK_WRITE}
 _WORDS = {Kind.DTYPE, Kind.CHOICE}
+_KEYS = (int, str)
+"""Types of values that are equal only if they encode alike; 0.0 and -0.0 do not."""
 
 
 def operand_list(instruction: Instruction) -> str:
@@ -54,10 +57,20 @@ def encode(name: str, operands: Mapping[str, Value]) -> tuple[int, int]:
     instruction = instruction_named(name)
     if operands.keys() != instruction.by_name.keys():
         raise _wrong_operands(instruction, operands)
+    values = tuple(operands[operand.name] for operand in instruction.operands)
+    is_plain = all(type(value) in _KEYS for value in values)
+    return _known_encoding(instruction, values) if is_plain else _encoding(instruction, values)
+
+
+def _encoding(instruction: Instruction, values: tuple[Value, ...]) -> tuple[int, int]:
     word = instruction.opcode << SLOTS["opcode"][0]
-    for operand in instruction.operands:
-        word |= encode_operand(operand, operands[operand.name]) << SLOTS[operand.slot][0]
+    for operand, value in zip(instruction.operands, values, strict=True):
+        word |= encode_operand(operand, value) << SLOTS[operand.slot][0]
     return word & _LOW, word >> 64
+
+
+_known_encoding = functools.lru_cache(maxsize=1 << 14)(_encoding)
+"""`_encoding`, kept: kernels repeat most of their instructions."""
 
 
 def _wrong_operands(instruction: Instruction, operands: Mapping[str, Value]) -> AssemblyError:
@@ -104,16 +117,14 @@ def _encode_float(operand: Operand, value: Value) -> int:
 def decode(low: int, high: int) -> tuple[Instruction, dict[str, Value]]:
     """Return the table row and operand values of one instruction; AssemblyError if the word has no meaning."""
     words = np.array([[low, high]], dtype=np.uint64)
-    check_words(words)
-    row = columns.decode_columns(words)[0]
+    row = check_words(words)[0]
     instruction = BY_OPCODE[int(row[columns.OPCODE])]
     return instruction, {operand.name: _decode_operand(operand, row) for operand in instruction.operands}
 
 
 def decode_all(words: npt.NDArray[np.uint64]) -> list[tuple[Instruction, dict[str, Value]]]:
     """Return `decode` of each row of uint64[n, 2]; AssemblyError as `check_words`."""
-    check_words(words)
-    rows = columns.decode_columns(words)
+    rows = check_words(words)
     instructions = [BY_OPCODE[int(opcode)] for opcode in rows[:, columns.OPCODE]]
     return [
         (instruction, {operand.name: _decode_operand(operand, row) for operand in instruction.operands})
@@ -130,8 +141,8 @@ def _decode_operand(operand: Operand, row: npt.NDArray[np.int64]) -> Value:
     return code
 
 
-def check_words(words: npt.NDArray[np.uint64]) -> None:
-    """Raise AssemblyError for the first of uint64[n, 2] words that no instruction encodes to."""
+def check_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return uint64[n, 2] words as columns; AssemblyError for the first that no instruction encodes to."""
     rows = columns.decode_columns(words)
     limits = _LIMITS[rows[:, columns.OPCODE]]
     outside = (rows >= limits) & (limits >= 0)
@@ -146,6 +157,7 @@ def check_words(words: npt.NDArray[np.uint64]) -> None:
         index = int(np.argmax(bad))
         what = _what_is_wrong(rows[index], outside[index], int(reserved[index]))
         raise AssemblyError(what, where=f"instruction {index}")
+    return rows
 
 
 def _what_is_wrong(row: npt.NDArray[np.int64], outside: npt.NDArray[np.bool_], reserved: int) -> str:

@@ -89,4 +89,4 @@ def verify(kernel: Kernel, machine: Machine) -> None:
     from isa.kernel_checks import problems_of
     from isa.problems import raise_problems
 
-    raise_problems(tuple(problems_of(kernel, machine)), f"kernel '{kernel.name}'")
+    raise_problems(problems_of(kernel, machine), f"kernel '{kernel.name}'")

@@ -5,6 +5,7 @@ Every check yields sentences. What only a run can tell (values in registers, whi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,13 @@ _LOOP = BY_NAME["loop"].opcode
 _HALT, _JUMP = BY_NAME["halt"].opcode, BY_NAME["jump"].opcode
 
 
-def problems_of(kernel: Kernel, machine: Machine) -> Iterator[str]:
-    """Yield a sentence for every rule the kernel breaks on the machine."""
+@functools.lru_cache(maxsize=256)
+def problems_of(kernel: Kernel, machine: Machine) -> tuple[str, ...]:
+    """Return a sentence for every rule the kernel breaks on the machine; a compilation asks several times."""
+    return tuple(_problems(kernel, machine))
+
+
+def _problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
     for name in (kernel.name, *kernel.arguments, *(buffer.name for buffer in kernel.buffers)):
         if not NAME_PATTERN.fullmatch(name):
             yield f"'{name}' is no name: letters, digits, '_' and '.'"
@@ -72,11 +78,10 @@ def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[s
         yield "there is no code, not even a halt"
         return
     try:
-        check_words(words)
+        rows = check_words(words)
     except AssemblyError as error:
         yield f"{error.where}: {error.what}"
         return
-    rows = columns.decode_columns(words)
     for pc, row in enumerate(rows):
         instruction = BY_OPCODE[int(row[columns.OPCODE])]
         for problem in _instruction_problems(kernel, machine, instruction, row):

@@ -73,6 +73,11 @@ class Network:
         along_rows = itertools.product([False], range(self.rows), range(self.columns + 1), [False, True])
         return tuple(Link(*each) for each in (*along_rows, *itertools.product([True], lines, places, [False, True])))
 
+    @functools.cached_property
+    def numbers(self) -> dict[Link, int]:
+        """The place of each link in `links`."""
+        return {link: number for number, link in enumerate(self.links)}
+
     def route(self, port: int, target: Rectangle, is_write: bool = False) -> tuple[list[Link], int]:
         """Return the links between a port and routers, and the hops to the farthest; writes come from one router."""
         side, entry = self._entry(port, target, is_write)
@@ -143,14 +148,13 @@ def network_of(topology: Topology, rows: int, columns: int) -> Network:
 @functools.lru_cache(maxsize=64)
 def _routes(network: Network, cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Routes:
     """Return the routes of a rectangle of PEs at a row and column."""
-    index = {link: number for number, link in enumerate(network.links)}
     table = np.zeros((2 * size[0] * size[1] + sum(size) + 1, network.ports, 3), np.int64)
     links: list[int] = []
     for group, (target, is_write) in enumerate(_groups(cluster, first, size)):
         for port in range(network.ports):
             route, hops = network.route(port, target, is_write)
             table[group, port] = len(links), len(links) + len(route), hops
-            links += [index[link] for link in route]
+            links += [network.numbers[link] for link in route]
     return Routes(table, np.array(links, np.int64))
 
 
@@ -210,13 +214,38 @@ def link_cycles(machine: Machine, pattern: Pattern) -> tuple[float, ...]:
     return _link_cycles(machine.network, cluster, widths, pattern)
 
 
+def busiest_links(machine: Machine, first: Pattern, second: Pattern) -> tuple[tuple[float, float], ...]:
+    """Return the cycles of both patterns on each link, but for links that are no busier than another with either.
+
+    However much of both patterns there is, one of these links is the busiest.
+    """
+    noc = machine.noc
+    cluster = noc.cluster_rows, noc.cluster_columns
+    widths = noc.row_link_bytes_per_cycle, noc.column_link_bytes_per_cycle
+    return _busiest_links(machine.network, cluster, widths, first, second)
+
+
+@functools.lru_cache(maxsize=1024)
+def _busiest_links(
+    network: Network, cluster: tuple[int, int], widths: tuple[int, int], first: Pattern, second: Pattern
+) -> tuple[tuple[float, float], ...]:
+    loads = (_link_cycles(network, cluster, widths, pattern) for pattern in (first, second))
+    kept: list[tuple[float, float]] = []
+    for load in sorted(set(zip(*loads, strict=True)), reverse=True):
+        if not kept or load[1] > kept[-1][1]:
+            kept.append(load)
+    return tuple(kept)
+
+
 @functools.lru_cache(maxsize=256)
 def _link_cycles(
     network: Network, cluster: tuple[int, int], widths: tuple[int, int], pattern: Pattern
 ) -> tuple[float, ...]:
-    found = _routes(network, cluster, (0, 0), (pattern.rows, pattern.columns))
     shares, loads = pattern.port_shares(network.ports), np.zeros(len(network.links))
-    for routes_of_group in found.table[group_indices(pattern.mode, pattern.rows, pattern.columns)]:
-        for share, (start, end, _) in zip(shares, routes_of_group, strict=True):
-            loads[found.links[start:end]] += share
+    chosen = group_indices(pattern.mode, pattern.rows, pattern.columns)
+    groups = _groups(cluster, (0, 0), (pattern.rows, pattern.columns))
+    for target, is_write in itertools.islice(groups, chosen.start, chosen.stop):
+        for port, share in enumerate(shares):
+            route, _ = network.route(port, target, is_write)
+            loads[np.array([network.numbers[link] for link in route], np.int64)] += share
     return tuple((loads / [widths[link.is_column] for link in network.links]).tolist())

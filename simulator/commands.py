@@ -95,7 +95,7 @@ def work_ticks(
         stats.counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
         return fixed + k * _vectors(rows, columns, lanes) * _CYCLE
     if timing in (_TRANSFER, _LAYOUT):
-        moved = max(extents[0, 0] * extents[0, 1], extents[1, 0] * extents[1, 1])
+        moved = max(extents[0] * extents[1], extents[2] * extents[3])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
     if timing in (_ACCUMULATOR, _LINK):
         stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
@@ -110,8 +110,8 @@ def work_ticks(
 
 @inlined_kernel
 def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
-    written = extents[0, 0] * extents[0, 1]
-    read = extents[1, 0] * extents[1, 1] + extents[2, 0] * extents[2, 1]
+    written = extents[0] * extents[1]
+    read = extents[2] * extents[3] + extents[4] * extents[5]
     return read, written
 
 
@@ -187,11 +187,11 @@ def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents:
     code, state, memories = chip.code, chip.state, chip.memories
     error = codes.OK
     out = a = b = -1
-    if extents[0, 0] > 0:
+    if extents[0] > 0:
         error, out, _ = operands.place(code, state, pe, fields, values, extents, operands.OUT)
-    if extents[1, 0] > 0:
+    if extents[2] > 0:
         error, a, _ = operands.place(code, state, pe, fields, values, extents, operands.A)
-    if extents[2, 0] > 0:
+    if extents[4] > 0:
         error, b, _ = operands.place(code, state, pe, fields, values, extents, operands.B)
     link = memories.links[pe, fields[col.MODE] & 3]
     if code.traits[fields[col.OPCODE], tr.LINK_ROLE] == tr.LINK_SENDS:

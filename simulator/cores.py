@@ -173,6 +173,8 @@ def _enqueue(
         entry[st.Q_VALUES + slot] = state.core[core, st.REGISTER + fields[col.R0 + slot]]
     if state.core[core, st.FOLLOWS_WORDS]:
         words.draw_addresses(code, hardware, state, stats, core, stream, fields, entry[st.Q_VALUES :])
+    operands.measure(hardware, code.traits, fields, entry[st.Q_VALUES :], entry[st.Q_EXTENTS :])
+    entry[st.Q_READY] = st.UNKNOWN
     pe, bank = core // st.CORES, fields[col.BANK]
     if code.traits[fields[col.OPCODE], tr.USES_BANK]:
         entry[st.Q_SNAPSHOT] = state.bank[pe, bank, st.BANK_ISSUED]
@@ -217,32 +219,30 @@ def _issue(
     return codes.OK, NEXT
 
 
-@inlined_kernel
-def _move_pointer(
-    code: Code, hardware: Hardware, state: State, stats: Stats, core: Scalar, pc: Scalar, fields: Integers
-) -> tuple[Scalar, Scalar]:
-    """Issue a push or pop to the stream that owns the buffer's side; a core's own pop acts at once."""
+@inner_kernel
+def _move_pointer(code: Code, state: State, core: Scalar, fields: Integers) -> tuple[Scalar, Scalar, Scalar]:
+    """Return (error, NEXT or STOP, stream to issue a push or pop to); -1: it is the core's own pop, done at once."""
     pe = core // st.CORES
     is_push = fields[col.OPCODE] == _PUSH
     buffer = fields[col.C0] if is_push else fields[col.C1]
     state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
-        return codes.BAD_BUFFER, STOP
+        return codes.BAD_BUFFER, STOP, -1
     if fields[col.IMMEDIATE] > code.buffers[buffer, 2] or fields[col.IMMEDIATE] < 0:
-        return (codes.PUSH_TOO_MANY if is_push else codes.POP_TOO_MANY), STOP
+        return (codes.PUSH_TOO_MANY if is_push else codes.POP_TOO_MANY), STOP, -1
     owner = state.buffer[pe, buffer, st.PRODUCER if is_push else st.CONSUMER]
     if owner < 0:
-        return codes.BAD_BUFFER, STOP
+        return codes.BAD_BUFFER, STOP, -1
     if owner // _UNITS != core:
-        return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), STOP
+        return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), STOP, -1
     if owner % _UNITS == _CORE:
         if not queues.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
             state.core[core, st.STATUS] = st.ON_DATA
             state.core[core, st.WAITING_FOR] = buffer
-            return codes.OK, STOP
+            return codes.OK, STOP, -1
         queues.wake_stream(state, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
-        return codes.OK, NEXT
-    return _issue(code, hardware, state, stats, core, pc, owner, fields)
+        return codes.OK, NEXT, -1
+    return codes.OK, NEXT, owner
 
 
 @inner_kernel
@@ -256,10 +256,10 @@ def _load_word(
         return codes.BAD_BUFFER, STOP
     if not _claim(state, pe, buffer, st.CONSUMER, core * _UNITS + _CORE):
         return codes.TWO_CONSUMERS, STOP
-    state.extents[1, 0], state.extents[1, 1] = 1, 4
-    values = state.scratch[st.VALUES :]
+    values, extents = state.scratch[st.VALUES :], state.scratch[st.EXTENTS :]
+    extents[2 * operands.A], extents[2 * operands.A + 1] = 1, 4
     values[2] = state.core[core, st.REGISTER + fields[col.R2]]
-    error, address, ready = operands.place(code, state, pe, fields, values, state.extents, operands.A)
+    error, address, ready = operands.place(code, state, pe, fields, values, extents, operands.A)
     if error:
         return error, STOP
     if ready < 0:
@@ -301,9 +301,9 @@ def _meet(code: Code, hardware: Hardware, state: State, core: Scalar) -> None:
 
 @inner_kernel
 def _synchronize(
-    code: Code, hardware: Hardware, state: State, core: Scalar, opcode: Scalar, fields: Integers
+    code: Code, hardware: Hardware, state: State, core: Scalar, opcode: Scalar, fields: Integers, has_turn: Scalar
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Run signal, wait, barrier or fence; return (error, NEXT or STOP, whether the instruction is finished)."""
+    """Run signal, wait, barrier or fence; return (error or NEEDS_TURN, NEXT or STOP, whether it is finished)."""
     pe, number = core // st.CORES, fields[col.IMMEDIATE]
     if opcode in (_WAIT, _SIGNAL):
         state.scratch[st.ERROR_DETAIL] = number
@@ -325,6 +325,8 @@ def _synchronize(
         return codes.OK, STOP, False
     state.core[core, st.TIME] = max(state.core[core, st.TIME], time)
     if opcode == _BARRIER:
+        if not has_turn:
+            return codes.NEEDS_TURN, STOP, False
         _meet(code, hardware, state, core)
         return codes.OK, STOP, True
     if opcode == _SIGNAL:
@@ -394,11 +396,18 @@ def _scalar(
     return codes.OK, _follow_loops(state, core, pc + 1, False)
 
 
-@inner_kernel
+@inlined_kernel
 def step_core(
-    code: Code, hardware: Hardware, state: State, stats: Stats, memories: Memory, core: Scalar, functional: Scalar
+    code: Code,
+    hardware: Hardware,
+    state: State,
+    stats: Stats,
+    memories: Memory,
+    core: Scalar,
+    functional: Scalar,
+    has_turn: Scalar,
 ) -> Scalar:
-    """Run a core until it stops; return an error code."""
+    """Run a core until it stops; return an error code, or NEEDS_TURN before it meets others without having the turn."""
     number = core % st.CORES
     while True:
         pc = state.core[core, st.PC]
@@ -411,26 +420,27 @@ def step_core(
         if row[tr.KNOWN] == 0:
             state.scratch[st.ERROR_DETAIL] = opcode
             return codes.UNKNOWN_OPCODE
-        error, action, finished = codes.OK, NEXT, True
+        error, action, finished, stream = codes.OK, NEXT, True, -1
         if opcode == _HALT:
             state.core[core, st.STATUS] = st.HALTED
             return codes.OK
         if row[tr.UNIT] != _CORE:
             stream = core * _UNITS + row[tr.UNIT]
-            error, action = _issue(code, hardware, state, stats, core, pc, stream, fields)
-            finished = action == NEXT
         elif opcode in (_PUSH, _POP):
-            error, action = _move_pointer(code, hardware, state, stats, core, pc, fields)
+            error, action, stream = _move_pointer(code, state, core, fields)
             finished = action == NEXT
         elif opcode == _LW:
             error, action = _load_word(code, state, stats, memories, core, fields, functional)
             finished = action == NEXT
         elif _SIGNAL <= opcode <= _FENCE:
-            error, action, finished = _synchronize(code, hardware, state, core, opcode, fields)
+            error, action, finished = _synchronize(code, hardware, state, core, opcode, fields, has_turn)
         else:
             if state.core[core, st.FOLLOWS_WORDS]:
                 words.follow(state, stats, core, opcode, fields)
             error, action = _scalar(code, hardware, state, core, pc, opcode, fields)
+        if stream >= 0:
+            error, action = _issue(code, hardware, state, stats, core, pc, stream, fields)
+            finished = action == NEXT
         if error:
             return error
         if finished:

@@ -1,54 +1,91 @@
-"""The event queue: a binary heap of (time, id), ties in order of id, so that a run is the same in every process."""
+"""Whose turn it is: the actors of a PE stand in its agenda, and a tournament finds the PE that comes first.
+
+Actors are streams, then cores; each has at most one event at a time. Events are in the order of (time, id), where ids
+count all streams and then all cores, so that a run is the same in every process. `turns` is the tournament: a tree of
+(time, id) whose leaves are the first events of the PEs, and whose root is the first of all.
+"""
 
 from __future__ import annotations
 
-from simulator.jit import inlined_kernel
-from simulator.state import HEAP_SIZE, Integers, Scalar, State
+from simulator.jit import inlined_kernel, inner_kernel
+from simulator.state import AGENDA_CLOCK, CORES, CURRENT_PE, IS_EARLY, NEVER, UNITS, Integers, Scalar, State
+
+_STREAMS = UNITS * CORES
+_ACTORS = _STREAMS + CORES
 
 
 @inlined_kernel
-def _before(heap: Integers, i: Scalar, j: Scalar) -> Scalar:
-    return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
+def is_before(time: Scalar, identity: Scalar, other_time: Scalar, other_identity: Scalar) -> Scalar:
+    """Tell whether an event comes before another one."""
+    return time < other_time or (time == other_time and identity < other_identity)
 
 
 @inlined_kernel
-def _swap(heap: Integers, i: Scalar, j: Scalar) -> None:
-    time, identity = heap[i, 0], heap[i, 1]
-    heap[i, 0], heap[i, 1] = heap[j, 0], heap[j, 1]
-    heap[j, 0], heap[j, 1] = time, identity
+def identity_of(state: State, pe: Scalar, actor: Scalar) -> Scalar:
+    """Return the id of an actor of a PE."""
+    if actor < _STREAMS:
+        return pe * _STREAMS + actor
+    return state.stream.shape[0] + pe * CORES + actor - _STREAMS
+
+
+@inlined_kernel
+def pe_of(state: State, identity: Scalar) -> Scalar:
+    """Return the PE that an actor belongs to."""
+    streams = state.stream.shape[0]
+    return identity // _STREAMS if identity < streams else (identity - streams) // CORES
+
+
+@inlined_kernel
+def first_actor(state: State, pe: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (time, actor) of the first event of a PE, (NEVER, 0) without one."""
+    agenda, first, time = state.agenda[pe], 0, NEVER
+    for actor in range(_ACTORS):
+        if agenda[actor] < time:
+            first, time = actor, agenda[actor]
+    return time, first
+
+
+@inner_kernel
+def _enter(turns: Integers, pe: Scalar, time: Scalar, identity: Scalar) -> None:
+    node = (turns.shape[0] >> 1) + pe
+    turns[node, 0], turns[node, 1] = time, identity
+    while node > 1:
+        other = node ^ 1
+        if is_before(turns[other, 0], turns[other, 1], time, identity):
+            time, identity = turns[other, 0], turns[other, 1]
+        node >>= 1
+        if turns[node, 0] == time and turns[node, 1] == identity:
+            break
+        turns[node, 0], turns[node, 1] = time, identity
+
+
+@inlined_kernel
+def post(state: State, pe: Scalar, time: Scalar, identity: Scalar) -> None:
+    """Enter what a PE does next into the tournament."""
+    _enter(state.turns, pe, time, identity)
+
+
+@inlined_kernel
+def posted(state: State, pe: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (time, id) of what a PE does next."""
+    node = (state.turns.shape[0] >> 1) + pe
+    return state.turns[node, 0], state.turns[node, 1]
 
 
 @inlined_kernel
 def schedule(state: State, time: Scalar, identity: Scalar) -> None:
     """Add an event; each id has at most one at a time."""
-    heap, child = state.heap, state.scratch[HEAP_SIZE]
-    heap[child, 0], heap[child, 1] = time, identity
-    state.scratch[HEAP_SIZE] += 1
-    while child > 0:
-        parent = (child - 1) >> 1
-        if not _before(heap, child, parent):
-            break
-        _swap(heap, child, parent)
-        child = parent
-
-
-@inlined_kernel
-def next_event(state: State) -> tuple[Scalar, Scalar]:
-    """Remove and return the earliest (time, id)."""
-    heap = state.heap
-    time, identity = heap[0, 0], heap[0, 1]
-    state.scratch[HEAP_SIZE] -= 1
-    size = state.scratch[HEAP_SIZE]
-    heap[0, 0], heap[0, 1] = heap[size, 0], heap[size, 1]
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= size:
-            break
-        if child + 1 < size and _before(heap, child + 1, child):
-            child += 1
-        if not _before(heap, child, parent):
-            break
-        _swap(heap, child, parent)
-        parent = child
-    return time, identity
+    streams = state.stream.shape[0]
+    if identity < streams:
+        pe = identity // _STREAMS
+        actor = identity - pe * _STREAMS
+    else:
+        pe = (identity - streams) // CORES
+        actor = _STREAMS + identity - streams - pe * CORES
+    state.agenda[pe, actor] = time
+    if time < state.agenda[pe, AGENDA_CLOCK]:
+        state.scratch[IS_EARLY] = 1
+    if pe != state.scratch[CURRENT_PE]:
+        other_time, other = posted(state, pe)
+        if is_before(time, identity, other_time, other):
+            post(state, pe, time, identity)

@@ -94,6 +94,7 @@ def serve_indexed(
     pe: Scalar,
     fields: Integers,
     values: Integers,
+    extents: Integers,
     traits: Integers,
     functional: Scalar,
     start: Scalar,
@@ -112,7 +113,7 @@ def serve_indexed(
     indices = table = behind = 0
     if functional:
         operand = operands.B if is_write else operands.A
-        _, indices, _ = operands.place(code, state, pe, fields, values, state.extents, operand)
+        _, indices, _ = operands.place(code, state, pe, fields, values, extents, operand)
     else:
         table, behind = rows_behind(code, address, pitch, size)
         stats.counts[st.ROWS_DRAWN] += rows

@@ -50,7 +50,7 @@ class Launcher:
     """The sequencer bound to a program, a machine and, for execution, a device's memory."""
 
     def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
-                 jitter_cycles: int = 0, jitter_seed: int = 0,
+                 ahead: bool = True, jitter_cycles: int = 0, jitter_seed: int = 0,
                  indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
         self._program, self._machine = program, machine
         self._hardware = hw.hardware_of(
@@ -79,6 +79,7 @@ class Launcher:
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}
         self._reuse = reuse and device is None
+        self._ahead = ahead and device is None and jitter_cycles == 0
 
     def forget(self) -> None:
         """Zero what launches may have left in local memories, banks and links, so that no run depends on another."""
@@ -93,16 +94,26 @@ class Launcher:
         if self._reuse and key in self._known:
             known = self._known[key]
             return Timed(known.ticks, known.stats, reused=True)
-        stats = st.new_stats(self._hardware)
-        st.reset(self._hardware, self._state)
         code = self._code(launch, bindings)
-        ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables)
+        ticks, stats = self._simulate(code, ahead=self._ahead and self._may_run_ahead(code))
         if ticks < 0:
             raise self._error(launch, code)
         stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
         timed = Timed(ticks, stats, reused=False)
         self._known[key] = timed
         return timed
+
+    def _simulate(self, code: st.Code, ahead: bool) -> tuple[int, st.Stats]:
+        stats = st.new_stats(self._hardware)
+        st.reset(self._hardware, self._state)
+        ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables, ahead=ahead)
+        # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
+        return self._simulate(code, ahead=False) if ahead and ticks < 0 else (ticks, stats)
+
+    def _may_run_ahead(self, code: st.Code) -> bool:
+        """Tell whether PEs meet only where `simulator.ahead` expects it: not by links, nor twice at one time."""
+        roles = code.traits[code.instructions[..., columns.OPCODE], traits.LINK_ROLE]
+        return self._machine.dma.issue_cycles > 0 and bool((roles == traits.LINK_UNUSED).all())
 
     def _value(self, argument: Argument, bindings: Mapping[str, int]) -> int:
         value = evaluate(argument.expression, bindings)

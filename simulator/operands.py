@@ -43,14 +43,14 @@ def _row_bytes(code: Scalar, values: Integers, element: Scalar, block_k_bytes: S
 
 @inlined_kernel
 def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Integers, extents: Integers) -> None:
-    """Fill extents[operand] = (rows, bytes per row) for out, a, b; rows are 0 for an absent operand."""
+    """Fill extents with (rows, bytes per row) of out, a and b; rows are 0 for an absent operand."""
     row = traits[fields[col.OPCODE]]
     for operand in range(3):
         base = tr.OUT_ROWS + 3 * operand
         rows_code = row[base]
         if rows_code == tr.NONE:
-            extents[operand, 0] = 0
-            extents[operand, 1] = 0
+            extents[2 * operand] = 0
+            extents[2 * operand + 1] = 0
             continue
         element = hardware.numbers[hw.ELEMENT_BYTES + fields[col.D0 + row[base + 2]]]
         group = max(fields[col.IMMEDIATE], 1)
@@ -65,8 +65,8 @@ def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Inte
                 rows = 1
             elif fields[col.MODE] == 2:
                 size = max(element, 1)
-        extents[operand, 0] = rows
-        extents[operand, 1] = size
+        extents[2 * operand] = rows
+        extents[2 * operand + 1] = size
 
 
 @inlined_kernel
@@ -74,7 +74,7 @@ def place(
     code: Code, state: State, pe: Scalar, fields: Integers, values: Integers, extents: Integers, operand: Scalar
 ) -> tuple[Scalar, Scalar, Scalar]:
     """Return (error, local address, ready time or -1 if it must wait) of a buffer operand."""
-    rows, size = extents[operand, 0], extents[operand, 1]
+    rows, size = extents[2 * operand], extents[2 * operand + 1]
     buffer = fields[col.C0 + operand]
     offset = values[2 * operand]
     pitch = values[2 * operand + 1] if rows > 1 else 0

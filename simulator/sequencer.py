@@ -2,7 +2,8 @@
 
 Cores and streams are the actors. A core runs ahead in its own time and only ever adds commands that carry the time of
 their issue; streams start commands when everything they need is known, so shared servers see requests in time order.
-There is no tick: the next event is the next thing that can happen.
+There is no tick: the next event is the next thing that can happen. What concerns one PE alone may be done out of turn,
+see `ahead`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from typing import Any, cast
 
 from numba import int64, typeof, types
 
+from isa.table import Unit
+from simulator import ahead as run_ahead
 from simulator import codes, cores, streams, warm_up
 from simulator import state as st
-from simulator.events import next_event, schedule
+from simulator.events import first_actor, identity_of, is_before, pe_of, post, posted, schedule
 from simulator.hardware import Hardware
-from simulator.jit import inner_kernel, kernel
+from simulator.jit import inlined_kernel, inner_kernel, kernel
 from simulator.meaning.dispatch import execute
 from simulator.meaning.tables import Tables, make_tables
 from simulator.queues import drained_time
 from simulator.state import Bytes, Chip, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
+
+_FI = int(Unit.FI)
 
 
 @inner_kernel
@@ -47,6 +52,74 @@ def _end_time(code: Code, state: State) -> Scalar:
     return time
 
 
+@inlined_kernel
+def _next_step(state: State, pe: Scalar) -> tuple[Scalar, Scalar]:
+    """Take what a PE does next off its agenda; return (time, actor)."""
+    agenda = state.agenda[pe]
+    if agenda[st.AGENDA_WAITING] > 0:
+        actor = agenda[st.AGENDA_WAITING] - 1
+        agenda[st.AGENDA_WAITING] = 0
+        return agenda[st.AGENDA_CLOCK], actor
+    time, actor = first_actor(state, pe)
+    agenda[actor] = st.NEVER
+    return time, actor
+
+
+@inlined_kernel
+def _place_of(state: State, pe: Scalar, time: Scalar, actor: Scalar) -> tuple[Scalar, Scalar]:
+    """Return (time, id) of an event among those of all PEs: it is not before the one that made it, whatever its id."""
+    agenda, identity = state.agenda[pe], identity_of(state, pe, actor)
+    if time == agenda[st.AGENDA_CLOCK]:
+        identity = max(identity, agenda[st.AGENDA_ID])
+    return time, identity
+
+
+@inlined_kernel
+def _step(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar, functional: Scalar, has_turn: Scalar) -> Scalar:
+    """Let an actor do what it can at time `now`; return an error code, or NEEDS_TURN before it meets other PEs."""
+    state, identity = chip.state, identity_of(chip.state, pe, actor)
+    streams_count = state.stream.shape[0]
+    if identity >= streams_count:
+        core = identity - streams_count
+        return cores.step_core(chip.code, chip.hardware, state, chip.stats, chip.memories, core, functional, has_turn)
+    outcome = codes.OK
+    while outcome == codes.OK:
+        outcome = streams.look(chip, identity, now)
+        if outcome == streams.READY:
+            if identity % st.UNITS == _FI and not has_turn:
+                return codes.NEEDS_TURN
+            outcome = streams.start(chip, identity, functional, now)
+    return max(outcome, codes.OK)
+
+
+@inlined_kernel
+def _take_turn(chip: Chip, pe: Scalar, functional: Scalar, ahead: Scalar) -> Scalar:
+    """Handle the first event of a PE, and if `ahead` is set those that concern no other PE; return an error code."""
+    state, agenda = chip.state, chip.state.agenda[pe]
+    state.scratch[st.CURRENT_PE] = pe
+    now, identity = posted(state, pe)
+    limit, limit_id = now, -1
+    time, actor = _next_step(state, pe)
+    while True:
+        if ahead:
+            agenda[st.AGENDA_CLOCK], agenda[st.AGENDA_ID] = time, identity
+        error = _step(chip, pe, actor, time, functional, limit_id == -1)
+        if error == codes.NEEDS_TURN:
+            agenda[st.AGENDA_WAITING] = actor + 1
+            post(state, pe, time, identity)
+            return codes.OK
+        if error:
+            return error
+        if ahead and limit_id == -1:
+            limit, limit_id = run_ahead.limit(chip.code, state, pe, now)
+        time, actor = first_actor(state, pe)
+        time, identity = _place_of(state, pe, time, actor)
+        if not ahead or time == st.NEVER or not is_before(time, identity, limit, limit_id):
+            post(state, pe, time, identity)
+            return codes.OUT_OF_ORDER if state.scratch[st.IS_EARLY] else codes.OK
+        agenda[actor] = st.NEVER
+
+
 @kernel
 def run_launch(
     code: Code,
@@ -57,26 +130,21 @@ def run_launch(
     tables: Tables,
     meaning: Meaning,
     functional: Scalar,
+    ahead: Scalar,
 ) -> Scalar:
     """Run a launch on a state that was reset; return its duration in ticks, or -1 with the error in the state.
 
     `meaning` is `execute` of `simulator.meaning.dispatch`, called through a pointer so that it compiles on its own.
+    With `ahead` PEs run ahead of each other where that changes nothing (see `ahead`). Then an error means that the
+    launch must be run again without it.
     """
     chip = Chip(code, hardware, state, stats, memories, tables, meaning)
     stream_count = state.stream.shape[0]
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
         schedule(state, 0, stream_count + core)
-    while state.scratch[st.HEAP_SIZE] > 0:
-        now, actor = next_event(state)
-        if actor >= stream_count:
-            error = cores.step_core(code, hardware, state, stats, memories, actor - stream_count, functional)
-        else:
-            error = codes.OK
-            while error == codes.OK:
-                error = streams.look(chip, actor, now)
-                if error == streams.READY:
-                    error = streams.start(chip, actor, functional, now)
-            error = max(error, codes.OK)
+    while state.turns[1, 0] != st.NEVER:
+        actor = state.turns[1, 1]
+        error = _take_turn(chip, pe_of(state, actor), functional, ahead)
         if error:
             _blame(state, actor)
             state.scratch[st.ERROR_CODE] = error
@@ -130,14 +198,16 @@ def compiled_for(functional: bool) -> Callable[..., int]:
 
     launcher: Any = None
 
-    def run(*arguments: Any) -> int:
+    def run(*arguments: Any, ahead: bool) -> int:
         nonlocal launcher
         if launcher is None:  # one compilation serves all launches: their arrays have the same types
-            launcher = _compiled((*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean))
+            launcher = _compiled(
+                (*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean, types.boolean)
+            )
             if helper is not None:
                 helper.wait()
             compile_meaning(meaning)
-        return int(launcher(*arguments, meaning, functional))
+        return int(launcher(*arguments, meaning, functional, ahead))
 
     return run
 

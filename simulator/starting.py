@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import Unit
-from simulator import codes, commands, operands, queues
+from simulator import codes, commands, queues
 from simulator import state as st
 from simulator import traits as tr
 from simulator.events import schedule
@@ -13,7 +13,7 @@ from simulator.state import Chip, Code, Integers, Scalar, State
 
 _FI, _RE = int(Unit.FI), int(Unit.RE)
 _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
-ALONG_ROW, ALONG_COLUMN = 1, 2
+ALONG_ROW, ALONG_COLUMN, TO_ALL = 1, 2, 3
 
 
 @inlined_kernel
@@ -64,7 +64,9 @@ def complete(
     chip: Chip, stream: Scalar, fields: Integers, values: Integers, functional: Scalar, now: Scalar, done: Scalar
 ) -> Scalar:
     """Execute and book the command at the head of a queue and take it off; return an error code."""
-    state, extents = chip.state, chip.state.extents
+    state = chip.state
+    (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
+    extents = entry[st.Q_EXTENTS :]
     pe, unit = stream // _STREAMS_PER_PE, stream % _UNITS
     if functional:
         error = commands.perform(chip, pe, fields, values, extents)
@@ -83,11 +85,10 @@ def complete(
 
 @inner_kernel
 def _member(chip: Chip, first: Scalar, step: Scalar, member: Scalar, core: Scalar) -> tuple[Scalar, Integers, Integers]:
-    """Return stream, instruction and register values of a PE's part of a broadcast, and measure its operands."""
+    """Return stream, instruction and register values of a PE's part of a broadcast."""
     stream = (first + member * step) * _STREAMS_PER_PE + core * _UNITS + _FI
     (entry,) = queues.queue_entry(chip.state, stream, chip.state.stream[stream, st.HEAD])
     fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
-    operands.measure(chip.hardware, chip.code.traits, fields, values, chip.state.extents)
     return stream, fields, values
 
 

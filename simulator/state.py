@@ -43,9 +43,11 @@ IN_FLIGHT = 7
 QUEUE = IN_FLIGHT + MAX_OUTSTANDING
 # Status of a stream (the head of a command queue).
 IDLE, ON_INPUT, ON_SPACE, ON_BANK, ON_GROUP, ON_LINK, SCHEDULED = range(7)
-# Columns of a queue entry: then the register values r0..r7.
-Q_PC, Q_ARRIVAL, Q_SNAPSHOT, Q_VALUES = 0, 1, 2, 3
+# Columns of a queue entry: then (rows, bytes per row) of out, a, b, then the register values r0..r7.
+Q_PC, Q_ARRIVAL, Q_SNAPSHOT, Q_READY, Q_EXTENTS, Q_VALUES = 0, 1, 2, 3, 4, 10
 ENTRY = Q_VALUES + 8
+UNKNOWN = -1
+"""`Q_READY` of a command that has not been found ready yet."""
 # Columns of `State.buffer`: then when each slot was pushed, and when it was popped.
 PUSHED, POPPED, PRODUCER, CONSUMER = range(4)
 PUSH_TIME = 4
@@ -61,10 +63,19 @@ CHANNELS, SRAM_BANKS, LINKS = range(3)
 # Columns of `State.semaphore`: then the times of signals.
 SIGNALLED, TAKEN = range(2)
 SIGNAL_TIME = 2
+# Columns of `State.agenda`: the time of the next event of each stream and core of a PE, then time and id of the last
+# event that was handled, and 1 + the actor that waits for its turn.
+AGENDA_CLOCK = UNITS * CORES + CORES
+AGENDA_ID, AGENDA_WAITING = AGENDA_CLOCK + 1, AGENDA_CLOCK + 2
+AGENDA_COLUMNS = AGENDA_CLOCK + 3
+NEVER = (1 << 63) - 1
 # Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
 G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
-# Places in `State.scratch`.
-ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, HEAP_SIZE, RANDOM, VALUES = range(9)
+# Places in `State.scratch`: then extents and register values of a command that is being looked at.
+(
+    ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, RANDOM, CURRENT_PE, IS_EARLY, EXTENTS,
+) = range(10)  # fmt: skip
+VALUES = EXTENTS + 6
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
@@ -108,9 +119,9 @@ class State(NamedTuple):
     dram: Integers
     group: Integers
     semaphore: Integers
-    heap: Integers
+    agenda: Integers
+    turns: Integers
     scratch: Integers
-    extents: Integers
 
 
 class Stats(NamedTuple):
@@ -167,7 +178,7 @@ def new_state(hardware: Hardware) -> State:
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
-        heap=_zeros(streams + cores + 1, 2), scratch=_zeros(VALUES + 8), extents=_zeros(3, 2),
+        agenda=_zeros(pes, AGENDA_COLUMNS), turns=_zeros(2 << (pes - 1).bit_length(), 2), scratch=_zeros(VALUES + 8),
     )  # fmt: skip
 
 
@@ -184,5 +195,8 @@ def reset(hardware: Hardware, state: State) -> None:
             array.fill(0)
     cache.start_launch(state.cache)
     state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
+    state.agenda[:, :AGENDA_CLOCK] = NEVER
+    state.turns[:, 0] = NEVER
+    state.scratch[CURRENT_PE] = -1
     state.scratch[RANDOM] = hardware.numbers[hw.JITTER_SEED]
     dram.start(hardware.numbers, state.dram)

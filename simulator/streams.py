@@ -65,14 +65,13 @@ def _readiness(
     pe: Scalar,
     unit: Scalar,
     fields: Integers,
-    values: Integers,
-    extents: Integers,
+    entry: Integers,
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Return (error, waiting status or IDLE, earliest start) of the command at the head of a queue."""
-    row = code.traits[fields[col.OPCODE]]
-    ready = max(state.stream[stream, st.CLOCK], state.pe[pe, unit])
+    """Return (error, waiting status or IDLE, earliest start but for its unit) of the command at the head of a queue."""
+    row, values, extents = code.traits[fields[col.OPCODE]], entry[st.Q_VALUES :], entry[st.Q_EXTENTS :]
+    ready = state.stream[stream, st.CLOCK]
     for operand in range(3):
-        if extents[operand, 0] <= 0:
+        if extents[2 * operand] <= 0:
             continue
         error, _, time = operands.place(code, state, pe, fields, values, extents, operand)
         if error:
@@ -82,9 +81,7 @@ def _readiness(
             return codes.OK, (st.ON_SPACE if operand == operands.OUT else st.ON_INPUT), 0
         ready = max(ready, time)
     if row[tr.USES_BANK]:
-        (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
-        snapshot = entry[st.Q_SNAPSHOT]
-        time = commands.bank_ready(state, pe, fields[col.BANK], unit, snapshot)
+        time = commands.bank_ready(state, pe, fields[col.BANK], unit, entry[st.Q_SNAPSHOT])
         if time < 0:
             state.stream[stream, st.DETAIL] = fields[col.BANK]
             return codes.OK, st.ON_BANK, 0
@@ -128,7 +125,7 @@ def look(chip: Chip, stream: Scalar, now: Scalar) -> Scalar:
         _sleep_until(state, stream, entry[st.Q_ARRIVAL])
         return WAITING
     state.scratch[st.ERROR_PC] = entry[st.Q_PC]
-    fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
+    fields = chip.code.instructions[core, entry[st.Q_PC]]
     opcode = fields[col.OPCODE]
     if opcode in (_PUSH, _POP):
         status = _step_pointer(chip.code, state, stream, pe, fields, now)
@@ -137,13 +134,17 @@ def look(chip: Chip, stream: Scalar, now: Scalar) -> Scalar:
             return WAITING
         queues.dequeue(state, stream, now)
         return codes.OK
-    operands.measure(chip.hardware, chip.code.traits, fields, values, state.extents)
-    error, status, ready = _readiness(chip.code, chip.hardware, state, stream, pe, unit, fields, values, state.extents)
-    if error:
-        return error
-    if status != st.IDLE:
-        state.stream[stream, st.STREAM_STATUS] = status
-        return WAITING
+    ready = entry[st.Q_READY]
+    if ready == st.UNKNOWN:
+        error, status, ready = _readiness(chip.code, chip.hardware, state, stream, pe, unit, fields, entry)
+        if error:
+            return error
+        if status != st.IDLE:
+            state.stream[stream, st.STREAM_STATUS] = status
+            return WAITING
+        if chip.code.traits[opcode, tr.LINK_ROLE] == tr.LINK_UNUSED:
+            entry[st.Q_READY] = ready
+    ready = max(ready, state.pe[pe, unit])
     if ready > now:
         _sleep_until(state, stream, ready)
         return WAITING
@@ -170,7 +171,9 @@ def start(chip: Chip, stream: Scalar, functional: Scalar, now: Scalar) -> Scalar
         return starting.start_broadcast(chip, stream, mode, functional, now)
     if unit == _FI:
         if traits[tr.INDEXED]:
-            error, done = gathering.serve_indexed(chip, stream, pe, fields, values, traits, functional, now)
+            error, done = gathering.serve_indexed(
+                chip, stream, pe, fields, values, entry[st.Q_EXTENTS :], traits, functional, now
+            )
         else:
             group = memory_system.group_of(chip.code, pe, traits[tr.MEMORY_READ] < 0)
             error, done = commands.serve_shared(chip.hardware, chip.code, state, chip.stats, values, traits, group, now)
