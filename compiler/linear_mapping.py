@@ -11,7 +11,8 @@ Two ways, both output-stationary (accumulators stay until K is done):
 
 Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
 has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
-reduction network.
+reduction network. Or neighbours along the axis that splits the outputs have the same outputs and split the rows again
+(`row_shares`), so that 12 x 6 PEs work as 4 x 18: each reads its rows of x for itself.
 
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
@@ -73,6 +74,8 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    row_shares: int = 1
+    """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
     @property
     def way(self) -> str:
@@ -93,7 +96,7 @@ class LinearMapping:
 
     @property
     def row_groups(self) -> int:
-        """Parts of the grid whose PEs read the same of x."""
+        """Places along the axis of the grid that splits the rows of x."""
         if self.is_flat:
             return 1
         return self.grid_columns if self.is_turned else self.grid_rows
@@ -101,18 +104,20 @@ class LinearMapping:
     @property
     def row_parts(self) -> int:
         """Parts of the grid that the rows of x are split over."""
-        return self.row_groups // self.k_parts
+        return self.row_groups * self.row_shares // self.k_parts
 
     @property
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
         if self.is_flat:
             return self.pe_count
-        return self.grid_rows if self.is_turned else self.grid_columns
+        return (self.grid_rows if self.is_turned else self.grid_columns) // self.row_shares
 
     @property
     def x_receivers(self) -> Mode:
         """PEs that work on the same part of x."""
+        if self.row_shares > 1:
+            return "none"
         return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
 
     @property

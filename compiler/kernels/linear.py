@@ -113,6 +113,7 @@ def _name(mapping: LinearMapping) -> str:
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     operands += f"_by_{mapping.k_parts}_parts" if mapping.k_parts > 1 else ""
+    operands += f"_shared_by_{mapping.row_shares}" if mapping.row_shares > 1 else ""
     outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"
 
