@@ -291,9 +291,19 @@ class LinearMapping:
         return min(self.tile_rows, self.block_rows) if self.stores_blocks else self.tile_rows
 
     @property
+    def stores_banks(self) -> bool:
+        """True if what an accumulator holds is stored by itself: of a single tile, whose store nothing else hides."""
+        return self.shape.is_computed and not self.is_swapped and self.row_rounds * self.output_rounds == 1
+
+    @property
+    def stored_outputs(self) -> int:
+        """Outputs that are stored at a time, at most."""
+        return min(self.tile_outputs, self.block_rows) if self.stores_banks else self.tile_outputs
+
+    @property
     def out_slots(self) -> int:
-        """Slots for rows that are stored at a time: those of two tiles."""
-        return 2 * -(-self.tile_rows // self.stored_rows)
+        """Slots for what is stored at a time: those of two tiles."""
+        return 2 * -(-self.tile_rows // self.stored_rows) * -(-self.tile_outputs // self.stored_outputs)
 
     @property
     def turned_result_pitch_bytes(self) -> int:
@@ -352,7 +362,7 @@ class LinearMapping:
         scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
-            self.out_slots * round_up(self.stored_rows * self.tile_outputs * self.shape.out_dtype.bytes, 32), start,
+            self.out_slots * round_up(self.stored_rows * self.stored_outputs * self.shape.out_dtype.bytes, 32), start,
             self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
