@@ -12,8 +12,9 @@ from isa.network import Pattern, busiest_links
 
 ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
 """How often rows are read to round them, and the commands one behind the other."""
-TRIP_CYCLES = 8
-"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
+TRIP_CYCLES, COMPUTED_TRIP_CYCLES = 8, 16
+"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties), and one of an operand in
+SRAM, which comes in rows."""
 
 
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
@@ -28,7 +29,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     """
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
-    products = _matrix_cycles(mapping, machine)
+    products = matrix_cycles(mapping, machine)
     expansion = chunk_trips * (_expansion_cycles(mapping, machine) + _turning_cycles(mapping, machine))
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
@@ -37,10 +38,11 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
-    copies = 1 if is_shared else mapping.row_groups
+    copies = mapping.row_shares if is_shared else mapping.row_groups
     copies = copies if machine.sram.has_cache else copies * mapping.bands
     weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
-    streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
+    is_alone = mapping.resident or mapping.row_shares > 1 or not machine.dma.broadcast_reads
+    streams = mapping.output_parts * mapping.row_shares if is_alone else 1
     if mapping.is_flat:
         streams = mapping.grid_rows // mapping.bands
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
@@ -56,7 +58,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
     turnaround = _turnaround_cycles(mapping, loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
-    edges += part_trips * TRIP_CYCLES
+    edges += part_trips * (COMPUTED_TRIP_CYCLES if mapping.shape.is_computed else TRIP_CYCLES)
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
     reduction = _reduction_cycles(mapping, machine)
@@ -83,7 +85,7 @@ def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
 def least_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return what `cycles` is at least, however K is cut into chunks: products, or the weight once from DRAM."""
     weight_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return max(_matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
+    return max(matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
 
 
 _PRODUCTS = 3
@@ -220,7 +222,7 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
     return elements / simd.lut_elements_per_cycle + elements / simd.elements_per_cycle
 
 
-def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
+def matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
     shape, held = mapping.shape, mapping.block_rows
     rows = round_up(mapping.tile_rows, held)
@@ -246,7 +248,7 @@ def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) ->
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
     """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
     loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return 2 * _matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
+    return 2 * matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
 
 
 def _commands_per_part(mapping: LinearMapping, machine: Machine) -> int:

@@ -70,7 +70,8 @@ class Walk:
         self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
         self.k_part: Register | None = None
         """Number of this PE's part of K, if neighbours split it."""
-        self.row_axis: tuple[Coordinate, Coordinate] = ("column", "columns") if mapping.is_turned else ("row", "rows")
+        axes: tuple[tuple[Coordinate, Coordinate], ...] = (("row", "rows"), ("column", "columns"))
+        self.row_axis, self.output_axis = reversed(axes) if mapping.is_turned else axes
         if mapping.k_parts > 1:
             self.k_part = core.load_coordinate(self.row_axis[0], core.register())
             with core.scratch() as parts:
@@ -86,11 +87,14 @@ class Walk:
 
     def _place(self) -> tuple[Register, Register]:
         """Return the first output tile of this PE and the distance to its next."""
-        core = self.core
+        core, shares = self.core, self.mapping.row_shares
         if not (self.mapping.resident or self.mapping.is_flat):
-            if self.mapping.is_turned:
-                return core.coordinate("row"), core.coordinate("rows")
-            return core.coordinate("column"), core.coordinate("columns")
+            if shares == 1:
+                return core.coordinate(self.output_axis[0]), core.coordinate(self.output_axis[1])
+            index, stride = (core.load_coordinate(which, core.register()) for which in self.output_axis)
+            for number in (index, stride):
+                self._divide(number, shares)
+            return index, stride
         index, stride, bands = core.register(), core.register(), self.mapping.bands
         with core.scratch() as columns:
             core.load_coordinate("columns", columns)
@@ -164,7 +168,7 @@ class Walk:
         if is_dealt:
             self._find_band(self.row_start)
         else:
-            core.multiply(self._row_part(self.row_axis[0], self.row_start), mapping.tile_rows, self.row_start)
+            core.multiply(self._row_part(self.row_start), mapping.tile_rows, self.row_start)
         with ExitStack() as body:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
@@ -178,17 +182,32 @@ class Walk:
                 if is_dealt:
                     core.copy(mapping.bands * mapping.tile_rows, step)
                 else:
-                    core.multiply(self._row_part(self.row_axis[1], step), mapping.tile_rows, step)
+                    core.multiply(self._row_parts(step), mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
-    def _row_part(self, which: Coordinate, into: Register) -> Register:
-        """Set `into` to the part of the rows that this PE has, or to the number of parts."""
-        core = self.core
-        core.load_coordinate(which, into)
-        if self.k_part is None:
-            return into
-        with core.scratch() as parts:
-            return core.compute("div", into, core.copy(self.mapping.k_parts, parts), into)
+    def _row_part(self, into: Register) -> Register:
+        """Set `into` to the number of the part of the rows that this PE has."""
+        core, mapping = self.core, self.mapping
+        self._divide(core.load_coordinate(self.row_axis[0], into), mapping.k_parts)
+        if mapping.row_shares > 1:
+            with core.scratch() as share, core.scratch() as shares:
+                core.copy(mapping.row_shares, shares)
+                core.compute("rem", core.load_coordinate(self.output_axis[0], share), shares, share)
+                core.multiply(into, mapping.row_shares, into)
+                core.increase(into, share)
+        return into
+
+    def _row_parts(self, into: Register) -> Register:
+        """Set `into` to the number of parts of the rows."""
+        core, mapping = self.core, self.mapping
+        self._divide(core.load_coordinate(self.row_axis[1], into), mapping.k_parts)
+        return into if mapping.row_shares == 1 else core.multiply(into, mapping.row_shares, into)
+
+    def _divide(self, number: Register, divisor: int) -> None:
+        """Divide a register by a constant."""
+        if divisor > 1:
+            with self.core.scratch() as register:
+                self.core.compute("div", number, self.core.copy(divisor, register), number)
 
     def _find_band(self, row_start: Register) -> None:
         """Set the first row of x of this PE's band."""
