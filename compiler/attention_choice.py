@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from compiler.attention_mapping import AttentionShape, AttentionTile, Bias, Depths, fits, key_step, split_items
+from compiler.attention_mapping import (
+    JOIN_BANKS,
+    AttentionShape,
+    AttentionTile,
+    Bias,
+    Depths,
+    fits,
+    key_step,
+    may_be_narrow,
+    split_items,
+)
 from compiler.graph import AttentionAttributes
 from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
@@ -20,6 +31,7 @@ _DEPTHS = (
     Depths(1, 2, 1, 2, 1),
     Depths(1, 2, 1, 1, 1),
     Depths(1, 2, 1, 1, 1, 1, 1),
+    Depths(1, 1, 1, 1, 1, 1, 2),
     Depths(1, 1, 1, 1, 1, 1, 1),
 )
 """From the deepest buffers, which let loads run ahead, to those that are needed at least."""
@@ -66,7 +78,7 @@ def choose_tile(
 def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
     """Yield the tiles that fit; of the depths of buffers only the best, and other ways only where they may pay."""
     longest = -(-shape.capacity // shape.key_step)
-    joins = machine.accumulator.reduction_network and machine.accumulator.banks > 1
+    joins = machine.accumulator.reduction_network and machine.accumulator.banks > JOIN_BANKS + 1
     parts = machine.matrix.block_rows if shape.is_stacked and joins else 1
     for tokens, token_blocks, heads in _row_choices(shape):
         for steps in _KEY_STEPS:
@@ -77,10 +89,11 @@ def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
             estimate = _Estimate(tile, machine)
             if fits(tile, machine):
                 yield from _shared_too(estimate, machine)
-            if estimate.is_simd_bound and not shape.is_stacked:
-                carried = _deepest(replace(tile, is_carried=True), machine)
-                if fits(carried, machine):
-                    yield from _shared_too(_Estimate(carried, machine), machine)
+            if estimate.is_simd_bound and not shape.is_stacked and machine.accumulator.banks > 1:
+                for is_narrow in (False, True) if may_be_narrow(shape) else (False,):
+                    carried = _deepest(replace(tile, is_carried=True, is_narrow=is_narrow), machine)
+                    if fits(carried, machine):
+                        yield from _shared_too(_Estimate(carried, machine), machine)
 
 
 def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
@@ -101,7 +114,8 @@ def _shared_too(estimate: _Estimate, machine: Machine) -> Iterator[_Estimate]:
 def _may_share(tile: AttentionTile, machine: Machine) -> bool:
     """Return whether the PEs of a row can read keys together: whole rows of items that see nothing of their own."""
     columns = machine.grid.columns
-    if tile.shape.is_stacked or not tile.shape.is_masked_once or not machine.dma.broadcast_reads or columns == 1:
+    may_broadcast = machine.dma.broadcast_reads and columns > 1 and machine.accumulator.banks > 1
+    if tile.shape.is_stacked or not tile.shape.is_masked_once or not may_broadcast:
         return False
     return tile.head_groups * tile.tiles % columns == 0
 
@@ -139,9 +153,9 @@ class _Estimate:
         transfer = self._transfer()
         self.is_transfer_bound = transfer > self.step * tile.blocks
         self.chunk = max(self.step * tile.blocks, self._layout(), transfer)
-        if tile.depths.transposed == 1:
+        if tile.depths.transposed == 1 and tile.blocks == 1:
             self.chunk += self._layout()
-        if tile.depths.k == 1:
+        if tile.depths.k == 1 and not tile.is_narrow:
             self.chunk += transfer / 8
         if tile.is_shared:
             self.chunk *= _WAITING
@@ -210,9 +224,9 @@ class _Estimate:
     def _simd(self) -> float:
         tile, shape, simd = self.tile, self.shape, self.machine.simd
         rate = simd.rate_by_dtype["fp32"]
-        narrow = min(rate, simd.rate_by_dtype[shape.dtype.name])
+        narrow = min(math.inf if tile.is_narrow else rate, simd.rate_by_dtype[shape.dtype.name])
         passes = 1 if shape.is_masked_once else 2 + (shape.bias != "none") * 3
-        row = passes * -(-tile.keys // simd.elements_per_cycle) / rate
+        row = passes * -(-tile.keys // simd.elements_per_cycle) / (narrow if tile.is_narrow else rate)
         row += -(-tile.keys // simd.lut_elements_per_cycle) / narrow
         row += (1 if tile.is_carried else 2) * -(-shape.padded_head_dim // simd.elements_per_cycle) / rate
         products = self._matrix() if shape.instruction != "mml" else 0
@@ -221,9 +235,8 @@ class _Estimate:
 
     def _accumulator(self) -> float:
         tile, shape, accumulator = self.tile, self.shape, self.machine.accumulator
-        elements = (
-            tile.keys + shape.padded_head_dim * (2 if tile.is_carried else 1) + accumulator.drain_elements_per_cycle
-        )
+        keys, depth = tile.keys * (1 + tile.is_narrow), shape.padded_head_dim * (1 + tile.is_carried)
+        elements = keys + depth + accumulator.drain_elements_per_cycle
         return tile.rows * elements / accumulator.drain_elements_per_cycle
 
     def _issue(self) -> float:

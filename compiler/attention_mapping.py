@@ -8,7 +8,7 @@ from typing import Literal
 
 from compiler.kernel_builder import round_up
 from isa.affine import Dim
-from isa.dtypes import Dtype
+from isa.dtypes import FP16, FP32, Dtype
 from isa.machine import Machine
 from isa.program import RoundedMacs
 
@@ -16,6 +16,8 @@ FP32_BYTES = 4
 MASK_BYTES = 4
 BIAS_INPUT = 6
 """Index among the inputs of attention."""
+JOIN_BANKS = 2
+"""Accumulator banks in which the parts of an item join."""
 
 Bias = Literal["none", "shared", "per head"]
 """What is added to the scores: nothing, the same for all heads, or something else for each head."""
@@ -85,6 +87,10 @@ class AttentionTile:
     every PE has had as many are cut into at most `parts` ranges of keys. With `is_shared` the PEs of a row work on
     items of one kv head at a time, and read its keys together. With `is_carried` the weighted sums so far, rescaled, go
     back into the accumulators, and products are added to them there; else the SIMD engine adds.
+
+    With `is_narrow`, for little local memory and SIMD engines that are slow at fp32, scores are fp16: what they are
+    above the largest one before them, so that those that weigh anything are small, and rounded no worse than weights.
+    Keys come and go in pieces of `key_step`, and results leave in pieces of the accumulator's width.
     """
 
     shape: AttentionShape
@@ -96,6 +102,7 @@ class AttentionTile:
     depths: Depths
     is_shared: bool = False
     is_carried: bool = False
+    is_narrow: bool = False
 
     @property
     def blocks(self) -> int:
@@ -111,6 +118,16 @@ class AttentionTile:
     def block_bytes(self) -> int:
         """Bytes of the queries of a block."""
         return self.rows * self.shape.row_bytes
+
+    @property
+    def score_dtype(self) -> Dtype:
+        """Element type of scores."""
+        return FP16 if self.is_narrow else FP32
+
+    @property
+    def key_pieces(self) -> int:
+        """Slots that the keys of a chunk fill."""
+        return self.keys // self.shape.key_step if self.is_narrow else 1
 
     @property
     def item_tokens(self) -> int:
@@ -162,10 +179,12 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     """Return (slot bytes, slots) of each buffer."""
     shape, rows, blocks, depths = tile.shape, tile.rows, tile.blocks, tile.depths
     size = shape.dtype.bytes
-    scores, column, result = rows * tile.keys * FP32_BYTES, rows * FP32_BYTES, rows * shape.padded_head_dim * FP32_BYTES
+    scores, column = rows * tile.keys * tile.score_dtype.bytes, rows * FP32_BYTES
+    result = rows * shape.padded_head_dim * FP32_BYTES
     keys, ones = tile.keys * shape.row_bytes, tile.keys * size
     sizes = {
-        "q": (blocks * tile.block_bytes, depths.q), "k": (keys, depths.k), "v": (keys, depths.v),
+        "q": (blocks * tile.block_bytes, depths.q),
+        "k": (keys // tile.key_pieces, depths.k * tile.key_pieces), "v": (keys, depths.v),
         "v_transposed": (keys + ones, depths.transposed), "mask": (tile.keys * MASK_BYTES, 2),
         "scores": (scores, depths.scores), "masked": (scores, 1 if shape.is_masked_once else 2),
         "probabilities": (rows * tile.keys * size, 2),
@@ -176,6 +195,13 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     if tile.is_carried:
         del sizes["product"], sizes["sums"]
         sizes["carried"] = (column, 1)
+        width = machine.matrix.block_rows
+        pieces = -(-shape.padded_head_dim // width)
+        waiting = pieces - len(banks_of(tile, machine).values)
+        sizes["scaled"] = (rows * width * FP32_BYTES, max(2, waiting))
+    if tile.is_narrow:
+        sizes["out"] = (rows * machine.matrix.block_rows * size, depths.out)
+        sizes["shift"], sizes["growth"] = (column, blocks + 1), (column, 1)
     if shape.bias != "none":
         sizes["bias"] = (tile.bias_rows * tile.keys * size, 2)
     if shape.head_dim != shape.padded_head_dim:
@@ -188,6 +214,24 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
             "total": (tile.share_rows(machine) * machine.matrix.block_rows * FP32_BYTES, 1),
         }  # fmt: skip
     return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Banks:
+    """Accumulator banks of scores, of what the parts of an item join, and of values."""
+
+    scores: range
+    joins: range
+    values: range
+
+
+def banks_of(tile: AttentionTile, machine: Machine) -> Banks:
+    """Return which banks serve what: as many as pay for values, apart from scores unless there is only one."""
+    banks, joins = machine.accumulator.banks, JOIN_BANKS if tile.parts > 1 else 0
+    columns = -(-tile.shape.padded_head_dim // tile.shape.block_rows) + 1
+    values = max(1, min(columns, max(banks - 2, banks // 2), banks - joins - 1))
+    rest = banks - values - joins
+    return Banks(range(max(1, rest)), range(rest, rest + joins), range(banks - values, banks))
 
 
 def fits(tile: AttentionTile, machine: Machine) -> bool:
@@ -203,6 +247,11 @@ def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:
     return (tile.items - left, parts) if parts > 1 else (tile.items, 1)
 
 
+def may_be_narrow(shape: AttentionShape) -> bool:
+    """Return whether fp16 holds scores: those of sixteen-bit types, as they come from the accumulators."""
+    return shape.is_masked_once and not shape.is_stacked and shape.dtype.bytes == FP16.bytes
+
+
 def useful_macs(shape: AttentionShape, past: Dim) -> Dim:
     """Return the products that causality leaves, q k^T and weights v together."""
     sequence = shape.sequence
@@ -211,11 +260,16 @@ def useful_macs(shape: AttentionShape, past: Dim) -> Dim:
 
 
 def issued_macs(tile: AttentionTile, past: Dim) -> tuple[RoundedMacs, ...]:
-    """Return what is multiplied: steps of keys, padded heads and a column of ones, whole blocks of rows."""
+    """Return what is multiplied: steps of keys, padded heads and a column of ones, whole blocks of rows.
+
+    Narrow scores need the first step of keys twice.
+    """
     shape = tile.shape
     rows = shape.block_rows if shape.instruction == "mml" else tile.rows
-    factor = shape.batch * shape.kv_heads * tile.head_groups * rows * (2 * shape.padded_head_dim + 1)
-    return tuple(
-        RoundedMacs(factor * tile.blocks_of(index), tile.visible(index, past), shape.key_step)
-        for index in range(tile.tiles)
+    key_rows = shape.batch * shape.kv_heads * tile.head_groups * rows
+    factor, depth = key_rows * (2 * shape.padded_head_dim + 1), shape.padded_head_dim if tile.is_narrow else 0
+    blocks = [tile.blocks_of(index) for index in range(tile.tiles)]
+    looks = (RoundedMacs(key_rows * depth * sum(blocks), shape.key_step, shape.key_step),) if tile.is_narrow else ()
+    return looks + tuple(
+        RoundedMacs(factor * count, tile.visible(index, past), shape.key_step) for index, count in enumerate(blocks)
     )

@@ -119,7 +119,10 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--stop-after", metavar="PASS", help="End after this pass and print what it has made.")
 @click.option("--ignore-capacity", is_flag=True, help="Time a model that does not fit the memories; marks the report.")
 @click.option(
-    "--autotune", type=int, metavar="N", help="Simulate the N best mappings of each linear and take the fastest."
+    "--autotune",
+    type=int,
+    metavar="N",
+    help="Simulate the N best mappings of each linear and large product; take the fastest.",
 )
 @click.option("--separate-launches", is_flag=True, help="One launch per operation, for reports that tell all apart.")
 @click.option(

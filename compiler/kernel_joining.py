@@ -230,6 +230,12 @@ def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
     yield "halt", {}
 
 
+@lru_cache(maxsize=1024)
+def uses_banks_early(kernel: Kernel) -> bool:
+    """Tell whether core A of a kernel uses accumulators: it must not come to them while core B of another one does."""
+    return any("bank" in instruction.by_name for instruction, _ in decode_all(kernel.core_a))
+
+
 def _stores(words: Words) -> bool:
     return any(instruction.name in _STORES for instruction, _ in decode_all(words))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_kernels, joint_rectangle
+from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_kernels, joint_rectangle, uses_banks_early
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
@@ -81,7 +81,8 @@ class _Merger:
 
     def _extended(self, group: _Group, launch: Launch) -> _Group:
         kernel = self.program.kernels[launch.kernel]
-        meets = any(self._conflict(launch, before) for before in self._since_meeting(group))
+        needs_order = bool(group.bodies) and uses_banks_early(kernel)
+        meets = needs_order or any(self._conflict(launch, before) for before in self._since_meeting(group))
         body = Body(kernel, (launch.rows, launch.columns), meets)
         return _Group((*group.launches, launch), (*group.bodies, body))
 

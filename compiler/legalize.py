@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
+from compiler.fold import remove_dead
 from compiler.graph import (
     AttentionAttributes,
     EmbeddingBagAttributes,
@@ -49,17 +51,26 @@ def legalize(graph: Graph) -> Graph:
 
 
 def _take_operands_as_they_lie(graph: Graph) -> Graph:
-    """Multiply by [K, N] where a move makes [N, K] of it, and drop moves that nothing needs any more."""
-    producers, operations, dropped = graph.producers(), list[Operation](), set[str]()
+    """Multiply by [K, N] where a move makes [N, K] of it, and by what moves swap to and fro as it was."""
+    producers, operations = graph.producers(), list[Operation]()
     for op in graph.operations:
-        move = producers.get(op.inputs[1] or "") if op.kind == "matmul" else None
-        if move is not None and is_spread(graph, op) and _swaps_rows_and_columns(graph, move):
-            dropped.add(move.name)
-            op = replace(op, inputs=(op.inputs[0], move.inputs[0]), attributes=ProductAttributes(False))
+        moves = _swaps_before(graph, producers, op.inputs[1] or "") if op.kind == "matmul" else []
+        if len(moves) % 2 and not is_spread(graph, op):
+            moves.pop()
+        if moves:
+            attributes = ProductAttributes(rows_are_outputs=len(moves) % 2 == 0)
+            op = replace(op, inputs=(op.inputs[0], moves[-1].inputs[0]), attributes=attributes)
         operations.append(op)
-    needed = {*graph.outputs, *(name for op in operations for name in op.inputs)}
-    kept = (op for op in operations if op.name not in dropped or op.outputs[0] in needed)
-    return replace(graph, operations=tuple(kept))
+    return remove_dead(replace(graph, operations=tuple(operations)))
+
+
+def _swaps_before(graph: Graph, producers: Mapping[str, Operation], name: str) -> list[Operation]:
+    """Return the moves, the last one first, that did nothing but swap the rows and columns of a value."""
+    moves: list[Operation] = []
+    while (move := producers.get(name)) is not None and _swaps_rows_and_columns(graph, move):
+        moves.append(move)
+        name = move.inputs[0] or ""
+    return moves
 
 
 def _swaps_rows_and_columns(graph: Graph, op: Operation) -> bool:

@@ -36,14 +36,15 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
-    copies = 1 if machine.dma.broadcast_reads or mapping.resident else mapping.row_parts
+    is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
+    copies = 1 if is_shared else mapping.row_groups
     copies = copies if machine.sram.has_cache else copies * mapping.bands
     weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
     streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
     if mapping.is_flat:
         streams = mapping.grid_rows // mapping.bands
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
-    sram_bytes = x_bytes * mapping.row_parts * streams + (weight_bytes if mapping.shape.is_computed else 0)
+    sram_bytes = x_bytes * mapping.row_groups * streams + (weight_bytes if mapping.shape.is_computed else 0)
     sram_bytes += mapping.weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
@@ -58,7 +59,25 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     edges += part_trips * TRIP_CYCLES
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
-    return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting
+    reduction = _reduction_cycles(mapping, machine)
+    return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting + reduction
+
+
+def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the busiest PE sends, adds and drains accumulators of parts of K, while it multiplies nothing.
+
+    Of three parts or more those in the middle add and send on nearly all; of two each sends a half and adds the other.
+    """
+    if mapping.k_parts == 1:
+        return 0.0
+    accumulator, banks = machine.accumulator, _banks(mapping, machine)
+    first, second = min(mapping.block_rows, mapping.tile_rows), min(mapping.block_rows, mapping.tile_outputs)
+    rows, columns = (second, first) if mapping.is_swapped else (first, second)
+    bank_cycles = rows * -(-columns // accumulator.drain_elements_per_cycle)
+    owned = -(-len(mapping.owners) // mapping.k_parts) / len(mapping.owners)
+    commands = banks * ((1 if mapping.k_parts == 2 else 2) + owned)
+    way = (mapping.k_parts + 1) // 2 * (bank_cycles + accumulator.link_latency_cycles)
+    return mapping.row_rounds * mapping.output_rounds * (commands * bank_cycles + way)
 
 
 _PRODUCTS = 3
@@ -198,18 +217,25 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
-    held, width = mapping.block_rows, mapping.tile_outputs
-    rows, columns = round_up(mapping.tile_rows, held), width
+    shape, held = mapping.shape, mapping.block_rows
+    rows = round_up(mapping.tile_rows, held)
     if mapping.instruction == "vmml":
-        lanes = machine.simd.multiply_adds_per_cycle
         rows = mapping.tile_rows
-        columns = sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
     if mapping.is_swapped:
         fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
         rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
-        columns = round_up(width, held)
-    products = rows * columns * mapping.shape.parts * mapping.k_bytes // mapping.shape.dtype.bytes
-    return mapping.row_rounds * mapping.output_rounds * products / machine.peak_macs_per_cycle(mapping.shape.dtype.name)
+    columns = sum(_multiplied_columns(width, mapping, machine) for width in mapping.rounds_outputs)
+    products = rows * columns * shape.parts * mapping.pe_k_bytes // shape.dtype.bytes
+    return mapping.row_rounds * products / machine.peak_macs_per_cycle(shape.dtype.name)
+
+
+def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) -> int:
+    """Return the columns that cost time in a tile with so many outputs."""
+    held = mapping.block_rows
+    if mapping.instruction == "vmml":
+        lanes = machine.simd.multiply_adds_per_cycle
+        return sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
+    return round_up(width, held) if mapping.is_swapped else width
 
 
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:

@@ -11,6 +11,10 @@ Two ways, both output-stationary (accumulators stay until K is done):
   PEs may also take turns with as many `bands` of rows of x: PEs of different bands read the same weight, the later one
   from the cache, and less of x passes their ports.
 
+Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
+has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
+reduction network.
+
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
 """
@@ -28,7 +32,7 @@ from isa.network import Mode
 
 EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
-TURNED_SLOTS = 2
+TURNED_SLOTS = 3
 """Chunks of a computed [K, N] that are turned at the same time."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
@@ -69,6 +73,10 @@ class LinearMapping:
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
     expansions: int = 1
     """Parts of a chunk of a packed weight that are expanded and multiplied one after the other, each some of its K."""
+    last_tile_outputs: int = 0
+    """Outputs of the tiles of the last round, if they are fewer than those of the others."""
+    k_part_bytes: int = 0
+    """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
 
     @property
     def way(self) -> str:
@@ -80,11 +88,26 @@ class LinearMapping:
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
-    def row_parts(self) -> int:
-        """Parts of the grid that the rows of x are split over."""
+    def pe_k_bytes(self) -> int:
+        """K bytes per row that a PE multiplies, at most."""
+        return self.k_part_bytes or self.k_bytes
+
+    @property
+    def k_parts(self) -> int:
+        """Neighbours that split K and add their sums."""
+        return -(-self.k_bytes // self.pe_k_bytes)
+
+    @property
+    def row_groups(self) -> int:
+        """Parts of the grid whose PEs read the same of x."""
         if self.is_flat:
             return self.bands
         return self.grid_columns if self.is_turned else self.grid_rows
+
+    @property
+    def row_parts(self) -> int:
+        """Parts of the grid that the rows of x are split over."""
+        return self.row_groups // self.k_parts
 
     @property
     def output_parts(self) -> int:
@@ -95,13 +118,15 @@ class LinearMapping:
 
     @property
     def x_receivers(self) -> Mode:
-        """PEs that work on the same rows of x, and read them together."""
+        """PEs that work on the same part of x, and read it together."""
         return "all" if self.resident else "row" if self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
-        """PEs that work on the same outputs, and read the weight together."""
-        return "none" if self.resident or self.is_flat else "row" if self.is_turned else "column"
+        """PEs that work on the same part of the weight, and read it together."""
+        if self.resident or self.is_flat or self.k_parts > 1:
+            return "none"
+        return "row" if self.is_turned else "column"
 
     @property
     def uses_up_x(self) -> bool:
@@ -126,6 +151,27 @@ class LinearMapping:
         if self.resident:
             return -(-padded_outputs(self.shape) // self.tile_outputs)
         return self.output_parts * self.output_rounds
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """By block of rows the part of K whose PE gets the sums of all, rounds and stores them."""
+        blocks = -(-self.tile_rows // self.block_rows)
+        return tuple((2 * block + 1) * self.k_parts // (2 * blocks) for block in range(blocks))
+
+    @property
+    def is_uneven(self) -> bool:
+        """True if tiles of the last round are smaller, so that all PEs get the same part of what is left for it."""
+        return self.last_tile_outputs > 0
+
+    @property
+    def rounds_outputs(self) -> tuple[int, ...]:
+        """Outputs of a PE's tile by round."""
+        return (self.tile_outputs,) * (self.output_rounds - 1) + (self.last_tile_outputs or self.tile_outputs,)
+
+    def first_output(self, tile: int) -> int:
+        """Return the first output of a tile; tiles are dealt round by round."""
+        whole = self.output_parts * (self.output_rounds - 1) if self.is_uneven else tile
+        return min(tile, whole) * self.tile_outputs + max(0, tile - whole) * self.last_tile_outputs
 
     @property
     def tile_columns(self) -> int:
@@ -190,12 +236,17 @@ class LinearMapping:
 
     @property
     def multiplied_outputs(self) -> int:
-        """Outputs that are multiplied: whole tiles, but of the last tile of a computed operand only what is there.
+        """Outputs that are multiplied: whole tiles, but of a computed operand only what is there.
 
-        Then a tile of padding multiplies a single one.
+        There a tile of padding multiplies a single one.
         """
-        tile, needed = self.tile_outputs, self.needed_outputs
-        return needed + self.output_tiles - -(-needed // tile) if needed % tile else self.output_tiles * tile
+        return sum(self._multiplied_widths())
+
+    def _multiplied_widths(self) -> Iterator[int]:
+        """Yield how many outputs of each tile are multiplied."""
+        for tile in range(self.output_tiles):
+            first = self.first_output(tile)
+            yield max(1, min(self.needed_outputs, self.first_output(tile + 1)) - first)
 
     @property
     def needed_outputs(self) -> int:
@@ -206,12 +257,14 @@ class LinearMapping:
 
     @property
     def is_ragged(self) -> bool:
-        """True if the last tile of a computed operand is not multiplied as a whole."""
-        return self.multiplied_outputs < self.output_tiles * self.tile_outputs
+        """True if a tile of a computed operand is not multiplied as a whole."""
+        return self.is_uneven or self.needed_outputs < self.output_tiles * self.tile_outputs
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weight with its scales and zero points."""
+        if self.is_uneven:
+            return self.output_parts * sum(self.rounds_outputs) * self.chunks * self.chunk_bytes
         chunk_bytes = self.weight_chunk_bytes + self.scale_chunk_bytes + self.zero_point_chunk_bytes
         return self.output_tiles * self.chunks * chunk_bytes
 
@@ -225,23 +278,50 @@ class LinearMapping:
         """True if the layout unit turns results, and the residual; those of one row lie the same either way."""
         return self.is_swapped and self.tile_rows > 1
 
-    def turned_pitch_bytes(self, dtype: Dtype) -> int:
-        """Bytes from output to output of a turned tile, or block of rows where a gate takes one at a time."""
-        by_block = self.shape.gate is not None and not self.shape.is_scaled
-        return round_up((min(self.tile_rows, self.block_rows) if by_block else self.tile_rows) * dtype.bytes, 32)
+    @property
+    def stores_blocks(self) -> bool:
+        """True if results are stored by blocks of rows, the first ones while products of the last ones are made.
+
+        Scales and activations take a whole tile at a time.
+        """
+        return not (self.shape.is_scaled or self.shape.activation)
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows that are drained and stored at a time, at most."""
+        return min(self.tile_rows, self.block_rows) if self.stores_blocks else self.tile_rows
+
+    @property
+    def out_slots(self) -> int:
+        """Slots for rows that are stored at a time: those of two tiles."""
+        return 2 * -(-self.tile_rows // self.stored_rows)
+
+    @property
+    def turned_result_pitch_bytes(self) -> int:
+        """Bytes from output to output of results that are to be turned."""
+        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
+        return _turned_pitch_bytes(self.stored_rows, FP32 if has_sums else self.shape.out_dtype)
 
     @property
     def turned_result_bytes(self) -> int:
-        """Bytes of a tile of results between accumulators and layout unit."""
-        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
-        dtype = FP32 if has_sums else self.shape.out_dtype
-        return self.tile_columns * self.turned_pitch_bytes(dtype) if self.turns_results else 0
+        """Bytes of results between accumulators and layout unit, as many rows as are stored at a time."""
+        return self.tile_columns * self.turned_result_pitch_bytes if self.turns_results else 0
+
+    @property
+    def turned_result_slots(self) -> int:
+        """Slots of these: two where one is filled while the other is turned."""
+        return 1 if self.stored_rows == self.tile_rows else 2
+
+    @property
+    def turned_residual_pitch_bytes(self) -> int:
+        """Bytes from output to output of a turned tile of the residual."""
+        return _turned_pitch_bytes(self.tile_rows, self.shape.out_dtype)
 
     @property
     def turned_residual_bytes(self) -> int:
         """Bytes of a tile of the residual as accumulators start from it; integers are scaled before it is added."""
         is_turned = self.turns_results and self.shape.has_residual and not self.shape.is_scaled
-        return self.tile_outputs * self.turned_pitch_bytes(self.shape.out_dtype) if is_turned else 0
+        return self.tile_outputs * self.turned_residual_pitch_bytes if is_turned else 0
 
     @property
     def raw_row_bytes(self) -> int:
@@ -273,10 +353,11 @@ class LinearMapping:
         scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
-            2 * round_up(tile * self.shape.out_dtype.bytes, 32), start, self.weight_slots * self.scale_chunk_bytes,
+            self.out_slots * round_up(self.stored_rows * self.tile_outputs * self.shape.out_dtype.bytes, 32), start,
+            self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
-            self.turned_result_bytes, 2 * self.turned_residual_bytes,
+            self.turned_result_slots * self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip
         activation = [self.activation_slots * round_up(size, 64) for size in self.activation_bytes]
@@ -312,13 +393,7 @@ class LinearMapping:
 
     def _held_outputs(self) -> int:
         """Return the outputs that are multiplied, each block of them as a whole one."""
-        held, tile = self.block_rows, self.tile_outputs
-        whole = round_up(tile, held)
-        if not self.is_ragged:
-            return self.output_tiles * whole
-        last = (self.needed_outputs - 1) % tile + 1
-        tiles = -(-self.needed_outputs // tile)
-        return (tiles - 1) * whole + round_up(last, held) + (self.output_tiles - tiles) * held
+        return sum(round_up(width, self.block_rows) for width in self._multiplied_widths())
 
     def _valid_rows(self, tile: int) -> Iterator[int]:
         """Yield the rows of each block of a tile of rows; a block of padding has one."""
@@ -331,6 +406,11 @@ class LinearMapping:
     def useful_macs(self) -> int:
         """Multiply-accumulates that the operation needs."""
         return self.shape.rows * self.shape.inputs * self.shape.outputs * self.shape.parts
+
+
+def _turned_pitch_bytes(rows: int, dtype: Dtype) -> int:
+    """Return the bytes from output to output where each has so many rows, at an address that every unit can reach."""
+    return round_up(rows * dtype.bytes, 32)
 
 
 def padded_outputs(shape: LinearShape) -> int:

@@ -20,11 +20,19 @@ COLUMN_STEP = 16
 """Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
+SMALLEST_COMPUTED_CHUNK_BYTES, MAXIMUM_PART_CHUNK_BYTES = 64, 512
+"""The smallest one where both operands lie in SRAM, which serves short pieces as fast as long ones; the longest one
+where neighbours split K."""
+K_PARTS = (2, 3, 4, 8)
+"""Parts that neighbours may split K in."""
+MOST_BLOCKS = 2
+"""Blocks of results per PE up to which K is split: with more, adding takes longer than uneven tiles."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
+"""Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -60,7 +68,8 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
             return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
-        return (0.0, -mapping.weight_slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
+        slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
+        return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
 
@@ -85,8 +94,10 @@ def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping
 
 def _has_stored_gap(mapping: LinearMapping) -> bool:
     """Tell whether a whole tile is stored as padding although no row of a computed [N, K] is there for it."""
-    last_tile = (mapping.shape.outputs - 1) // mapping.tile_outputs
-    return mapping.shape.factor == "rows" and (last_tile + 1) * mapping.tile_outputs < padded_outputs(mapping.shape)
+    if mapping.shape.factor != "rows":
+        return False
+    outputs, padded = mapping.shape.outputs, padded_outputs(mapping.shape)
+    return any(outputs <= mapping.first_output(tile) < padded for tile in range(mapping.output_tiles))
 
 
 def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
@@ -122,12 +133,21 @@ def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
 
 def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     rows, columns = machine.grid.rows, machine.grid.columns
-    yield from _streamed_over(shape, machine, rows, columns)
-    if rows != columns:
-        yield from _streamed_over(shape, machine, columns, rows, is_turned=True)
+    for k_parts in (1, *(K_PARTS if _may_split_k(shape, machine) else ())):
+        yield from _streamed_over(shape, machine, rows, columns, k_parts=k_parts)
+        if rows != columns:
+            yield from _streamed_over(shape, machine, columns, rows, k_parts=k_parts, is_turned=True)
     if not _may_be_resident(shape, machine):
         for choice in flat_choices(shape, machine):
             yield from _chunked(choice, machine)
+
+
+def _may_split_k(shape: LinearShape, machine: Machine) -> bool:
+    """Tell whether neighbours can split K, and there are few results for all PEs."""
+    held = machine.matrix.block_rows
+    blocks = -(-shape.rows // held) * -(-shape.outputs // held)
+    can_add = shape.is_computed and machine.accumulator.reduction_network
+    return can_add and blocks < MOST_BLOCKS * machine.grid.rows * machine.grid.columns
 
 
 def _streamed_over(
@@ -136,10 +156,15 @@ def _streamed_over(
     most_row_parts: int,
     most_output_parts: int,
     *,
+    k_parts: int = 1,
     is_turned: bool = False,
 ) -> Iterator[LinearMapping]:
-    """Yield the mappings that split rows and outputs over so many parts of the grid at most."""
+    """Yield the mappings that split rows, with K, and outputs over so many parts of the grid at most."""
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    k_part_bytes = round_up(-(-k_bytes // k_parts), machine.matrix.block_k_bytes)
+    most_row_parts //= k_parts
+    if most_row_parts == 0 or -(-k_bytes // k_part_bytes) < k_parts:
+        return
     held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
     banks = machine.accumulator.banks // shape.parts
     for row_blocks in range(1, banks + 1):
@@ -155,25 +180,39 @@ def _streamed_over(
             tiles = -(-padded_outputs(shape) // tile)
             output_rounds = -(-tiles // most_output_parts)
             output_parts = -(-tiles // output_rounds)
-            grid = (output_parts, row_parts) if is_turned else (row_parts, output_parts)
+            row_groups = row_parts * k_parts
+            grid = (output_parts, row_groups) if is_turned else (row_groups, output_parts)
             choice = LinearMapping(
                 shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
                 k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned,
+                is_turned=is_turned, k_part_bytes=k_part_bytes if k_parts > 1 else 0,
             )  # fmt: skip
             yield from _chunked(choice, machine)
+            if shape.is_computed:
+                yield from _uneven(choice, most_output_parts, machine)
+
+
+def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield mappings whose last round shares what is left for it among so many parts of the grid: all there are."""
+    rounds = choice.output_rounds
+    left = padded_outputs(choice.shape) - (rounds - 1) * parts * choice.tile_outputs
+    last = round_up(-(-left // parts), COLUMN_STEP)
+    if rounds > 1 and 0 < last < choice.tile_outputs:
+        rows, columns = (parts, choice.grid_columns) if choice.is_turned else (choice.grid_rows, parts)
+        yield from _chunked(replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns), machine)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Complete a choice with every useful split of K and the most slots that fit."""
     block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.k_bytes // _maximum_chunk_bytes(choice))
-    for wanted in range(fewest, max(fewest, choice.k_bytes // SMALLEST_CHUNK_BYTES) + 1):
-        chunk_bytes = round_up(-(-choice.k_bytes // wanted), block)
+    fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
+    smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
+    for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
+        chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
         if chunk_bytes in seen:
             continue
         seen.add(chunk_bytes)
-        chunks = -(-choice.k_bytes // chunk_bytes)
+        chunks = -(-choice.pe_k_bytes // chunk_bytes)
         if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
             continue
         if not _has_whole_parts(replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)):
@@ -203,13 +242,17 @@ def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMappin
 
 
 def _maximum_chunk_bytes(choice: LinearMapping) -> int:
-    """Return the most bytes of a chunk's rows: packed ones are as long in memory as others."""
+    """Return the most bytes of a chunk's rows: packed ones are as long in memory as others; parts of K are short."""
+    if choice.k_parts > 1:
+        return MAXIMUM_PART_CHUNK_BYTES
     packed = choice.shape.packed
     return MAXIMUM_CHUNK_BYTES * (choice.shape.dtype.bits // packed.dtype.bits if packed else 1)
 
 
 def _wanted_slots(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
+    if choice.shape.is_computed and not choice.resident:
+        return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunk_bytes)
     if not (choice.resident and choice.loads_early):
         return PREFERRED_SLOTS
     slot_bytes = replace(choice, chunk_bytes=chunk_bytes).weight_chunk_bytes

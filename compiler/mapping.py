@@ -45,6 +45,7 @@ from compiler.packing import (
     pack_weight,
     padded_row_bytes,
 )
+from compiler.products import is_spread
 from compiler.quantized_packing import (
     pack_block_scales,
     pack_column_scales,
@@ -53,7 +54,7 @@ from compiler.quantized_packing import (
     pack_zero_points,
     stored_dtype,
 )
-from compiler.shaping import linear_shape
+from compiler.shaping import linear_shape, product_shape
 from compiler.symbols import interval
 from compiler.views import moved_view, reshaped_view
 from isa.affine import Affine, Dim
@@ -424,6 +425,13 @@ class _Mapper:
             constant = self.graph.constants[bias or ""]
             self._constant(op, BIAS_INPUT, f"{bias}.rows", lambda storage: pack_rows(constant, storage, self.dtype))
 
+    def map_product(self, op: Operation) -> None:
+        """Choose the mapping of a product that is spread like a linear."""
+        if is_spread(self.graph, op):
+            a, out = (self.regions[name or ""].dtype for name in (op.inputs[0], op.outputs[0]))
+            shape = product_shape(self.graph, op, a, out)
+            self.linears[op.name] = self.choose(shape, op, self.graph, self.machine, self.dtype.name)
+
     def pack_rope(self, op: Operation) -> None:
         """Pack both tables as fp32 rows of half a head."""
         assert isinstance(op.attributes, RopeAttributes)
@@ -441,6 +449,7 @@ class _Mapper:
 
 _PACKERS: Mapping[str, Callable[[_Mapper, Operation], None]] = {
     "linear": _Mapper.pack_linear,
+    "matmul": _Mapper.map_product,
     "rms_norm": _Mapper.pack_norm,
     "embedding": _Mapper.pack_embedding,
     "embedding_bag": _Mapper.pack_embedding_bag,

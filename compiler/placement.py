@@ -19,7 +19,7 @@ def place(mapped: MappedGraph, ignore_capacity: bool = False) -> MappedGraph:
     Scratch, inputs and outputs that do not fit in SRAM beside what lives with them share the end of DRAM.
     """
     groups = shared_places(mapped)
-    placer = min((_placed(mapped, groups, order) for order in _ORDERS), key=lambda placer: placer.spilled_bytes)
+    placer = min((_placed(mapped, groups, order) for order in _ORDERS), key=_Placer.cost)
     by_name = {storage.name: storage for storage in placer.placed}
     for group in groups:
         together = by_name[group[0].name]
@@ -85,8 +85,12 @@ class _Placer:
             "sram": interleave_period_bytes(machine.sram.slices, machine.sram.interleave_bytes),
             "dram": machine.dram_alignment_bytes,
         }
-        self.lasting_end, self.dram_end, self.spilled_bytes = 0, 0, 0
+        self.lasting_end, self.dram_end, self.sram_end, self.spilled_bytes = 0, 0, 0, 0
         self.placed: list[MappedStorage] = []
+
+    def cost(self) -> tuple[int, int]:
+        """Return what to keep small: bytes that found no room in SRAM, then the SRAM taken, which else caches DRAM."""
+        return self.spilled_bytes, self.sram_end
 
     def add(self, storage: MappedStorage) -> None:
         """Place one storage beside those already placed."""
@@ -101,8 +105,11 @@ class _Placer:
         return self._put(storage, "dram", self._lowest_offset(storage, "dram", self.lasting_end))
 
     def _put(self, storage: MappedStorage, space: Space, offset: int) -> None:
+        end = offset + storage.bytes
         if space == "dram":
-            self.dram_end = max(self.dram_end, offset + storage.bytes)
+            self.dram_end = max(self.dram_end, end)
+        else:
+            self.sram_end = max(self.sram_end, end)
         self.placed.append(replace(storage, space=space, address=BASES[space] + offset))
 
     def _lowest_offset(self, storage: MappedStorage, space: Space, first: int) -> int:

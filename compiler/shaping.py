@@ -1,12 +1,13 @@
-"""The shape of a `linear` of a graph."""
+"""The shape of a `linear` of a graph, and of a product that is spread like one."""
 
 from __future__ import annotations
 
 import math
 
-from compiler.graph import Graph, LinearAttributes, Operation
+from compiler.graph import Graph, LinearAttributes, Operation, ProductAttributes
 from compiler.linear_shape import LinearShape, PackedWeight
 from compiler.mapped import BIAS, ROW_SCALES, ZERO_POINTS
+from compiler.products import inputs_of, places
 from compiler.quantized_packing import stored_dtype
 from compiler.shape_inference import int_shape
 from isa.dtypes import Dtype, of_host
@@ -25,6 +26,16 @@ def linear_shape(graph: Graph, op: Operation, dtype: Dtype) -> LinearShape:
         math.prod(outer), inputs, outputs, rounded or dtype, dtype,
         input_at(op, BIAS) is not None, input_at(op, RESIDUAL) is not None, op.attributes.activation,
         _packed_weight(op), rounded_from=dtype if op.attributes.x_rounding else None, gate=op.attributes.gate,
+    )  # fmt: skip
+
+
+def product_shape(graph: Graph, op: Operation, dtype: Dtype, out_dtype: Dtype) -> LinearShape:
+    """Return the shape of one of the products of matrices that a `matmul` consists of."""
+    is_turned = isinstance(op.attributes, ProductAttributes) and not op.attributes.rows_are_outputs
+    *outer, outputs = int_shape(graph.value(op.outputs[0] or "").shape)
+    return LinearShape(
+        math.prod(outer) // places(graph, op), inputs_of(graph, op), outputs, dtype, out_dtype, False, False,
+        factor="columns" if is_turned else "rows",
     )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
+from isa.file_problems import key_lines
 from isa.machine import PRESETS, Machine, MachineField, machine_fields, preset, preset_path
-from isa.machine_file import key_lines
 from isa.machine_sections import Section
 
 _INTRODUCTION = """\

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from types import TracebackType
+from typing import Self
 
 QUIET_SECONDS = 1.0
 LINE_SECONDS = 10.0
@@ -21,15 +22,15 @@ class Progress:
 
     def __init__(self, label: str, starting: str = "") -> None:
         self._label, self._starting = label, starting or label
-        self._done, self._total = 0, 0
+        self._done, self._total, self._note = 0, 0, ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def step(self, done: int, total: int) -> None:
-        """Tell that `done` of `total` parts are finished."""
-        self._done, self._total = done, total
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """Tell that `done` of `total` parts are finished, and what else there is to say."""
+        self._done, self._total, self._note = done, total, note
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -48,6 +49,7 @@ class Progress:
     def _print_lines(self) -> None:
         while True:
             text = f"{self._label}: {self._done} of {self._total}" if self._total else self._starting
+            text += f", {self._note}" if self._note else ""
             print(f"{text} ...", file=sys.stderr, flush=True)
             if self._ended.wait(LINE_SECONDS):
                 return
@@ -57,9 +59,10 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("{task.fields[note]}"))  # fmt: skip
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(self._starting, total=None)
+            task = bar.add_task(self._starting, total=None, note="")
             while not self._ended.wait(_FRAME_SECONDS):
                 if self._total:
-                    bar.update(task, description=self._label, completed=self._done, total=self._total)
+                    bar.update(task, description=self._label, completed=self._done, total=self._total, note=self._note)

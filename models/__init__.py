@@ -8,6 +8,7 @@ in the folder's safetensors files. Importing this package loads neither onnx nor
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from models.checkpoint import Checkpoint, read_checkpoint
@@ -60,13 +61,21 @@ def _check_name(name: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"unknown model '{name}'; {hint}models: {', '.join(names)}")
 
 
-def build(name: str, weights: Weights = "absent", dtype: ElementType = "float16") -> onnx.ModelProto:
-    """Return the ONNX model of that name; see `models.llama.build_llama` and `models.dlrm.build_dlrm`."""
+def build(
+    name: str, weights: Weights = "absent", dtype: ElementType = "float16", layers: int | None = None
+) -> onnx.ModelProto:
+    """Return the ONNX model of that name; see `models.llama.build_llama` and `models.dlrm.build_dlrm`.
+
+    `layers` gives a Llama so many layers. ValueError for an unknown name, for layers of another model or below 1.
+    """
     _check_name(name, list_models())
     if name in DLRM_MODELS:
+        if layers is not None:
+            raise ValueError(f"{name} has no decoder layers to count")
         from models.dlrm import build_dlrm
 
         return build_dlrm(DLRM_MODELS[name], weights, dtype)
     from models.llama import build_llama
 
-    return build_llama(config_of(name), weights, dtype)
+    config = config_of(name)
+    return build_llama(config if layers is None else replace(config, layers=layers), weights, dtype)

@@ -10,6 +10,7 @@ import importlib
 _MODULE_OF = {
     **dict.fromkeys(("Result", "Simulator"), "simulator"),
     **dict.fromkeys(("OperationReport", "Report"), "report"),
+    **dict.fromkeys(("EarlyBound", "early_bound"), "early_bounds"),
     "run_kernel": "kernel_runner",
     "simulated_cycles": "cost",
 }

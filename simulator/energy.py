@@ -60,6 +60,16 @@ def _mac(machine: Machine, code: int) -> float:
     return machine.energy.mac_by_dtype[BY_CODE[code].name]
 
 
+def product_joules(machine: Machine, dtype: str, macs: int) -> float:
+    """Return what so many multiply-accumulates of an element type take."""
+    return macs * machine.energy.mac_by_dtype[dtype] * _PICO * _voltage_ratio(machine) ** 2
+
+
+def traffic_joules(machine: Machine, moved_bytes: int) -> float:
+    """Return what moving bytes between DRAM and chip takes, without the rows that are opened for it."""
+    return 8 * moved_bytes * (machine.energy.dram_device_per_bit + machine.energy.dram_phy_per_bit) * _PICO
+
+
 def background_joules(machine: Machine, seconds: float) -> dict[str, float]:
     """Return what flows over a time: leakage ~ voltage, the clock ~ frequency x voltage^2, DRAM background as it is."""
     energy, voltage = machine.energy, _voltage_ratio(machine)

@@ -24,6 +24,7 @@ from simulator.device import Device
 from simulator.energy import background_joules, bands, energy_parts, host_joules, within_tdp
 from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
 from simulator.launcher import Launcher, Timed
+from simulator.ports import moved_bytes
 from simulator.power import peak_watts
 
 Array = npt.NDArray[np.generic]
@@ -123,8 +124,7 @@ class Simulator:
             if reuse:
                 self._timers[distribution] = timer
         timed = _run_all(timer, chosen, bindings, progress)
-        moved = sum(_port_bytes(port.shape, port.device_dtype, bindings) for port in (*chosen.inputs, *chosen.outputs))
-        return self._report(chosen, bindings, timed, moved, distribution)
+        return self._report(chosen, bindings, timed, moved_bytes(chosen, bindings), distribution)
 
     def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int,
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
@@ -232,13 +232,6 @@ def _check_requirements(entry: Entry, inputs: Mapping[str, Array]) -> None:
             raise SimulationError(f"input '{name}' holds {outside[0]}, which is not in {low}..{high}: {reason}")
         if falls and np.any(elements[..., 1:] > elements[..., :-1]):
             raise SimulationError(f"input '{name}' rises along its last axis: {reason}")
-
-
-def _port_bytes(shape: tuple[object, ...], dtype: str, bindings: Mapping[str, int]) -> int:
-    from isa.dtypes import BY_NAME
-
-    sizes = [evaluate(dim, bindings) for dim in shape]  # type: ignore[arg-type]
-    return int(np.prod(sizes, dtype=np.int64)) * BY_NAME[dtype].bytes
 
 
 def _model_utilization(machine: Machine, total: st.Stats, useful_macs: int, seconds: float) -> float:

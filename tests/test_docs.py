@@ -23,6 +23,20 @@ from simulator import hardware as hw
 from simulator import state as st
 from simulator.energy import energy_parts, host_joules
 from simulator.report import Report
+from sweeps.expressions import FUNCTIONS
+from sweeps.points import FIGURES
+from sweeps.sweep_sections import (
+    SAMPLERS,
+    BudgetSection,
+    ConstraintSection,
+    FileSections,
+    LogRangeSection,
+    ObjectiveSection,
+    ParameterSection,
+    RangeSection,
+    SamplerSection,
+    WorkloadSection,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +48,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/micro.py --picture docs/roofline.svg": "tests/test_micro.py",
     "python benchmarks/roofline.py": "tests/test_roofline.py",
     "python benchmarks/cost_model.py": "tests/test_roofline.py",
+    "sweep-machines run examples/sweep_llama.toml": "tests/sweeps/test_example.py",
     "python -m isa.manual > docs/isa.md": "tests/isa/test_manual.py",
     "python -m isa.machine_document > docs/machine.md": "tests/isa/test_machine.py",
 }
@@ -67,13 +82,17 @@ def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a documented command in this process; return its exit code."""
     from compiler import cli as compiling
     from simulator import cli as simulating
+    from sweeps import cli as sweeping
 
     name, *arguments = shlex.split(command)
     if name == "python" and arguments[0].startswith("examples/"):
         monkeypatch.setattr(sys, "argv", arguments)
         runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
         return 0
-    return {"compile-model": compiling.main, "simulate-program": simulating.main}[name](arguments)
+    commands = {
+        "compile-model": compiling.main, "simulate-program": simulating.main, "sweep-machines": sweeping.main,
+    }  # fmt: skip
+    return commands[name](arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -119,7 +138,7 @@ def test_links_and_paths_exist(page: Path) -> None:
 def test_modules_named_by_the_architecture_exist() -> None:
     """Every `name.py` of a section about a package is a module of that package, and every package is named."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for package in ("isa", "compiler", "simulator"):
+    for package in ("isa", "compiler", "simulator", "sweeps"):
         (section,) = re.findall(rf"^## {package}\n(.*?)^## ", text, flags=re.DOTALL | re.MULTILINE)
         named = re.findall(r"`([\w/]+\.py)`", section)
         assert named
@@ -187,3 +206,13 @@ def test_the_worked_example_of_a_new_instruction_works(tmp_path: Path) -> None:
     golden = "squares or (fast_and_plain and vsquare) or plain_twin"
     assert "3 passed" in run(sys.executable, "-m", "pytest", "-q", touched[2], "-k", golden)
     run(sys.executable, "-c", code)
+
+
+def test_every_key_and_figure_of_sweeps_has_its_place() -> None:
+    """The page of sweeps names every key of a sweep file, every sampler, figure and function of expressions."""
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    sections = (FileSections, ParameterSection, RangeSection, LogRangeSection, WorkloadSection, ObjectiveSection,
+                ConstraintSection, SamplerSection, BudgetSection)  # fmt: skip
+    keys = {key for section in sections for key in section.model_fields}
+    named = set(re.findall(r"`\[*([a-z_0-9]+)(?:\]+| =[^`]*)?`", text))
+    assert (keys | set(SAMPLERS) | set(FIGURES) | set(FUNCTIONS)) - named == set()

@@ -42,6 +42,9 @@ def _gemm(rewriter: Rewriter, operation: Operation) -> list[Operation]:
         for name, flag in zip(operation.inputs, ("transA", "transB"), strict=False)
     )
     alpha, beta, dtype = number(operation, "alpha", 1.0), number(operation, "beta", 1.0), new.value(left).dtype
+    if new.input(2) is None and alpha == 1.0:
+        product(new, left, right, dtype, output)
+        return new.operations
     found = product(new, left, right, dtype)
 
     def total(product: Term, extra: Term | None) -> Term:

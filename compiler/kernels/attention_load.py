@@ -1,21 +1,33 @@
-"""Core A of the attention kernel: q once per item; k, v and the mask chunk by chunk, v transposed on the way."""
+"""Core A of the attention kernel: loads, and scores behind them.
+
+It loads q once per item; k, v and the mask chunk by chunk, v transposed on the way. Loads of the next chunk are asked
+for before the scores of this one.
+"""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from compiler.attention_mapping import MASK_BYTES, AttentionTile
-from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
+from compiler.kernels.attention_products import Products
+from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
 
-class Loader(Walk):
-    """Core A: loads q once per item and k, v and the mask chunk by chunk."""
+class Loader(Products):
+    """Core A: loads q once per item and k, v and the mask chunk by chunk, and asks for scores."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         super().__init__(tile, machine, core, buffers)
         self.first_key, self.chunk_rows = core.register(), core.register()
+        self.score_key = core.register() if self.scores_on_core_a else ZERO
+        """First key of the chunk whose scores come next."""
+        pieces_wait = tile.is_narrow and 2 * tile.key_pieces + 2 <= machine.pe.command_queue_depth
+        self.loads_ahead = self.scores_on_core_a and (tile.depths.k > 1 or pieces_wait)
+        """Only with room for a chunk beside the one in use, or for its loads in the queue: the core must not stop there
+        when they wait for scores that it has not yet asked for."""
 
     def emit(self) -> None:
         """Emit the code of the core; what lies behind each head of q is zero for all items."""
@@ -32,7 +44,7 @@ class Loader(Walk):
 
     def item(self, is_part: bool) -> None:
         """Load everything that one item reads; a part without keys reads nothing."""
-        core, tile, shape = self.core, self.tile, self.shape
+        core, shape = self.core, self.shape
         with ExitStack() as stack:
             if is_part:
                 stack.enter_context(core.when_less(self.begin, self.end))
@@ -44,20 +56,101 @@ class Loader(Walk):
                 core.compute("div", cache, group, cache)
             core.multiply(cache, shape.capacity * shape.row_bytes, cache)
             core.copy(self.begin, self.first_key)
+            if self.scores_on_core_a:
+                core.copy(self.begin, self.score_key)
+            self._load_chunk(cache)
+            if self.tile.is_narrow:
+                self._look()
             self.load_chunk_count(trips, self.loaded_end)
-            stack.enter_context(core.loop(trips))
-            self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
-            self._load_keys("k", self.buffers.k, cache)
-            self._load_keys("v", self.buffers.v, cache)
+            with core.loop(trips):
+                if self.loads_ahead:
+                    self._load_next_chunk(cache)
+                if self.scores_on_core_a:
+                    self._score_chunk()
+                if not self.loads_ahead:
+                    self._load_next_chunk(cache)
+            if self.scores_on_core_a:
+                core.pop(self.buffers.q)
+            if self.buffers.shift is not None:
+                with core.loop(self.blocks):
+                    core.pop(self.buffers.shift)
+
+    def _load_next_chunk(self, cache: Register) -> None:
+        with self.core.when_less(self.first_key, self.loaded_end):
+            self._load_chunk(cache)
+
+    def _load_chunk(self, cache: Register) -> None:
+        """Load the chunk at `first_key`, and go on to the next one."""
+        self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
+        self._load_keys("k", self.buffers.k, cache, self.tile.key_pieces)
+        self._load_keys("v", self.buffers.v, cache)
+        if self.tile.is_shared:
+            self._transpose_what_is_visible()
+        else:
+            self._transpose_values()
+        if self.shape.has_mask:
+            self._load_mask()
+        if self.buffers.bias is not None:
+            self._load_bias(self.buffers.bias)
+        self.core.increase(self.first_key, self.tile.keys)
+
+    def _score_chunk(self) -> None:
+        """Multiply all blocks of queries with the chunk at `score_key` if this item sees any of it, and go on."""
+        core, tile = self.core, self.tile
+        with ExitStack() as stack:
             if tile.is_shared:
-                self._transpose_what_is_visible()
+                stack.enter_context(core.when_less(self.score_key, self.end))
+            if tile.is_narrow:
+                self._score_pieces()
             else:
-                self._transpose_values()
-            if shape.has_mask:
-                self._load_mask()
-            if self.buffers.bias is not None:
-                self._load_bias(self.buffers.bias)
-            core.increase(self.first_key, tile.keys)
+                with self._blocks(self.blocks) as q_offset:
+                    self.scores(q_offset, self.score_key)
+        if not tile.is_narrow:
+            core.pop(self.buffers.k)
+        elif tile.is_shared:
+            self._pop_unseen_pieces()
+        core.increase(self.score_key, tile.keys)
+
+    def _score_pieces(self) -> None:
+        """Multiply all blocks; the last one gives back the keys."""
+        core, shift = self.core, self.buffers.shift
+        with core.scratch() as others:
+            core.add(self.blocks, -1, others)
+            with self._blocks(others) as q_offset:
+                self.scores(q_offset, self.score_key, shift)
+            core.multiply(others, self.tile.block_bytes, others)
+            self.scores(others, self.score_key, shift, pops_keys=True)
+
+    def _pop_unseen_pieces(self) -> None:
+        """Give back the keys of this chunk that others of the row see, and this item does not."""
+        core = self.core
+        with core.scratch() as unseen, core.scratch() as seen:
+            self.load_chunk_rows(self.score_key, seen)
+            core.maximum(seen, ZERO, seen)
+            self.load_chunk_rows(self.score_key, unseen, self.loaded_end)
+            core.subtract(unseen, seen, unseen)
+            with loaded(core, self.shape.key_step) as (step,):
+                core.compute("div", unseen, step, unseen)
+            with core.loop(unseen):
+                core.pop(self.buffers.k)
+
+    def _look(self) -> None:
+        """Ask for the scores of all blocks with the first keys, for a first maximum."""
+        with self._blocks(self.blocks) as q_offset:
+            self.scores(q_offset, self.score_key)
+
+    @contextmanager
+    def _blocks(self, count: Register) -> Iterator[Register]:
+        """Repeat for the first `count` blocks, with the offset of each."""
+        core, tile = self.core, self.tile
+        if tile.blocks == 1 and not tile.is_narrow:
+            yield ZERO
+            return
+        with core.scratch() as q_offset:
+            core.copy(0, q_offset)
+            with core.loop(count):
+                yield q_offset
+                core.increase(q_offset, tile.block_bytes)
 
     def _load_q(self) -> None:
         core, tile, shape, q = self.core, self.tile, self.shape, self.buffers.heads or self.buffers.q
@@ -118,8 +211,8 @@ class Loader(Walk):
         core.push(self.buffers.q)
         core.pop(heads)
 
-    def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register) -> None:
-        """Load a chunk of k or v; its rows lie one after the other, so it is one long row."""
+    def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register, pieces: int = 1) -> None:
+        """Load a chunk of k or v, or its pieces; their rows lie one after the other, so each is one long row."""
         core, shape = self.core, self.shape
         with core.scratch() as address, core.scratch() as size, loaded(core, shape.row_bytes) as (row_bytes,):
             core.multiply(self.first_key, row_bytes, address)
@@ -127,8 +220,17 @@ class Loader(Walk):
             core.increase(address, core.load_argument(argument, size))
             core.multiply(self.chunk_rows, row_bytes, size)
             broadcast = "row" if self.tile.is_shared else "none"
-            core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size, broadcast=broadcast)
-        core.push(buffer)
+            with ExitStack() as stack:
+                if pieces > 1:
+                    count = stack.enter_context(core.scratch())
+                    core.copy(shape.key_step * shape.row_bytes, count)
+                    core.compute("div", size, count, count)
+                    core.copy(shape.key_step * shape.row_bytes, size)
+                    stack.enter_context(core.loop(count))
+                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=size, broadcast=broadcast)
+                core.push(buffer)
+                if pieces > 1:
+                    core.increase(address, size)
 
     def _transpose_what_is_visible(self) -> None:
         """Transpose the values of a chunk if this PE's item sees any; others of the row may see more."""

@@ -141,20 +141,20 @@ class Joiner(Softmax):
             core.push(own.spots)
             self.wide("vcast", own.spots, own.zeros, pitch, columns)
             core.push(own.spots)
-            self._load(0, own.spots, pitch, columns)
-            core.pop(own.spots)
-            self._load(1, own.spots, pitch, columns)
-            core.pop(own.spots)
-        self._pass_in(0, self.rows, columns)
+            for bank in self.banks.joins:
+                self._load(bank, own.spots, pitch, columns)
+                core.pop(own.spots)
+        gathered, all_of_them = self.banks.joins
+        self._pass_in(gathered, self.rows, columns)
         wide = self.machine.matrix.block_rows
         with self._at_the_root():
             for outer in (self._outer, self._second):
-                self._link("acc_send", 0, self.rows, columns, outer)
-            self.drain(0, own.maxima, 0, wide, columns)
+                self._link("acc_send", gathered, self.rows, columns, outer)
+            self.drain(gathered, own.maxima, 0, wide, columns)
         with core.when_at_least(self._inner, ZERO):
-            self._link("acc_add", 1, self.rows, columns, self._inner)
-            self._link("acc_send", 1, self.rows, columns, self._outer)
-            self.drain(1, own.maxima, 0, wide, columns)
+            self._link("acc_add", all_of_them, self.rows, columns, self._inner)
+            self._link("acc_send", all_of_them, self.rows, columns, self._outer)
+            self.drain(all_of_them, own.maxima, 0, wide, columns)
         core.push(own.maxima)
 
     def _rescale(self) -> None:
@@ -183,12 +183,12 @@ class Joiner(Softmax):
 
     def _add_up(self) -> None:
         """Add the sums of all parts; they lie in rows of the accumulator's width. The root has them in `total`."""
-        core, own, accumulator = self.core, self._own, self.machine.accumulator
+        core, own, banks = self.core, self._own, (*self.banks.joins, *self.banks.values)
         rows, width = self.tile.share_rows(self.machine), self.machine.matrix.block_rows
         pieces = -(-rows // min(_PIECE_ROWS, width))
         for piece in range(pieces):
             first, last = rows * piece // pieces, rows * (piece + 1) // pieces
-            bank, row_bytes = piece % accumulator.banks, width * FP32_BYTES
+            bank, row_bytes = banks[piece % len(banks)], width * FP32_BYTES
             with loaded(core, first * row_bytes, row_bytes, last - first, width) as (offset, pitch, count, columns):
                 self._load(bank, own.share, pitch, columns, offset, count)
                 self._pass_in(bank, count, columns)

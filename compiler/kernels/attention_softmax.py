@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from compiler.attention_mapping import FP32_BYTES, AttentionTile
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
+from compiler.kernels.attention_products import Products
+from compiler.kernels.attention_walk import AttentionBuffers, loaded
+from isa.dtypes import Dtype
 from isa.machine import Machine
 
 HIDDEN = -1e30
 """Score of a key that may not be seen: finite, so that a row that sees nothing stays free of NaN."""
 
 
-class Softmax(Walk):
+class Softmax(Products):
     """What core B asks of the SIMD engine, step by step."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
@@ -23,8 +25,6 @@ class Softmax(Walk):
         """Block and first key of the step whose softmax comes next."""
         self.done = core.register()
         """Steps of the item whose products have been asked for."""
-        self.rows = core.register()
-        core.copy(tile.rows, self.rows)
         self.late_scale = self.shape.scale if self.shape.is_scaled_late else 1.0
 
     # --- one step ----------------------------------------------------------------------------------------------
@@ -34,19 +34,19 @@ class Softmax(Walk):
         core, buffers = self.core, self.buffers
         with core.scratch() as limit, core.scratch() as columns:
             self.load_chunk_rows(self.first_key, columns)
-            self._load_limit(limit)
+            self.load_limit(limit)
             scores = buffers.scores
             if not self.shape.is_scaled_late:
                 self._scale(columns)
                 scores = buffers.masked
             with core.when_less(limit, columns):
-                self._limit(scores, limit, columns)
+                self.limit(scores, limit, columns, self.tile.score_dtype)
                 self._select(buffers.masked, columns)
-                self._exponentiate(buffers.masked, columns)
+                self.exponentiate(buffers.masked, columns)
             with core.when_at_least(limit, columns):
-                self._exponentiate(self._select(scores, columns), columns)
+                self.exponentiate(self._select(scores, columns), columns)
 
-    def _load_limit(self, limit: Register) -> None:
+    def load_limit(self, limit: Register) -> None:
         """Emit how many keys of the chunk the first row of the block sees."""
         core, tile = self.core, self.tile
         if self.shape.causal and not self.shape.is_stacked:
@@ -71,13 +71,14 @@ class Softmax(Walk):
         if buffers.bias is not None:
             self._add_bias(buffers.bias, columns)
 
-    def _limit(self, scores: BufferHandle, limit: Register, columns: Register) -> None:
+    def limit(self, scores: BufferHandle, limit: Register, columns: Register, dtype: Dtype) -> None:
         """Hide what lies behind the limit of each row: scores to `masked`."""
         step = int(self.shape.causal and not self.shape.is_stacked)
-        with loaded(self.core, self.tile.keys * FP32_BYTES, step) as (pitch, step_register):
+        with loaded(self.core, self.tile.keys * dtype.bytes, step) as (pitch, step_register):
             self.wide(
-                "vlimit", self.buffers.masked, scores, pitch, columns, first=limit, step=step_register, value=HIDDEN
-            )
+                "vlimit", self.buffers.masked, scores, pitch, columns, dtype.name, first=limit, step=step_register,
+                value=HIDDEN,
+            )  # fmt: skip
         self.move(self.buffers.masked, scores)
 
     def _select(self, scores: BufferHandle, columns: Register) -> BufferHandle:
@@ -113,7 +114,7 @@ class Softmax(Walk):
             self.wide("vmaxs", masked, masked, pitch, columns, value=HIDDEN)
             self.move(masked, masked)
 
-    def _exponentiate(self, scores: BufferHandle, columns: Register) -> None:
+    def exponentiate(self, scores: BufferHandle, columns: Register) -> None:
         """Leave weights in `probabilities`; the old maximum stays in front of the new one until it is not needed."""
         core, tile, buffers, dtype = self.core, self.tile, self.buffers, self.shape.dtype
         wide, narrow = tile.keys * FP32_BYTES, tile.keys * dtype.bytes
@@ -142,21 +143,24 @@ class Softmax(Walk):
                     value=self.late_scale,
                 )  # fmt: skip
                 self.move(buffers.rescale, buffers.maximum)
-                if buffers.carried is not None:
-                    self._carry(buffers.carried)
 
-    def _carry(self, carried: BufferHandle) -> None:
-        """Rescale the sums so far, for the accumulators."""
-        core, buffers, depth = self.core, self.buffers, self.shape.padded_head_dim
-        with loaded(core, depth * FP32_BYTES, depth, FP32_BYTES) as (pitch, columns, dense):
-            self.wide(
-                "vmul", buffers.scaled, buffers.output, pitch, columns, b=buffers.rescale, b_pitch=dense,
+    def rescale(self, first: int, carried: BufferHandle) -> None:
+        """Rescale columns of the weighted sums so far from `first` on, or behind them the sums of weights."""
+        core, buffers, depth, width = self.core, self.buffers, self.shape.padded_head_dim, self.shape.block_rows
+        if first == depth:
+            self.dense("vmul", carried, buffers.weight, b=buffers.rescale)
+            self.move(carried, buffers.weight)
+            return
+        sizes = (width * FP32_BYTES, first * FP32_BYTES, depth * FP32_BYTES, min(width, depth - first), FP32_BYTES)
+        with loaded(core, *sizes) as (out_pitch, offset, pitch, columns, dense):
+            core.emit(
+                "vmul", out=buffers.scaled, out_pitch=out_pitch, a=buffers.output, a_offset=offset, a_pitch=pitch,
+                b=buffers.rescale, b_pitch=dense, rows=self.rows, columns=columns, out_dtype="fp32", a_dtype="fp32",
                 b_dtype="fp32", spread="column",
             )  # fmt: skip
-        self.dense("vmul", carried, buffers.weight, b=buffers.rescale)
-        self.move(buffers.scaled, buffers.output)
-        self.move(carried, buffers.weight)
-        core.pop(buffers.rescale)
+        core.push(buffers.scaled)
+        if first + width >= depth:
+            core.pop(buffers.output)
 
     def accumulate(self) -> None:
         """Update sum of weights and weighted sum of values with the products of the step before this one."""
@@ -198,8 +202,7 @@ class Softmax(Walk):
             self.load_out_address(address)
             if shape.is_stacked:
                 core.pop(self.buffers.maximum)
-                self.divide(self.buffers.output, self.buffers.weight)
-                self.write_out(address, self.rows)
+                self.store(address, self.rows)
                 return
             core.copy(shape.sequence, left)
             core.subtract(left, self.token, left)
@@ -210,8 +213,7 @@ class Softmax(Walk):
                     core.copy(address, head_address)
                     with core.loop(heads):
                         core.pop(self.buffers.maximum)
-                        self.divide(self.buffers.output, self.buffers.weight)
-                        self.write_out(head_address, rows)
+                        self.store(head_address, rows)
                         core.increase(head_address, shape.head_dim * shape.dtype.bytes)
                     core.increase(left, -tile.tokens)
                     core.multiply(core.load_argument("out_pitch", rows), tile.tokens, rows)
@@ -228,11 +230,16 @@ class Softmax(Walk):
             core.multiply(self.query_head, shape.head_dim * shape.dtype.bytes, offset)
             core.increase(address, offset)
 
-    def divide(self, values: BufferHandle, weight: BufferHandle) -> None:
-        """Divide a block by its sums of weights."""
-        self.dense("vrecip", self.buffers.column, weight)
-        self.move(self.buffers.column, weight)
-        self.multiply_out(values)
+    def store(self, address: Register, rows: Register) -> None:
+        """Divide a block by its sums of weights, and store the rows of it that are tokens."""
+        self.invert_weights()
+        self.multiply_out(self.buffers.output)
+        self.write_out(address, rows)
+
+    def invert_weights(self) -> None:
+        """Leave the reciprocals of the sums of weights in `column`."""
+        self.dense("vrecip", self.buffers.column, self.buffers.weight)
+        self.move(self.buffers.column, self.buffers.weight)
 
     def multiply_out(self, values: BufferHandle) -> None:
         """Multiply a block with the reciprocals in `column`, for the store."""
@@ -261,29 +268,22 @@ class Softmax(Walk):
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def drain(self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register) -> None:
-        """Write a bank to block `index` of the columns of a buffer's rows."""
-        core, width = self.core, self.shape.block_rows * FP32_BYTES
-        with loaded(core, index * width, row_elements * FP32_BYTES) as (offset, pitch):
-            core.emit(
-                "acc_drain", out=out, out_offset=offset, out_pitch=pitch, bank=bank, rows=self.rows, columns=columns,
-                out_dtype="fp32",
-            )  # fmt: skip
-
     def wide(self, name: str, out: BufferHandle, a: BufferHandle, pitch: Register, columns: Register,
-              **operands: OperandValue) -> None:  # fmt: skip
-        """Emit a SIMD command on all rows of the block, fp32 to fp32 with equal pitches."""
+              dtype: str = "fp32", **operands: OperandValue) -> None:  # fmt: skip
+        """Emit a SIMD command on all rows of the block, between equal types with equal pitches."""
         self.core.emit(
-            name, out=out, out_pitch=pitch, a=a, a_pitch=pitch, rows=self.rows, columns=columns, out_dtype="fp32",
-            a_dtype="fp32", **operands,
+            name, out=out, out_pitch=pitch, a=a, a_pitch=pitch, rows=self.rows, columns=columns, out_dtype=dtype,
+            a_dtype=dtype, **operands,
         )  # fmt: skip
 
-    def dense(self, name: str, out: BufferHandle, a: BufferHandle, **operands: OperandValue) -> None:
-        """Emit a SIMD command on one fp32 per row of the block, which lie as a row."""
+    def dense(
+        self, name: str, out: BufferHandle, a: BufferHandle, a_dtype: str = "fp32", **operands: OperandValue
+    ) -> None:
+        """Emit a SIMD command on one element per row of the block, which lie as a row; the result is fp32."""
         more: dict[str, OperandValue] = {"b_dtype": "fp32"} if "b" in operands else {}
         with loaded(self.core, 1) as (one,):
             self.core.emit(
-                name, out=out, a=a, rows=one, columns=self.rows, out_dtype="fp32", a_dtype="fp32", **more, **operands
+                name, out=out, a=a, rows=one, columns=self.rows, out_dtype="fp32", a_dtype=a_dtype, **more, **operands
             )
 
     def move(self, written: BufferHandle, read: BufferHandle) -> None:

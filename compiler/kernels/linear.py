@@ -48,7 +48,9 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=not mapping.resident or mapping.uses_up_x),
         weight,
         builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
-        builder.buffer("out", tile * shape.out_dtype.bytes, 2, shared=True),
+        builder.buffer(
+            "out", mapping.stored_rows * mapping.tile_outputs * shape.out_dtype.bytes, mapping.out_slots, shared=True
+        ),
         weight,
         tuple(
             builder.buffer(f"activation{step}", size, mapping.activation_slots, shared=True)
@@ -62,9 +64,8 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
             buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS, shared=True)
         )
     if mapping.turned_result_bytes:
-        buffers = replace(
-            buffers, turned_result=builder.buffer("turned_result", mapping.turned_result_bytes, 1, shared=True)
-        )
+        size, slots = mapping.turned_result_bytes, mapping.turned_result_slots
+        buffers = replace(buffers, turned_result=builder.buffer("turned_result", size, slots, shared=True))
     if mapping.turned_residual_bytes:
         buffers = replace(
             buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2, shared=True)
@@ -111,7 +112,9 @@ def _name(mapping: LinearMapping) -> str:
     operands += f"_by_{mapping.expansions}" if mapping.expansions > 1 else ""
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
-    return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{mapping.tile_outputs}x{mapping.chunk_inputs}"
+    operands += f"_by_{mapping.k_parts}_parts" if mapping.k_parts > 1 else ""
+    outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
+    return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"
 
 
 def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:

@@ -133,7 +133,8 @@ class Multiplier(Walk):
         for bank, block, start, width in self._banks():
             extent = self._extent(block, width)
             if shape.has_residual:
-                offset, pitch = self._place_in_tile(block, start, shape.out_dtype)
+                residual_pitch = self.mapping.turned_residual_pitch_bytes
+                offset, pitch = self._place_in_tile(block, start, shape.out_dtype, residual_pitch)
                 self._with_offset(
                     offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name,
                     spread="full", **extent,
@@ -150,13 +151,12 @@ class Multiplier(Walk):
         rows = self.block_rows[block]
         return {"rows": width, "columns": rows} if self.mapping.is_swapped else {"rows": rows, "columns": width}
 
-    def _place_in_tile(self, block: int, start: int, dtype: Dtype) -> tuple[int, int]:
-        """Return (byte offset, pitch) of an accumulator in a tile: a row per row of x, or per output if swapped."""
+    def _place_in_tile(self, block: int, start: int, dtype: Dtype, turned_pitch: int) -> tuple[int, int]:
+        """Return (byte offset, pitch) of an accumulator in rows of x, or in rows per output if they are turned."""
         mapping = self.mapping
         first_row = block * mapping.block_rows
         if mapping.turns_results:
-            pitch = mapping.turned_pitch_bytes(dtype)
-            return start * pitch + first_row * dtype.bytes, pitch
+            return start * turned_pitch + first_row * dtype.bytes, turned_pitch
         pitch = mapping.tile_columns * dtype.bytes
         return first_row * pitch + start * dtype.bytes, dtype.bytes if mapping.is_swapped else pitch
 
@@ -169,10 +169,10 @@ class Multiplier(Walk):
     def _multiply_chunks(self) -> None:
         core = self.core
         with core.scratch() as left, core.scratch() as x_offset, core.scratch() as chunks:
-            core.load_argument("k_bytes", left)
+            self.own_k("k_bytes", self.mapping.k_part_bytes, left)
             if self.mapping.resident:
                 core.copy(0, x_offset)
-            core.load_argument("chunks", chunks)
+            self.own_chunks(chunks)
             if self.mapping.expansions > 1:
                 core.multiply(chunks, self.mapping.expansions, chunks)
             if not self._starts_loaded:
@@ -316,24 +316,45 @@ class Multiplier(Walk):
     def _finish(self) -> None:
         """Round the results of a tile and store them, if it is no padding."""
         with self._inside():
-            if self.mapping.shape.gate:
-                self._drain_through_gate()
-            else:
-                target, dtype = self._target()
-                self._drain(target, dtype)
-                if self.buffers.activation:
-                    self.core.push(target)
-                    self._activate()
-            self._send()
+            if not self.mapping.stores_blocks:
+                self._drain(*self._target())
+                self.core.push(self.buffers.activation[0])
+                self._activate()
+                self._send()
+                return
+            for block in self.row_blocks:
+                with self._has_rows(block), self._summed(block):
+                    if self.mapping.shape.gate:
+                        self._drain_through_gate(block)
+                    else:
+                        self._drain(*self._target(), block)
+                    self._send(block)
 
-    def _drain_through_gate(self) -> None:
-        """Make the tile of `out` block by block: what comes first is at the gate while the next is drained."""
+    @contextmanager
+    def _summed(self, block: int) -> Iterator[None]:
+        """Run the code for a block of rows where it is complete: if neighbours split K, at its owner."""
+        yield
+
+    @contextmanager
+    def _has_rows(self, block: int) -> Iterator[None]:
+        """Run the code for a block of rows that is not beyond the last one."""
+        if block == 0:
+            yield
+            return
+        core = self.core
+        with ExitStack() as inside:
+            with core.scratch() as first:
+                core.copy(block * self.mapping.block_rows, first)
+                inside.enter_context(core.when_less(first, self.tile_rows))
+            yield
+
+    def _drain_through_gate(self, block: int) -> None:
+        """Make a block of `out`: what comes first is at the gate while the next is drained."""
         both = self.buffers.activation[0]
-        for block in self.row_blocks:
-            self._drain(both, FP32, block)
-            self.core.push(both)
-            self._pass_gate(block)
-            self.core.pop(both)
+        self._drain(both, FP32, block)
+        self.core.push(both)
+        self._pass_gate(block)
+        self.core.pop(both)
 
     def _target(self) -> tuple[BufferHandle, Dtype]:
         """Return where results go: to the activation, or straight to the way out."""
@@ -352,11 +373,11 @@ class Multiplier(Walk):
 
     def _drain(self, out: BufferHandle, dtype: Dtype, only: int | None = None) -> None:
         """Write the accumulators of a tile, or of one of its blocks of rows, to one slot of a buffer with its rows."""
-        target = self.buffers.turned_result or out
+        target, turned_pitch = self.buffers.turned_result or out, self.mapping.turned_result_pitch_bytes
         for bank, block, start, width in self._banks():
             if only not in (None, block):
                 continue
-            offset, pitch = self._place_in_tile(block if only is None else 0, start, dtype)
+            offset, pitch = self._place_in_tile(block if only is None else 0, start, dtype, turned_pitch)
             self._with_offset(
                 offset, "acc_drain", "out_offset", out=target, out_pitch=pitch, bank=bank, out_dtype=dtype.name,
                 **self._extent(block, width),
@@ -371,24 +392,29 @@ class Multiplier(Walk):
         with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as rows:
             core.emit(
                 "transpose", out=out, out_pitch=core.copy(mapping.tile_columns * dtype.bytes, out_pitch), a=turned,
-                a_pitch=core.copy(mapping.turned_pitch_bytes(dtype), pitch), rows=core.copy(mapping.tile_columns, rows),
+                a_pitch=core.copy(mapping.turned_result_pitch_bytes, pitch), rows=core.copy(mapping.tile_columns, rows),
                 columns=count, a_dtype=dtype.name,
             )  # fmt: skip
         core.pop(turned)
 
-    def _send(self) -> None:
-        """Store the results of a tile that are in the result's rows."""
+    def _send(self, block: int | None = None) -> None:
+        """Store the results of a tile, or of one of its blocks of rows, that are in the result's rows."""
         core, out = self.core, self.buffers.out
         core.push(out)
-        with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch:
-            core.multiply(self.first_row, core.load_argument("out_pitch", out_pitch), address)
+        with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch, core.scratch() as width:
+            core.load_argument("out_pitch", out_pitch)
+            if block:
+                core.add(self.first_row, block * self.mapping.block_rows, address)
+                core.multiply(address, out_pitch, address)
+            else:
+                core.multiply(self.first_row, out_pitch, address)
             core.increase(address, self.out_offset)
             core.increase(address, core.load_argument("out", size))
             core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
-            core.minimum(size, self.tile_bytes, size)
+            core.minimum(size, self.width_bytes(width), size)
             core.emit(
                 "dma_out", address=address, address_pitch=out_pitch, a=out, a_pitch=self.tile_bytes,
-                rows=self.tile_rows, row_bytes=size,
+                rows=self.tile_rows if block is None else self.block_rows[block], row_bytes=size,
             )  # fmt: skip
         core.pop(out)
 
@@ -413,11 +439,11 @@ class Multiplier(Walk):
             self._clear_padding(target)
             core.pop(target)
 
-    def _pass_gate(self, block: int, both_offset: int = 0) -> None:
+    def _pass_gate(self, block: int, both_offset: int = 0, first_row: int = 0) -> None:
         """Make a block of rows of `out` from gate and factor: the gate's function in fp32, then their product."""
         core, mapping = self.core, self.mapping
         both, gate = self.buffers.activation
-        function, rows, first_row = mapping.shape.gate, self.block_rows[block], block * mapping.block_rows
+        function, rows = mapping.shape.gate, self.block_rows[block]
         assert function is not None
         limit = {"value": 0.0} if function == "relu" else {}
         with (

@@ -1,22 +1,26 @@
 """A linear whose second operand is computed: it lies in SRAM as [N, K] or [K, N], not packed in tiles.
 
 Rows of [N, K] are read as they are multiplied. A chunk of [K, N] is loaded as it lies and turned by the layout unit, at
-the command of core A, so that this runs ahead of the products as loading does. Tiles beyond the last column read some
-other part, because broadcasts are collective; their products are left out.
+the command of core A, so that this runs ahead of the products as loading does. It is turned when the next ones, as many
+as have slots, are on their way: commands that wait for a chunk would fill the layout unit's queue and hold up core A.
+Tiles beyond the last column read some other part, because broadcasts are collective; their products are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
+from compiler.kernel_builder import ZERO, CoreBuilder, Register
 from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_walk import Buffers
 from compiler.linear_mapping import LinearMapping, padded_outputs
 from isa.machine import Machine
 
+MOST_CHUNKS_AHEAD = 2
+"""Chunks that are loaded before one is turned: so many have room in the queue of transfers."""
 SHORTEST_ROW_BYTES = 32
 """What a tile beyond the last column reads of each row of [K, N]."""
 
@@ -26,17 +30,45 @@ class ComputedLoader(Loader):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
-        self.width = core.register()
-        """Rows of the tile's [N, K], or bytes of its rows of [K, N]."""
+        self.present = core.register()
+        """Rows of the tile's [N, K], or bytes of its rows of [K, N], that are there."""
         self.left = core.register()
         """Bytes of K, or rows of K, that are still to be loaded for the tile."""
+        if self._is_turned:
+            self.loaded, self.unturned = core.register(), core.register()
+            """Chunks that may be turned; rows of K that are still to be turned for the tile."""
+
+    def emit(self) -> None:
+        """Load everything, and turn what is not turned yet."""
+        core = self.core
+        super().emit()
+        if self._is_turned:
+            core.increase(self.loaded, self._chunks_ahead)
+            with core.loop(self.loaded):
+                self._turn()
+
+    @property
+    def _chunks_ahead(self) -> int:
+        """Chunks that are loaded before one is turned, besides this."""
+        return min(MOST_CHUNKS_AHEAD, self.mapping.weight_slots - 1)
 
     @property
     def _is_turned(self) -> bool:
         return self.mapping.shape.factor == "columns"
 
     def _prepare(self) -> None:
-        """Nothing: tiles are found by their first output."""
+        """Begin to turn; tiles are found by their first output."""
+        if self._is_turned:
+            self.core.copy(-self._chunks_ahead, self.loaded)
+            self._own_inputs(self.unturned)
+
+    def _own_inputs(self, into: Register) -> Register:
+        """Set `into` to the rows of K that this PE has."""
+        return self.own_k("inputs", self._part_inputs, into)
+
+    @property
+    def _part_inputs(self) -> int:
+        return self.mapping.k_part_bytes // self.mapping.shape.dtype.bytes
 
     def _find_first_tile(self, weight_tile: Register) -> None:
         """Nothing: see `_load_chunks`."""
@@ -45,22 +77,35 @@ class ComputedLoader(Loader):
         """Nothing: see `_load_chunks`."""
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
-        core = self.core
-        with core.scratch() as limit:
+        core, mapping = self.core, self.mapping
+        with core.scratch() as limit, core.scratch() as width:
             if self._is_turned:
                 core.load_argument("out_bytes", limit)
                 core.minimum(self.out_offset, core.add(limit, -SHORTEST_ROW_BYTES, weight_tile), weight_tile)
-                core.minimum(core.subtract(limit, weight_tile, limit), self.tile_bytes, self.width)
-                core.load_argument("inputs", self.left)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.width_bytes(width), self.present)
+                self._own_inputs(self.left)
             else:
                 core.load_argument("outputs", limit)
                 core.compute("div", self.out_offset, self.mapping.shape.out_dtype.bytes, weight_tile)
-                core.minimum(weight_tile, core.add(limit, -1, self.width), weight_tile)
-                core.minimum(core.subtract(limit, weight_tile, limit), self.mapping.tile_outputs, self.width)
+                core.minimum(weight_tile, core.add(limit, -1, self.present), weight_tile)
+                core.minimum(core.subtract(limit, weight_tile, limit), self.width, self.present)
                 core.multiply(weight_tile, core.load_argument("weight_pitch", limit), weight_tile)
-                core.load_argument("k_bytes", self.left)
+                self.own_k("k_bytes", mapping.k_part_bytes, self.left)
             core.increase(weight_tile, core.load_argument("weight", limit))
+            if self.k_part is not None and not self._is_turned:
+                core.increase(weight_tile, core.multiply(self.k_part, mapping.k_part_bytes, limit))
+            elif self.k_part is not None:
+                core.multiply(core.load_argument("weight_pitch", limit), self._part_inputs, limit)
+                core.increase(weight_tile, core.multiply(limit, self.k_part, limit))
         super()._load_chunks(weight_tile, x_row)
+
+    def _end_chunk(self) -> None:
+        core = self.core
+        if self._is_turned:
+            core.increase(self.loaded, 1)
+            with core.when_less(ZERO, self.loaded):
+                core.increase(self.loaded, -1)
+                self._turn()
 
     def _load_weight(self, weight: Register) -> None:
         core, mapping, buffer = self.core, self.mapping, self.buffers.weight
@@ -73,42 +118,46 @@ class ComputedLoader(Loader):
             if not self._is_turned:
                 core.emit(
                     "dma_in", out=buffer, out_pitch=mapping.chunk_bytes, address=weight, address_pitch=pitch,
-                    rows=self.width, row_bytes=size, broadcast=broadcast,
+                    rows=self.present, row_bytes=size, broadcast=broadcast,
                 )  # fmt: skip
                 core.push(buffer)
                 core.increase(weight, mapping.chunk_bytes)
                 return
             core.emit(
                 "dma_in", out=buffer, out_pitch=self.tile_bytes, address=weight, address_pitch=pitch, rows=size,
-                row_bytes=self.width, broadcast=broadcast,
+                row_bytes=self.present, broadcast=broadcast,
             )  # fmt: skip
             core.push(buffer)
             core.increase(weight, core.multiply(pitch, mapping.chunk_inputs, pitch))
-            self._turn(buffer, size)
 
-    def _turn(self, rows_of_k: BufferHandle, count: Register) -> None:
-        """Turn a chunk of `count` rows, with zeros behind the last one up to a block of K."""
-        core, mapping, turned = self.core, self.mapping, self.buffers.factor
+    def _turn(self) -> None:
+        """Turn the next chunk, with zeros behind the last row of K up to a block."""
+        core, mapping, turned, rows_of_k = self.core, self.mapping, self.buffers.factor, self.buffers.weight
         element, dtype = mapping.shape.dtype.bytes, mapping.shape.dtype.name
         block = self.machine.matrix.block_k_bytes // element
-        if mapping.shape.inputs % block:
-            with core.scratch() as missing, core.scratch() as offset:
-                core.add(count, block - 1, missing)
-                core.compute("div", missing, block, missing)
-                core.multiply(missing, block, missing)
-                core.subtract(missing, count, missing)
-                with core.when_less(0, missing):
-                    core.emit(
-                        "fill", out=turned, out_offset=core.multiply(count, element, offset),
-                        out_pitch=mapping.chunk_bytes, rows=mapping.tile_outputs, columns=missing, out_dtype=dtype,
-                        value=0.0,
-                    )  # fmt: skip
-        core.emit(
-            "transpose", out=turned, out_pitch=mapping.chunk_bytes, a=rows_of_k, a_pitch=self.tile_bytes, rows=count,
-            columns=mapping.tile_outputs, a_dtype=dtype,
-        )  # fmt: skip
+        with core.scratch() as count:
+            core.minimum(self.unturned, mapping.chunk_inputs, count)
+            core.increase(self.unturned, -mapping.chunk_inputs)
+            if mapping.shape.inputs % block:
+                with core.scratch() as missing, core.scratch() as offset:
+                    core.add(count, block - 1, missing)
+                    core.compute("div", missing, block, missing)
+                    core.multiply(missing, block, missing)
+                    core.subtract(missing, count, missing)
+                    with core.when_less(0, missing):
+                        core.emit(
+                            "fill", out=turned, out_offset=core.multiply(count, element, offset),
+                            out_pitch=mapping.chunk_bytes, rows=mapping.tile_outputs, columns=missing, out_dtype=dtype,
+                            value=0.0,
+                        )  # fmt: skip
+            core.emit(
+                "transpose", out=turned, out_pitch=mapping.chunk_bytes, a=rows_of_k, a_pitch=self.tile_bytes,
+                rows=count, columns=mapping.tile_outputs, a_dtype=dtype,
+            )  # fmt: skip
         core.push(turned)
         core.pop(rows_of_k)
+        with core.when_at_least(ZERO, self.unturned):
+            self._own_inputs(self.unturned)
 
 
 class ComputedMultiplier(Multiplier):
@@ -144,6 +193,8 @@ class ComputedMultiplier(Multiplier):
             with core.scratch() as outputs:
                 core.subtract(core.load_argument("outputs", outputs), self.valid, self.valid)
             core.maximum(self.valid, 1, self.valid)
+            if isinstance(self.width, Register):
+                core.minimum(self.valid, self.width, self.valid)
         super()._multiply_chunks()
 
     @contextmanager
@@ -158,3 +209,35 @@ class ComputedMultiplier(Multiplier):
                 inside.enter_context(core.when_less(start, self.valid))
             core.subtract(self.valid, start, columns)
             yield core.minimum(columns, width, columns)
+
+    @contextmanager
+    def _summed(self, block: int) -> Iterator[None]:
+        if self.k_part is None:
+            yield
+            return
+        owner = self.mapping.owners[block]
+        for bank, other, start, width in self._banks():
+            if other == block:
+                with self._columns(start, width) as columns:
+                    self._add_parts(self.k_part, bank, owner, self._extent(block, columns))
+        with ExitStack() as inside:
+            with self.core.scratch() as ours:
+                self.core.copy(owner, ours)
+                inside.enter_context(self.core.when_equal(self.k_part, ours))
+            yield
+
+    def _add_parts(self, part: Register, bank: int, owner: int, extent: dict[str, Any]) -> None:
+        """Pass the sums of an accumulator on to the owner from either side; each part on the way adds its own."""
+        core, last = self.core, self.mapping.k_parts - 1
+        before, behind = ("west", "east") if self.mapping.is_turned else ("north", "south")
+        with core.scratch() as ours, core.scratch() as end:
+            core.copy(owner, ours)
+            core.copy(last, end)
+            with core.when_less(ZERO, part), core.when_at_least(ours, part):
+                core.emit("acc_add", bank=bank, direction=before, **extent)
+            with core.when_less(part, ours):
+                core.emit("acc_send", bank=bank, direction=behind, **extent)
+            with core.when_less(part, end), core.when_at_least(part, ours):
+                core.emit("acc_add", bank=bank, direction=behind, **extent)
+            with core.when_less(ours, part):
+                core.emit("acc_send", bank=bank, direction=before, **extent)

@@ -77,24 +77,34 @@ class Loader(Walk):
             weight, chunks = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
             place = None if mapping.resident else self._first_x(x_row, lent)
             core.copy(weight_tile, weight)
-            core.copy(core.argument("chunks"), chunks)
+            count = chunks
             if mapping.loads_early:
+                core.copy(core.argument("chunks"), chunks)
                 if place is not None:
                     with core.loop(self.early):
                         self._load_next_x(*place)
+                        self._end_chunk()
                 core.subtract(chunks, self.early, chunks)
                 core.multiply(self.early, mapping.weight_chunk_bytes, self.early)
                 core.increase(weight, self.early)
                 core.copy(0, self.early)
-            with core.loop(chunks):
+            else:
+                count = self._chunks(chunks)
+            with core.loop(count):
+                self._load_weight(weight)
                 if place is not None:
                     self._load_next_x(*place)
-                self._load_weight(weight)
+                self._end_chunk()
 
     def _first_x(self, x_row: Register, lent: ExitStack) -> tuple[Register, Register]:
         """Return the address of the first chunk of x, and the bytes of its rows that are left."""
-        address, left = lent.enter_context(self.core.scratch()), lent.enter_context(self.core.scratch())
-        return self.core.copy(x_row, address), self.core.copy(self.core.argument("k_bytes"), left)
+        core, part_bytes = self.core, self.mapping.k_part_bytes
+        address, left = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+        core.copy(x_row, address)
+        if self.k_part is not None:
+            core.increase(address, core.multiply(self.k_part, part_bytes, left))
+        self.own_k("k_bytes", part_bytes, left)
+        return address, left
 
     def _load_next_x(self, address: Register, left: Register) -> None:
         """Load a chunk of x; the address moves to the next."""
@@ -104,6 +114,13 @@ class Loader(Walk):
             self._load_x(address, self.tile_rows, size)
         core.increase(address, mapping.chunk_bytes)
         core.increase(left, -mapping.chunk_bytes)
+
+    def _chunks(self, into: Register) -> Register:
+        """Return a register with the number of chunks: the argument where core A has it in one, or `into`."""
+        return self.core.argument("chunks") if self.k_part is None else self.own_chunks(into)
+
+    def _end_chunk(self) -> None:
+        """Do what follows when a chunk of both operands is on its way."""
 
     def _load_weight(self, weight: Register) -> None:
         """Load the chunk at the address `weight`, with what it is expanded with; the address moves to the next."""

@@ -117,7 +117,8 @@ class ScaledMultiplier(Multiplier):
     def _pass_gates(self) -> None:
         both, pitch = self.buffers.activation[0], self.mapping.tile_columns * FP32.bytes
         for block in self.row_blocks:
-            self._pass_gate(block, block * self.mapping.block_rows * pitch)
+            first_row = block * self.mapping.block_rows
+            self._pass_gate(block, first_row * pitch, first_row)
         self.core.pop(both)
 
     def _scale(self) -> None:

@@ -68,13 +68,21 @@ class Walk:
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         self.mapping, self.machine, self.core, self.buffers = mapping, machine, core, buffers
         self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
+        self.k_part: Register | None = None
+        """Number of this PE's part of K, if neighbours split it."""
         self.row_axis: tuple[Coordinate, Coordinate] = ("column", "columns") if mapping.is_turned else ("row", "rows")
+        if mapping.k_parts > 1:
+            self.k_part = core.load_coordinate(self.row_axis[0], core.register())
+            with core.scratch() as parts:
+                core.compute("rem", self.k_part, core.copy(mapping.k_parts, parts), self.k_part)
         self.index, self.stride = self._place()
         self.row_start = core.register()
         """First row of x of the tile; beyond the last row for a tile of padding."""
         self.first_row, self.tile_rows = core.register(), core.register()
         self.out_offset = core.register()
         """Byte offset of the tile in a row of the result."""
+        self.width: Register | int = core.register() if mapping.is_uneven else mapping.tile_outputs
+        """Outputs of the tile, those beyond the last one included."""
 
     def _place(self) -> tuple[Register, Register]:
         """Return the first output tile of this PE and the distance to its next."""
@@ -95,6 +103,24 @@ class Walk:
             core.multiply(stride, columns, stride)
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
+
+    def own_k(self, argument: str, part: int, into: Register) -> Register:
+        """Set `into` to how much of K this PE has, of all that an argument says, where a part has so much at most."""
+        core = self.core
+        core.load_argument(argument, into)
+        if self.k_part is not None:
+            with core.scratch() as limit:
+                core.subtract(into, core.multiply(self.k_part, part, limit), into)
+                core.minimum(into, core.copy(part, limit), into)
+        return into
+
+    def own_chunks(self, into: Register) -> Register:
+        """Set `into` to the chunks of this PE's part of K."""
+        if self.k_part is None:
+            return self.core.load_argument("chunks", into)
+        core, chunk_bytes = self.core, self.mapping.chunk_bytes
+        core.increase(self.own_k("k_bytes", self.mapping.k_part_bytes, into), chunk_bytes - 1)
+        return core.compute("div", into, chunk_bytes, into)
 
     @property
     def loads_initial_late(self) -> bool:
@@ -138,7 +164,7 @@ class Walk:
         if is_dealt:
             self._find_band(self.row_start)
         else:
-            core.multiply(core.coordinate(self.row_axis[0]), mapping.tile_rows, self.row_start)
+            core.multiply(self._row_part(self.row_axis[0], self.row_start), self.mapping.tile_rows, self.row_start)
         with ExitStack() as body:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
@@ -152,7 +178,7 @@ class Walk:
                 if is_dealt:
                     core.copy(mapping.bands * mapping.tile_rows, step)
                 else:
-                    core.multiply(core.load_coordinate(self.row_axis[1], step), mapping.tile_rows, step)
+                    core.multiply(self._row_part(self.row_axis[1], step), mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
     def _find_band(self, row_start: Register) -> None:
@@ -164,10 +190,21 @@ class Walk:
         core.compute("rem", core.load_coordinate("row", row_start), bands, row_start)
         core.multiply(row_start, self.mapping.tile_rows, row_start)
 
+    def _row_part(self, which: Coordinate, into: Register) -> Register:
+        """Set `into` to the part of the rows that this PE has, or to the number of parts."""
+        core = self.core
+        core.load_coordinate(which, into)
+        if self.k_part is None:
+            return into
+        with core.scratch() as parts:
+            return core.compute("div", into, core.copy(self.mapping.k_parts, parts), into)
+
     def output_tiles(self) -> Iterator[None]:
         """Loop over output tiles of this PE; keeps `out_offset`."""
         core = self.core
         core.multiply(self.index, self.tile_bytes, self.out_offset)
+        if isinstance(self.width, Register):
+            core.copy(self.mapping.tile_outputs, self.width)
         with ExitStack() as body:
             with core.scratch() as trips:
                 body.enter_context(core.loop(self.count_output_tiles(trips)))
@@ -175,6 +212,26 @@ class Walk:
             with core.scratch() as step:
                 core.multiply(self.stride, self.tile_bytes, step)
                 core.increase(self.out_offset, step)
+            if isinstance(self.width, Register):
+                self._begin_last_round(self.width)
+
+    def _begin_last_round(self, width: Register) -> None:
+        """Move the tile to where it is in the last round, if this begins: there tiles are smaller."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as place, ExitStack() as inside:
+            core.subtract(core.load_argument("output_tiles", place), self.stride, place)
+            core.multiply(place, self.tile_bytes, place)
+            inside.enter_context(core.when_at_least(self.out_offset, place))
+            missing = mapping.tile_outputs - mapping.last_tile_outputs
+            core.multiply(self.index, missing * mapping.shape.out_dtype.bytes, place)
+            core.subtract(self.out_offset, place, self.out_offset)
+            core.copy(mapping.last_tile_outputs, width)
+
+    def width_bytes(self, into: Register) -> Register | int:
+        """Return the bytes of the tile in a row of the result, in a register if they are not always the same."""
+        if isinstance(self.width, int):
+            return self.tile_bytes
+        return self.core.multiply(self.width, self.mapping.shape.out_dtype.bytes, into)
 
     def count_output_tiles(self, count: Register) -> Register:
         """Set `count` to the output tiles of this PE."""
@@ -226,12 +283,12 @@ class Walk:
 
     def _turn_residual(self, turned: BufferHandle) -> None:
         """Make a row per output of the tile's part of the residual."""
-        core, dtype = self.core, self.mapping.shape.out_dtype
+        core, pitch_bytes = self.core, self.mapping.turned_residual_pitch_bytes
         with core.scratch() as out_pitch, core.scratch() as pitch, core.scratch() as columns:
             core.emit(
-                "transpose", out=turned, out_pitch=core.copy(self.mapping.turned_pitch_bytes(dtype), out_pitch),
+                "transpose", out=turned, out_pitch=core.copy(pitch_bytes, out_pitch),
                 a=self.buffers.initial, a_pitch=core.copy(self.tile_bytes, pitch), rows=self.tile_rows,
-                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=dtype.name,
+                columns=core.copy(self.mapping.tile_outputs, columns), a_dtype=self.mapping.shape.out_dtype.name,
             )  # fmt: skip
         core.push(turned)
         core.pop(self.buffers.initial)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from compiler.graph import Operation, ProductAttributes
+from compiler.graph import Operation
 from compiler.kernels.linear import build
 from compiler.kernels.tiling import row_strides
 from compiler.linear_mapping import padded_outputs
-from compiler.linear_search import choose_linear
-from compiler.linear_shape import LinearShape
 from compiler.lowering import ArgumentValue, Lowering
-from compiler.products import inputs_of, places
+from compiler.products import places
 from compiler.shape_inference import int_shape
 
 
@@ -20,21 +18,17 @@ def launch_spread(context: Lowering, op: Operation) -> None:
     """Launch each product of two matrices; rows of many that are multiplied by the same one are one product."""
     graph, names = context.mapped.graph, (*op.inputs, op.outputs[0])
     a, b, out = (context.region(name) for name in names)
-    is_turned = isinstance(op.attributes, ProductAttributes) and not op.attributes.rows_are_outputs
-    count, inputs = places(graph, op), inputs_of(graph, op)
-    rows = out.rows // count
-    shape = LinearShape(
-        rows, inputs, out.columns, a.dtype, out.dtype, False, False, factor="columns" if is_turned else "rows"
-    )
-    mapping = choose_linear(shape, context.machine)
+    mapping, count = context.mapped.linears[op.name], places(graph, op)
+    shape = mapping.shape
     kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
     for a_offset, b_offset, out_offset in _offsets(context, op) if count > 1 else [(0, 0, 0)]:
         arguments: dict[str, ArgumentValue] = {
             "x": context.address(a, a_offset), "x_pitch": a.pitch_bytes, "weight": context.address(b, b_offset),
             "weight_pitch": b.pitch_bytes, "out": context.address(out, out_offset), "out_pitch": out.pitch_bytes,
-            "rows": rows, "k_bytes": mapping.k_bytes, "out_bytes": out.row_bytes, "chunks": mapping.chunks,
+            "rows": shape.rows, "k_bytes": mapping.k_bytes, "out_bytes": out.row_bytes, "chunks": mapping.chunks,
             "row_rounds": mapping.row_rounds, "output_tiles": mapping.output_tiles, "initial": 0, "initial_pitch": 0,
-            "inputs": inputs, "outputs": padded_outputs(shape) if is_turned else shape.outputs,
+            "inputs": shape.inputs,
+            "outputs": padded_outputs(shape) if shape.factor == "columns" else shape.outputs,
         }  # fmt: skip
         grid = (mapping.grid_rows, mapping.grid_columns)
         context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)

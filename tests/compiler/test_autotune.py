@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import models
 from compiler import Autotuner, compile_model
@@ -91,6 +92,22 @@ def test_simulated_mappings_compute_the_same(tmp_path: Path, quantize: str | Non
     inputs = inputs_for(tuned, 9)
     outputs, expected = (Simulator(program).run(inputs).outputs["logits"] for program in (tuned, plain))
     np.testing.assert_allclose(outputs, expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("rows_are_outputs", [True, False])
+def test_products_of_computed_matrices_are_measured_too(tmp_path: Path, rows_are_outputs: bool) -> None:
+    """Their second operand is no constant; the outputs stay as by estimate."""
+    node = helper.make_node("Gemm", ["a", "b"], ["c"], transB=int(rows_are_outputs))
+    shapes = {"a": [96, 160], "b": [224, 160] if rows_are_outputs else [160, 224], "c": [96, 224]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph([node], "product", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    tuner = Autotuner(4, Counting(), tmp_path)
+    tuned, plain = compile_model(model, MACHINE, autotuner=tuner), compile_model(model, MACHINE)
+    assert [mapping.shape.factor for mapping in tuner._known.values()] == ["rows" if rows_are_outputs else "columns"]
+    inputs = inputs_for(tuned, 9)
+    outputs, expected = (Simulator(program).run(inputs).outputs["c"] for program in (tuned, plain))
+    np.testing.assert_array_equal(outputs, expected)
 
 
 def test_no_mapping_is_none_too_few() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compiler import compile_model
+from compiler import compile_graph, compile_model, fuse_model
 from isa.errors import MachineError, ModelError, SimulationError, UnsupportedError
 from isa.machine import preset, preset_path
 from models import build
@@ -32,6 +32,15 @@ def test_files_and_models_give_the_same_program(tmp_path: Path) -> None:
     from_memory = compile_model(_tiny(), machine="mtia-2i", dims=DIMS)
     assert from_file.kernels == from_memory.kernels and from_file.storages == from_memory.storages
     assert from_file.entries == from_memory.entries
+
+
+@pytest.mark.parametrize(("dtype", "quantize"), [("fp16", None), ("bf16", "int8")])
+def test_two_steps_give_the_program_of_one(dtype: str, quantize: str | None) -> None:
+    """A graph that was fused once compiles for several machines as the model itself does."""
+    graph = fuse_model(_tiny(), DIMS, dtype)
+    for machine in (preset("mtia-2i"), preset("mtia-2i").with_changes({"grid.rows": 2, "grid.columns": 4})):
+        both = compile_graph(graph, machine, dtype, quantize=quantize)
+        assert both == compile_model(_tiny(), machine, dtype, DIMS, quantize=quantize)
 
 
 def test_one_program_serves_every_past() -> None:

@@ -171,6 +171,9 @@ TILES = (
     ("mtia-v1", 32, 2, 2, 32, (1, 2, 1, 2, 1), "carried mask"),
     ("mtia-300", 32, 2, 1, 64, (1, 1, 1, 1, 1), "shared carried open"),
     ("hbm-concept", 32, 1, 4, 128, (1, 2, 1, 2, 1), "carried bias"),
+    ("mtia-v1", 32, 1, 2, 64, (1, 1, 1, 1, 1, 1, 2), "shared carried narrow"),
+    ("mtia-v1", 16, 2, 1, 32, (1, 1, 1, 1, 1, 2, 1), "carried narrow open"),
+    ("mtia-2i", 32, 1, 1, 96, (2, 2, 2, 2, 1), "shared carried narrow"),
 )
 
 
@@ -186,7 +189,7 @@ def test_tiles_of_many_blocks(
 
     def choose(*arguments: Any) -> AttentionTile:
         changes = {"tokens": tokens, "token_blocks": token_blocks, "heads": heads, "keys": keys}
-        ways = {"is_shared": "shared" in kinds, "is_carried": "carried" in kinds}
+        ways = {f"is_{way}": way in kinds for way in ("shared", "carried", "narrow")}
         tile = replace(choose_tile(*arguments), **changes, **ways, depths=Depths(*depths))
         chosen.append(tile)
         return tile

@@ -173,3 +173,28 @@ def test_the_second_operand_is_taken_as_it_lies() -> None:
     """The move is gone from the graph, and the product knows how its operand lies."""
     (op,) = legalize(Case((5, 40), (40, 50)).graph()[0]).operations
     assert op.inputs == ("a", "b") and op.attributes == ProductAttributes(rows_are_outputs=False)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("swaps", [2, 3, 4])
+def test_swaps_to_and_fro_cancel(batch: tuple[int, ...], swaps: int) -> None:
+    """Products of exported models swap the operand that `a @ b.T` has swapped before: nothing is moved for a pair."""
+    writer, random = GraphWriter(), np.random.default_rng(7)
+    shape = (*batch, 40, 50) if swaps % 2 else (*batch, 50, 40)
+    inputs = {"a": random.standard_normal((*batch, 5, 40)).astype(np.float16)}
+    inputs["b"] = random.standard_normal(shape).astype(np.float16)
+    for name, array in inputs.items():
+        writer.input(name, array.shape)
+    rank, name = len(shape), "b"
+    axes = (*range(rank - 2), rank - 1, rank - 2)
+    for index in range(swaps):
+        shape = (*shape[:-2], shape[-1], shape[-2])
+        name = writer.add("move", (name,), f"m{index}", shape, MoveAttributes(shape, axes, (0,) * rank, (1,) * rank))
+    writer.add("matmul", ("a", name), "y", (*batch, 5, 50))
+    graph = writer.graph("y")
+    moves = [op.kind for op in legalize(graph).operations].count("move")
+    assert moves == (swaps % 2 if batch else 0)
+    b = inputs["b"] if swaps % 2 else inputs["b"].swapaxes(-1, -2)
+    exact = inputs["a"].astype(np.float64) @ b.astype(np.float64)
+    found = run_graph(graph, small_machine(), inputs)["y"]
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-3 * np.abs(exact).max())

@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import models
 from compiler.graph import Graph, LinearAttributes
+from compiler.in_place import shared_places
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph, MappedStorage
 from compiler.mapping import map_graph
+from compiler.onnx_import import import_model
+from compiler.pipeline import BACK, FRONT, Options, run_passes
 from compiler.placement import place, verify_placement
 from isa.dtypes import FP16
 from isa.errors import ModelError
-from isa.memory_map import BASES
+from isa.machine import preset
+from isa.memory_map import BASES, interleave_period_bytes
 from tests.compiler.graphs import GraphWriter, small_machine
 
 MACHINE = small_machine()
@@ -59,6 +64,33 @@ def test_what_does_not_fit_in_sram_goes_to_dram() -> None:
     storages = [MappedStorage(name, size, "scratch", 0, 1) for name, size in sizes.items()]
     placed = place(_mapped(storages)).storages
     assert {name: storage.space for name, storage in placed.items()} == {"large": "dram", "small": "sram"}
+
+
+@pytest.mark.parametrize("machine_name", ["mtia-2i", "mtia-v1", "mtia-300"])
+@pytest.mark.parametrize(
+    ("model", "dims"),
+    [
+        ("llama-3.2-1b", {"batch": 1, "sequence": 128, "past": 0}),
+        ("llama-3.2-1b", {"batch": 64, "sequence": 1, "past": 1024}),
+        ("dlrm-dcnv2", {"batch": 2048}),
+    ],
+)
+def test_models_take_no_more_sram_than_lives_at_once(machine_name: str, model: str, dims: dict[str, int]) -> None:
+    """Offsets of real models are the best there can be: they end where the most bytes that live together end."""
+    options = Options(preset(machine_name), dims=dims)
+    graph = import_model(models.build(model, "absent"), None, model)
+    placed = run_passes((*FRONT, *BACK), graph, options, stop_after="place").level
+    assert isinstance(placed, MappedGraph)
+    sram = options.machine.sram
+    alignment = interleave_period_bytes(sram.slices, sram.interleave_bytes)
+    lives = [(group[0], max(item.last for item in group)) for group in shared_places(placed)]
+    assert all(storage.space == "sram" for storage, _ in lives)
+    most = max(
+        sum(-(-storage.bytes // alignment) * alignment for storage, last in lives if storage.first <= time <= last)
+        for time in {storage.first for storage, _ in lives}
+    )
+    taken = max((storage.address or 0) - BASES["sram"] + storage.bytes for storage, _ in lives)
+    assert taken <= most
 
 
 def test_large_tensors_share_dram() -> None:

@@ -13,9 +13,9 @@ from hypothesis.strategies import DataObject, data, floats, integers, lists
 from pydantic import ValidationError
 
 from isa.errors import MachineError
+from isa.file_problems import key_lines
 from isa.machine import PRESETS, Machine, load_machine, machine_fields, preset, preset_path
 from isa.machine_document import machine_document, preset_sources
-from isa.machine_file import key_lines
 from isa.network import Pattern, link_cycles
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -215,3 +215,13 @@ def test_wrong_arguments_are_refused_with_a_reason() -> None:
         }
         with pytest.raises(ValueError, match="mine: "):
             build_llama(LlamaConfig("mine", **values, vocabulary=9, context=9))
+
+
+def test_a_llama_can_have_fewer_layers() -> None:
+    """One layer of a large model is enough to compare machines; others have none to count."""
+    inputs = [port.name for port in build("llama-3-8b", layers=1).graph.input]
+    assert inputs == ["input_ids", "past_key_values.0.key", "past_key_values.0.value"]
+    with pytest.raises(ValueError, match="every size must be at least 1"):
+        build("llama-tiny", layers=0)
+    with pytest.raises(ValueError, match="dlrm-tiny has no decoder layers"):
+        build("dlrm-tiny", layers=1)

@@ -1,0 +1,103 @@
+"""Ways to spread a product of computed matrices that small machines would not choose, against the exact product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+import compiler.kernels.product
+from compiler.linear_cost import cycles
+from compiler.linear_mapping import LinearMapping
+from compiler.linear_search import candidates
+from compiler.linear_shape import LinearShape
+from isa.machine import Machine
+from simulator import Simulator
+from tests.compiler.graphs import compile_graph, small_machine
+from tests.compiler.test_kernels_product import Case, check, mapping_of
+
+CHANGES = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4}
+
+
+def _choose(monkeypatch: pytest.MonkeyPatch, fits: Callable[[LinearMapping], bool]) -> list[LinearMapping]:
+    """Let the cheapest mapping that fits be chosen, one with three trips in each loop; return those chosen."""
+    chosen: list[LinearMapping] = []
+
+    def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
+        found = (
+            mapping for mapping in candidates(shape, machine)
+            if fits(mapping) and min(mapping.chunks, mapping.output_rounds, mapping.row_rounds) >= 3
+        )  # fmt: skip
+        chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
+        return chosen[-1]
+
+    monkeypatch.setattr(compiler.kernels.product, "choose_linear", choose)
+    monkeypatch.setattr("compiler.linear_search.multiplies_long", lambda mapping, machine: True)
+    return chosen
+
+
+def _check(case: Case, machine: Machine) -> None:
+    """Compare values, and the MACs that are stated with those that are counted."""
+    check(case, machine)
+    program = compile_graph(case.graph()[0], machine, case.dtype)
+    (launch,) = program.entries[0].launches
+    assert Simulator(program).profile().issued_macs == launch.issued_macs >= launch.useful_macs
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", ["streamed", "turned"])
+@pytest.mark.parametrize("is_turned", [True, False])
+@pytest.mark.parametrize("outputs", [700, 704])
+def test_smaller_tiles_in_the_last_round(
+    outputs: int, is_turned: bool, way: str, is_swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of the last round are smaller; the last of them is ragged or a whole one, and one may be padding."""
+    chosen = _choose(monkeypatch, lambda one: one.is_uneven and (one.way, one.is_swapped) == (way, is_swapped))
+    _check(Case((601, 300), (300, outputs), is_turned), small_machine(**CHANGES))
+    assert chosen and all(0 < one.last_tile_outputs < one.tile_outputs for one in chosen)
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize(
+    ("way", "k_parts", "grid"),
+    [
+        ("streamed", 2, (4, 2)),
+        ("streamed", 3, (3, 2)),
+        ("streamed", 4, (4, 2)),
+        ("turned", 2, (2, 3)),
+        ("turned", 3, (2, 3)),
+    ],
+)
+@pytest.mark.parametrize("is_turned", [True, False])
+def test_neighbours_split_k(
+    is_turned: bool, way: str, k_parts: int, grid: tuple[int, int], is_swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums pass along a column or a row of PEs, from either side to the owner; parts of K end within a block."""
+    monkeypatch.setattr("compiler.linear_search.MOST_BLOCKS", 1000)
+    chosen = _choose(monkeypatch, lambda one: (one.k_parts, one.way, one.is_swapped) == (k_parts, way, is_swapped))
+    chip = small_machine(**{**CHANGES, "grid.rows": grid[0], "grid.columns": grid[1]})
+    _check(Case((301, 1090), (1090, 330), is_turned), chip)
+    assert chosen and all(one.pe_count == grid[0] * grid[1] or one.row_parts == 1 for one in chosen)
+
+
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+@pytest.mark.parametrize("is_turned", [True, False])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 5000, 40), (33, 3000, 64), (100, 2000, 17)])
+def test_few_results_of_long_sums_split_k(rows: int, inputs: int, outputs: int, is_turned: bool, machine: str) -> None:
+    """The search finds it by itself; where it cannot add on the way it does without."""
+    case = Case((rows, inputs), (inputs, outputs), is_turned)
+    chip = small_machine(machine, **{"grid.rows": 4})
+    assert mapping_of(case, chip).k_parts > 1
+    _check(case, chip)
+    alone = small_machine(machine, **{"grid.rows": 4, "accumulator.reduction_network": False})
+    assert mapping_of(case, alone).k_parts == 1
+
+
+def test_owners_lie_in_the_middle() -> None:
+    """The blocks of rows of a tile are dealt to the parts of K; a single one goes to the middle of the chain."""
+    mapping = mapping_of(Case((33, 3000), (3000, 64)), small_machine())
+    one = replace(mapping, k_part_bytes=mapping.k_bytes // 3 // 32 * 32 + 32, tile_rows=32)
+    assert one.k_parts == 3 and one.owners == (1,)
+    assert replace(one, tile_rows=96).owners == (0, 1, 2)
+    assert replace(one, tile_rows=64).owners == (0, 2)
