@@ -26,22 +26,27 @@ def flat_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping
 
 
 def _band_counts(shape: LinearShape, machine: Machine) -> Iterator[int]:
-    """Yield numbers of bands that have the same number of blocks of rows, and no more than there are accumulators."""
+    """Yield numbers of bands that have the same number of blocks of rows, and no more than there are accumulators.
+
+    A computed weight comes from SRAM, as x does: nothing is gained.
+    """
     blocks = -(-shape.rows // machine.matrix.block_rows)
     for bands in range(1, machine.grid.rows + 1):
         is_even = blocks % bands == 0 and machine.grid.rows % bands == 0
+        if bands > 1 and shape.is_computed:
+            return
         if is_even and blocks <= bands * machine.accumulator.banks:
             yield bands
 
 
 def _tiles(shape: LinearShape, machine: Machine, bands: int, largest: int) -> Iterator[int]:
-    """Yield the outputs of a tile: whole blocks, and what gives all PEs of a band the same, if that needs as many."""
+    """Yield the outputs of a tile: whole blocks, and of a constant what gives all PEs of a band the same."""
     parts, held = machine.pe_count // bands, machine.matrix.block_rows
     step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
     outputs = padded_outputs(shape)
     rounds = -(-outputs // (parts * largest))
     even = round_up(-(-outputs // (parts * rounds)), step)
-    if largest - held < even < largest:
+    if largest - held < even < largest and not shape.is_computed:
         yield even
     if largest % step == 0:
         yield largest
