@@ -87,8 +87,11 @@ class Loader(Walk):
                 core.increase(weight, self.early)
                 core.copy(0, self.early)
             with core.loop(chunks):
+                # A computed second operand is turned next; one from DRAM comes behind x, for which PEs wait together.
+                if place is not None and not mapping.shape.is_computed:
+                    self._load_next_x(*place)
                 self._load_weight(weight)
-                if place is not None:
+                if place is not None and mapping.shape.is_computed:
                     self._load_next_x(*place)
                 self._end_chunk()
 

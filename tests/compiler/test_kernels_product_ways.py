@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-import compiler.kernels.product
+import compiler.mapping
 from compiler.linear_cost import cycles
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import candidates
@@ -32,7 +32,7 @@ def _choose(monkeypatch: pytest.MonkeyPatch, fits: Callable[[LinearMapping], boo
         chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
         return chosen[-1]
 
-    monkeypatch.setattr(compiler.kernels.product, "choose_linear", choose)
+    monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
     monkeypatch.setattr("compiler.linear_search.multiplies_long", lambda mapping, machine: True)
     return chosen
 

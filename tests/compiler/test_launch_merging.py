@@ -92,11 +92,11 @@ def test_counts_are_kept() -> None:
 
 
 def test_layers_share_a_launch() -> None:
-    """No launch has more than a layer: code does not grow with their number. None ends with what a next one hides."""
+    """Two launches a layer at most, none of more: code does not grow with them. None ends with what a next hides."""
     dims = {"batch": 1, "sequence": 128, "past": 0}
     program = compile_model(models.build("llama-3.2-1b", "absent"), "mtia-300", dims=dims)
     launches = program.entries[0].launches
-    assert len(launches) < 40 and len(program.kernels) < 8
+    assert len(launches) <= 2 * models.MODELS["llama-3.2-1b"].layers + 1 and len(program.kernels) < 8
     assert all(launch.operation.count("o_proj") <= 1 for launch in launches)
     assert not any(launch.operation.endswith("layernorm/RMSNormalization") for launch in launches)
 
