@@ -153,7 +153,7 @@ class _Estimate:
         transfer = self._transfer()
         self.is_transfer_bound = transfer > self.step * tile.blocks
         self.chunk = max(self.step * tile.blocks, self._layout(), transfer)
-        if tile.depths.transposed == 1 and tile.blocks == 1:
+        if tile.depths.transposed == 1 and not tile.is_narrow:
             self.chunk += self._layout()
         if tile.depths.k == 1 and not tile.is_narrow:
             self.chunk += transfer / 8

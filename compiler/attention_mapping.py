@@ -16,6 +16,8 @@ FP32_BYTES = 4
 MASK_BYTES = 4
 BIAS_INPUT = 6
 """Index among the inputs of attention."""
+PUSHED_TOGETHER = 2
+"""Pieces of transposed values that become visible at once: that takes fewer entries of a command queue."""
 JOIN_BANKS = 2
 """Accumulator banks in which the parts of an item join."""
 
@@ -248,10 +250,17 @@ def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:
 
 
 def may_be_narrow(tile: AttentionTile, machine: Machine) -> bool:
-    """Return whether scores may be fp16: those of sixteen-bit types that no mask changes, if banks hold a step's."""
+    """Return whether scores may be fp16: those of sixteen-bit types that no mask changes, if banks hold a step's.
+
+    The transpositions of a chunk wait for the products before in the queue, where they must not stop the core: it asks
+    for scores behind them, which core B waits for before it asks for the last ones of those products.
+    """
     shape = tile.shape
     is_plain = shape.is_masked_once and not shape.is_stacked and shape.dtype.bytes == FP16.bytes
-    return is_plain and tile.keys // shape.block_rows <= len(banks_of(tile, machine).scores)
+    pieces = -(-shape.padded_head_dim // shape.block_rows)
+    queued = pieces + -(-pieces // PUSHED_TOGETHER) + 1
+    stays = tile.keys // shape.block_rows <= len(banks_of(tile, machine).scores)
+    return is_plain and stays and queued <= machine.pe.command_queue_depth
 
 
 def useful_macs(shape: AttentionShape, past: Dim) -> Dim:

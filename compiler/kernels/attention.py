@@ -5,9 +5,10 @@ chunk is loaded like the mask, for all rows of the item.
 
 A work item is some query heads of one kv head and some query tokens of one sequence, in blocks of rows; all share the
 keys and values that the item loads. Core A loads q, then chunk by chunk k, v (transposed on the way by the layout unit)
-and the mask; core B multiplies, keeps the running state of each block in circular buffers, and stores the result. With
-one token per sequence the heads of a group are the rows of a single block, and items left when every PE has had
-as many are cut into parts along the keys (`attention_parts.py`). Chunks beyond the last visible key are skipped.
+and the mask, and multiplies q with k; core B does the softmax, multiplies its weights with v, keeps the running state
+of each block in circular buffers, and stores the result. With one token per sequence the heads of a group are the rows
+of a single block, and items left when every PE has had as many are cut into parts along the keys
+(`attention_parts.py`). Chunks beyond the last visible key are skipped.
 """
 
 from __future__ import annotations

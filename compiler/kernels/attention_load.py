@@ -6,27 +6,21 @@ for before the scores of this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
-from compiler.attention_mapping import MASK_BYTES, AttentionTile
-from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
-from compiler.kernels.attention_products import Products
+from compiler.attention_mapping import MASK_BYTES, PUSHED_TOGETHER, AttentionTile
+from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
+from compiler.kernels.attention_scores import Scorer
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
-_PUSHED_TOGETHER = 2
-"""Pieces of transposed values: fewer entries of the queue let the core come to the next scores."""
 
-
-class Loader(Products):
+class Loader(Scorer):
     """Core A: loads q once per item and k, v and the mask chunk by chunk, and asks for scores."""
 
     def __init__(self, tile: AttentionTile, machine: Machine, core: CoreBuilder, buffers: AttentionBuffers) -> None:
         super().__init__(tile, machine, core, buffers)
         self.first_key, self.chunk_rows = core.register(), core.register()
-        self.score_key = core.register() if self.scores_on_core_a else ZERO
-        """First key of the chunk whose scores come next."""
         pieces_wait = tile.is_narrow and 2 * tile.key_pieces + 2 <= machine.pe.command_queue_depth
         self.loads_ahead = self.scores_on_core_a and (tile.depths.k > 1 or pieces_wait)
         """Only with room for a chunk beside the one in use, or for its loads in the queue: the core must not stop there
@@ -73,7 +67,7 @@ class Loader(Products):
                 if self.loads_ahead:
                     self._load_next_chunk(cache)
                 if self.scores_on_core_a:
-                    self._score_chunk()
+                    self.score_chunk()
                 if not self.loads_ahead:
                     self._load_next_chunk(cache)
                 if self.tile.is_narrow:
@@ -91,70 +85,15 @@ class Loader(Products):
         self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
         self._load_keys("k", self.buffers.k, cache, self.tile.key_pieces)
         self._load_keys("v", self.buffers.v, cache)
-        if self.tile.is_narrow:
-            pass
-        elif self.tile.is_shared:
+        if self.tile.is_shared and not self.tile.is_narrow:
             self._transpose_what_is_visible()
-        else:
+        elif not self.tile.is_narrow:
             self._transpose_values()
         if self.shape.has_mask:
             self._load_mask()
         if self.buffers.bias is not None:
             self._load_bias(self.buffers.bias)
         self.core.increase(self.first_key, self.tile.keys)
-
-    def _score_chunk(self) -> None:
-        """Multiply all blocks of queries with the chunk at `score_key` if this item sees any of it, and go on."""
-        core, tile = self.core, self.tile
-        with ExitStack() as stack:
-            if tile.is_shared:
-                stack.enter_context(core.when_less(self.score_key, self.end))
-            if tile.is_narrow:
-                self._score_pieces()
-            else:
-                with self._blocks(self.blocks) as q_offset:
-                    self.scores(q_offset, self.score_key)
-        if not tile.is_narrow:
-            core.pop(self.buffers.k)
-        elif tile.is_shared:
-            self._pop_unseen_pieces()
-        core.increase(self.score_key, tile.keys)
-
-    def _score_pieces(self) -> None:
-        """Multiply all blocks; the last one gives back the keys."""
-        core = self.core
-        with core.scratch() as others:
-            core.add(self.blocks, -1, others)
-            with self._blocks(others) as q_offset:
-                self.scores(q_offset, self.score_key)
-            core.multiply(others, self.tile.block_bytes, others)
-            self.scores(others, self.score_key, pops_keys=True)
-
-    def _pop_unseen_pieces(self) -> None:
-        """Give back the keys of this chunk that others of the row see, and this item does not."""
-        core = self.core
-        with core.scratch() as unseen, core.scratch() as seen:
-            self.load_chunk_rows(self.score_key, seen)
-            core.maximum(seen, ZERO, seen)
-            self.load_chunk_rows(self.score_key, unseen, self.loaded_end)
-            core.subtract(unseen, seen, unseen)
-            with loaded(core, self.shape.key_step) as (step,):
-                core.compute("div", unseen, step, unseen)
-            with core.loop(unseen):
-                core.pop(self.buffers.k)
-
-    @contextmanager
-    def _blocks(self, count: Register) -> Iterator[Register]:
-        """Repeat for the first `count` blocks, with the offset of each."""
-        core, tile = self.core, self.tile
-        if tile.blocks == 1 and not tile.is_narrow:
-            yield ZERO
-            return
-        with core.scratch() as q_offset:
-            core.copy(0, q_offset)
-            with core.loop(count):
-                yield q_offset
-                core.increase(q_offset, tile.block_bytes)
 
     def _load_q(self) -> None:
         core, tile, shape, q = self.core, self.tile, self.shape, self.buffers.heads or self.buffers.q
@@ -274,14 +213,14 @@ class Loader(Products):
             with loaded(core, tile.keys * size, shape.row_bytes) as (pitch, value_bytes):
                 starts = range(0, shape.padded_head_dim, width)
                 for index, first in enumerate(starts):
-                    columns, ahead = min(width, shape.padded_head_dim - first), index % _PUSHED_TOGETHER
+                    columns, ahead = min(width, shape.padded_head_dim - first), index % PUSHED_TOGETHER
                     place = ahead * buffers.v_transposed.slot_bytes
                     with loaded(core, place, first * size, columns) as (out_offset, offset, count):
                         core.emit(
                             "transpose", out=buffers.v_transposed, out_offset=out_offset, out_pitch=pitch, a=buffers.v,
                             a_offset=offset, a_pitch=value_bytes, rows=rows, columns=count, a_dtype=shape.dtype.name,
                         )  # fmt: skip
-                    if ahead == _PUSHED_TOGETHER - 1 or first == starts[-1]:
+                    if ahead == PUSHED_TOGETHER - 1 or first == starts[-1]:
                         core.push(buffers.v_transposed, ahead + 1)
         core.pop(buffers.v)
 

@@ -40,12 +40,15 @@ class NarrowSoftmax(Softmax):
                 self._reduce(buffers.masked, columns)
             with core.when_at_least(limit, columns):
                 self._reduce(buffers.scores, columns)
-        for target in (buffers.peak, buffers.maximum):
-            with core.when_less(self.done, self.blocks):
-                self.dense("vcast", target, buffers.column, BF16.name)
-            with core.when_at_least(self.done, self.blocks):
+        with core.when_less(self.done, self.blocks), core.scratch() as newest:
+            self.dense("vcast", buffers.maximum, buffers.column, BF16.name)
+            core.push(buffers.maximum)
+            self.dense("vcast", buffers.peak, buffers.maximum, a_offset=self.load_newest(newest))
+            core.push(buffers.peak)
+        with core.when_at_least(self.done, self.blocks):
+            for target in (buffers.peak, buffers.maximum):
                 self.dense("vmax", target, buffers.column, BF16.name, b=buffers.maximum)
-            core.push(target)
+                core.push(target)
         core.pop(buffers.column)
 
     def _reduce(self, scores: BufferHandle, columns: Register) -> None:
