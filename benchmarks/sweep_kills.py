@@ -63,7 +63,7 @@ points = {points}
 """
 KINDS = ("random", "nsga2")
 LONGEST_SECONDS = 4.0
-"""A kill comes at a random instant within so many seconds of the one before, or of the start."""
+"""A kill comes at a random instant within so many seconds of the one before, of the start, or of the first result."""
 _ORPHAN_SECONDS = 20.0
 
 
@@ -132,6 +132,11 @@ class _Child:
         self._reader.join()
         return code
 
+    def wait_for_a_result(self) -> None:
+        """Return when it has told a result, or has ended."""
+        while not self.told and self.process.poll() is None:
+            time.sleep(0.01)
+
     def errors(self) -> str:
         """Return what it wrote to stderr."""
         return self._errors.read_text()
@@ -168,6 +173,8 @@ def _disturbed(child: _Child, store: Path, kills: int, chance: random.Random, co
     code = None
     while code is None:
         left = counts.coordinators + counts.workers < kills
+        if left and chance.random() < 0.75:
+            child.wait_for_a_result()
         code = child.wait(chance.uniform(0, LONGEST_SECONDS) if left else None)
         workers |= set(child.workers())
         if code is not None:

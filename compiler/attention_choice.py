@@ -90,7 +90,7 @@ def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
             if fits(tile, machine):
                 yield from _shared_too(estimate, machine)
             if estimate.is_simd_bound and not shape.is_stacked and machine.accumulator.banks > 1:
-                for is_narrow in (False, True) if may_be_narrow(shape) else (False,):
+                for is_narrow in (False, True) if may_be_narrow(tile, machine) else (False,):
                     carried = _deepest(replace(tile, is_carried=True, is_narrow=is_narrow), machine)
                     if fits(carried, machine):
                         yield from _shared_too(_Estimate(carried, machine), machine)
@@ -258,7 +258,7 @@ class _Estimate:
         """Return the cycles that keys and values of a chunk take, all PEs loading at once."""
         machine, shape = self.machine, self.shape
         cached = 2 * shape.batch * shape.kv_heads * shape.capacity * shape.row_bytes <= machine.sram.bytes // 2
-        has_cache = machine.sram.cache_step_bytes and machine.sram.cache_step_bytes < machine.sram.bytes
+        has_cache = machine.sram.has_cache
         shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
         if self.tile.is_shared:

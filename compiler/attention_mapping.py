@@ -89,8 +89,9 @@ class AttentionTile:
     back into the accumulators, and products are added to them there; else the SIMD engine adds.
 
     With `is_narrow`, for little local memory and SIMD engines that are slow at fp32, scores are fp16: what they are
-    above the largest one before them, so that those that weigh anything are small, and rounded no worse than weights.
-    Keys come and go in pieces of `key_step`, and results leave in pieces of the accumulator's width.
+    below the largest one so far, so that those that weigh anything are small, and rounded no worse than weights. They
+    stay in accumulators until that is known. Keys come and go in pieces of `key_step`, transposed values and results
+    in pieces of the accumulator's width, so that there is room for the next ones early.
     """
 
     shape: AttentionShape
@@ -180,7 +181,7 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     shape, rows, blocks, depths = tile.shape, tile.rows, tile.blocks, tile.depths
     size = shape.dtype.bytes
     scores, column = rows * tile.keys * tile.score_dtype.bytes, rows * FP32_BYTES
-    result = rows * shape.padded_head_dim * FP32_BYTES
+    result, pieces = column * shape.padded_head_dim, -(-shape.padded_head_dim // machine.matrix.block_rows)
     keys, ones = tile.keys * shape.row_bytes, tile.keys * size
     sizes = {
         "q": (blocks * tile.block_bytes, depths.q),
@@ -195,13 +196,12 @@ def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, 
     if tile.is_carried:
         del sizes["product"], sizes["sums"]
         sizes["carried"] = (column, 1)
-        width = machine.matrix.block_rows
-        pieces = -(-shape.padded_head_dim // width)
         waiting = pieces - len(banks_of(tile, machine).values)
-        sizes["scaled"] = (rows * width * FP32_BYTES, max(2, waiting))
+        sizes["scaled"] = (column * machine.matrix.block_rows, max(2, waiting))
     if tile.is_narrow:
         sizes["out"] = (rows * machine.matrix.block_rows * size, depths.out)
-        sizes["shift"], sizes["growth"] = (column, blocks + 1), (column, 1)
+        sizes["peak"], sizes["origin"] = (column, 2), (column, 1)
+        sizes["v_transposed"], sizes["ones"] = (ones * machine.matrix.block_rows, pieces * depths.transposed), (ones, 1)
     if shape.bias != "none":
         sizes["bias"] = (tile.bias_rows * tile.keys * size, 2)
     if shape.head_dim != shape.padded_head_dim:
@@ -247,9 +247,11 @@ def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:
     return (tile.items - left, parts) if parts > 1 else (tile.items, 1)
 
 
-def may_be_narrow(shape: AttentionShape) -> bool:
-    """Return whether fp16 holds scores: those of sixteen-bit types, as they come from the accumulators."""
-    return shape.is_masked_once and not shape.is_stacked and shape.dtype.bytes == FP16.bytes
+def may_be_narrow(tile: AttentionTile, machine: Machine) -> bool:
+    """Return whether scores may be fp16: those of sixteen-bit types that no mask changes, if banks hold a step's."""
+    shape = tile.shape
+    is_plain = shape.is_masked_once and not shape.is_stacked and shape.dtype.bytes == FP16.bytes
+    return is_plain and tile.keys // shape.block_rows <= len(banks_of(tile, machine).scores)
 
 
 def useful_macs(shape: AttentionShape, past: Dim) -> Dim:
@@ -260,16 +262,11 @@ def useful_macs(shape: AttentionShape, past: Dim) -> Dim:
 
 
 def issued_macs(tile: AttentionTile, past: Dim) -> tuple[RoundedMacs, ...]:
-    """Return what is multiplied: steps of keys, padded heads and a column of ones, whole blocks of rows.
-
-    Narrow scores need the first step of keys twice.
-    """
+    """Return what is multiplied: steps of keys, padded heads and a column of ones, whole blocks of rows."""
     shape = tile.shape
     rows = shape.block_rows if shape.instruction == "mml" else tile.rows
-    key_rows = shape.batch * shape.kv_heads * tile.head_groups * rows
-    factor, depth = key_rows * (2 * shape.padded_head_dim + 1), shape.padded_head_dim if tile.is_narrow else 0
-    blocks = [tile.blocks_of(index) for index in range(tile.tiles)]
-    looks = (RoundedMacs(key_rows * depth * sum(blocks), shape.key_step, shape.key_step),) if tile.is_narrow else ()
-    return looks + tuple(
-        RoundedMacs(factor * count, tile.visible(index, past), shape.key_step) for index, count in enumerate(blocks)
+    factor = shape.batch * shape.kv_heads * tile.head_groups * rows * (2 * shape.padded_head_dim + 1)
+    return tuple(
+        RoundedMacs(factor * tile.blocks_of(index), tile.visible(index, past), shape.key_step)
+        for index in range(tile.tiles)
     )

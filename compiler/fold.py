@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from compiler.evaluate import FLOAT_DTYPES
-from compiler.graph import Constant, FileReference, Graph, OnnxAttributes, Operation, SizesAttributes, Value, reads
+from compiler.graph import Constant, Graph, OnnxAttributes, Operation, SizesAttributes, Value, reads
 from compiler.shape_inference import analyse
 
 # Constants up to this size are merged when their bytes are equal.
@@ -112,7 +112,7 @@ def _equal_constants(graph: Graph) -> dict[str, str]:
     seen: dict[object, str] = {}
     for name, constant in graph.constants.items():
         source = constant.source
-        if source is None or isinstance(source, FileReference) or source.nbytes > MERGED_BYTES:
+        if not isinstance(source, np.ndarray) or source.nbytes > MERGED_BYTES:
             continue
         digest = hashlib.sha256(np.ascontiguousarray(source).tobytes()).digest()
         substitution[name] = seen.setdefault((constant.value.shape, constant.value.dtype, digest), name)

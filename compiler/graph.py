@@ -36,7 +36,15 @@ class FileReference:
     length: int
 
 
-ConstantSource = np.ndarray | FileReference | None
+@dataclass(frozen=True, slots=True)
+class JoinedSource:
+    """Constants of one type, none of them absent, that are one tensor together, behind one another along `axis`."""
+
+    axis: int
+    parts: tuple[Constant, ...]
+
+
+ConstantSource = np.ndarray | FileReference | JoinedSource | None
 
 NIBBLES = ("int4", "uint4")
 """Types that lie two per byte in a file, low nibble first; arrays of them hold one element per byte."""
@@ -44,7 +52,7 @@ NIBBLES = ("int4", "uint4")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
-    """A constant tensor; `source` is an array, a place in a file, or None (its bytes are absent: timing only)."""
+    """A constant tensor; `source` is an array, a place in a file, others together, or None (absent: timing only)."""
 
     value: Value
     source: ConstantSource
@@ -59,6 +67,8 @@ class Constant:
                 packed = np.memmap(self.source.path, np.uint8, "r", self.source.offset, (self.source.length,))
                 return unpack_nibbles(packed, self.value.dtype)[: math.prod(shape)].reshape(shape)
             return np.memmap(self.source.path, dtype_of(self.value.dtype), "r", self.source.offset, shape)
+        if isinstance(self.source, JoinedSource):
+            return np.concatenate([part.load() for part in self.source.parts], self.source.axis)
         return self.source
 
 
@@ -77,13 +87,6 @@ def unpack_nibbles(packed: np.ndarray, dtype: str) -> np.ndarray:
     """Return the elements (`int4` or `uint4`) of bytes that hold two each, low nibble first."""
     pairs = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)
     return (pairs if dtype == "uint4" else (pairs.astype(np.int8) ^ 8) - 8).astype(dtype_of(dtype))
-
-
-def pack_nibbles(elements: np.ndarray) -> np.ndarray:
-    """Return the bytes that hold `int4` or `uint4` elements, two each, low nibble first."""
-    codes = elements.reshape(-1).astype(np.int8).view(np.uint8) & 15
-    codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
-    return codes[0::2] | codes[1::2] << 4
 
 
 # --- attributes, one frozen class per kind of operation that needs any --------------------------------------------

@@ -2,7 +2,8 @@
 
 To start a job takes as long as thousands of commands, and between two launches nothing is loaded. Launches are merged
 while their buffers fit in local memory together; PEs meet only where one launch uses what another one wrote. A launch
-that takes `LONG` times its start alone stays apart, so that reports tell operations apart where it costs nothing.
+that takes `LONG` times its start alone stays apart, so that reports tell operations apart where it costs nothing. No
+launch has more than a layer of a model, so that layers share kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from isa.kernel import Kernel
 from isa.machine import Machine
 from isa.program import Entry, Launch, Program, Touch
 
+SHORTEST_LAYER = 4
+"""Launches that must come once more to count as a layer."""
 LONG = 50
 """A start that is less than a fiftieth of a launch does not matter."""
 
@@ -50,15 +53,31 @@ class _Merger:
         return replace(entry, launches=tuple(launches))
 
     def _groups(self, entry: Entry) -> Iterator[_Group]:
-        group = _Group((), ())
-        for launch in entry.launches:
+        group, repeats = _Group((), ()), _repeats(entry.launches)
+        for index, launch in enumerate(entry.launches):
             longer = self._extended(group, launch)
-            if group.launches and (self._starts_anew(group, launch, entry) or not self._fits(longer)):
+            is_layer = index in repeats and len(group.launches) >= repeats[index]
+            if group.launches and self._starts_anew(group, launch, entry):
                 yield group
                 longer = self._extended(_Group((), ()), launch)
+            elif group.launches and (is_layer or not self._fits(longer)):
+                kept, longer = self._parted(group, launch)
+                yield kept
             group = longer
         if group.launches:
             yield group
+
+    def _parted(self, group: _Group, launch: Launch) -> tuple[_Group, _Group]:
+        """Return a group that ends before a launch, and the next one, which begins with it.
+
+        What multiplies nothing and comes just before is better done while the next one loads its first weights.
+        """
+        last, alone = group.launches[-1], self._extended(_Group((), ()), launch)
+        if len(group.launches) > 1 and not last.useful_macs and launch.useful_macs and alone.bodies[0].inputs_at:
+            both = self._extended(self._extended(_Group((), ()), last), launch)
+            if self._fits(both):
+                return _Group(group.launches[:-1], group.bodies[:-1]), both
+        return group, alone
 
     def _extended(self, group: _Group, launch: Launch) -> _Group:
         kernel = self.program.kernels[launch.kernel]
@@ -132,6 +151,18 @@ class _Merger:
         names = {known.name for known in self.kernels}
         number = next(number for number in range(1, len(names) + 2) if _numbered(kernel.name, number) not in names)
         return replace(kernel, name=_numbered(kernel.name, number))
+
+
+def _repeats(launches: Sequence[Launch]) -> dict[int, int]:
+    """Return by place how many launches before it are the next ones too: a layer of a model, and the one after it."""
+    keys = [(launch.kernel, launch.rows, launch.columns) for launch in launches]
+    found = dict[int, int]()
+    for place in range(SHORTEST_LAYER, len(keys)):
+        spans = range(SHORTEST_LAYER, min(place, len(keys) - place) + 1)
+        span = next((span for span in spans if keys[place - span : place] == keys[place : place + span]), None)
+        if span is not None:
+            found[place] = span
+    return found
 
 
 def _numbered(name: str, number: int) -> str:

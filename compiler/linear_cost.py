@@ -8,12 +8,13 @@ from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from isa.dtypes import Dtype
 from isa.machine import Machine
-from isa.network import busiest_link_cycles
+from isa.network import Pattern, busiest_links
 
 ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
 """How often rows are read to round them, and the commands one behind the other."""
-TRIP_CYCLES = 8
-"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties)."""
+TRIP_CYCLES, COMPUTED_TRIP_CYCLES = 8, 16
+"""What a chunk costs besides its work (an estimate, so that small chunks do not win ties), and one of an operand in
+SRAM, which comes in rows."""
 
 
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
@@ -28,7 +29,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     """
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
-    products = _matrix_cycles(mapping, machine)
+    products = matrix_cycles(mapping, machine)
     expansion = chunk_trips * (_expansion_cycles(mapping, machine) + _turning_cycles(mapping, machine))
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
@@ -37,11 +38,16 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
-    copies = 1 if is_shared else mapping.row_groups
+    copies = mapping.row_shares if is_shared else mapping.row_groups
+    copies = copies if machine.sram.has_cache else copies * mapping.bands
     weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
-    streams = mapping.output_parts if mapping.resident or not machine.dma.broadcast_reads else 1
+    is_alone = mapping.resident or mapping.row_shares > 1 or not machine.dma.broadcast_reads
+    streams = mapping.output_parts * mapping.row_shares if is_alone else 1
+    if mapping.is_flat:
+        streams = mapping.grid_rows // mapping.bands
     link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
     sram_bytes = x_bytes * mapping.row_groups * streams + (weight_bytes if mapping.shape.is_computed else 0)
+    sram_bytes += mapping.weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
     memory *= _share_of_conflicts(mapping, machine)
@@ -49,9 +55,10 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     transfer = max(port, memory, link, sram)
     latency = chunk_trips * _latency_cycles(machine)
-    turnaround = _turnaround_cycles(mapping, transfer + latency, expansion, products)
+    loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
+    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
-    edges += part_trips * TRIP_CYCLES
+    edges += part_trips * (COMPUTED_TRIP_CYCLES if mapping.shape.is_computed else TRIP_CYCLES)
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
     reduction = _reduction_cycles(mapping, machine)
@@ -78,7 +85,7 @@ def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
 def least_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return what `cycles` is at least, however K is cut into chunks: products, or the weight once from DRAM."""
     weight_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return max(_matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
+    return max(matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
 
 
 _PRODUCTS = 3
@@ -122,14 +129,29 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
         x_mode = weight_mode = "none"
     rows, columns = mapping.grid_rows, mapping.grid_columns
     units = machine.sram.slices if mapping.shape.is_computed else machine.dram.channels
-    x = busiest_link_cycles(machine, rows, columns, x_mode, machine.sram.slices)
-    return x_bytes * x + weight_bytes * busiest_link_cycles(machine, rows, columns, weight_mode, units)
+    x = Pattern(rows, columns, x_mode, machine.sram.slices)
+    loads = busiest_links(machine, x, Pattern(rows, columns, weight_mode, units))
+    return max(x_bytes * of_x + weight_bytes * of_weight for of_x, of_weight in loads)
 
 
 def _latency_cycles(machine: Machine) -> float:
     """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
     latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
     return latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles
+
+
+def _refresh_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long a chunk of the weight is expected to wait for a channel of DRAM that is being refreshed.
+
+    PEs that receive x together go from chunk to chunk together, so that each waits for the channels of all.
+    """
+    if mapping.shape.is_computed:
+        return 0.0
+    dram, timing = machine.dram, machine.dram_timing
+    in_step = {"none": 1, "row": mapping.grid_columns, "column": mapping.grid_rows, "all": mapping.pe_count}
+    chunks = 1 if mapping.resident else in_step[mapping.x_receivers]
+    pieces = min(chunks * math.ceil(mapping.weight_chunk_bytes / dram.interleave_bytes), dram.channels)
+    return (1 - timing.refresh_efficiency**pieces) * timing.refresh_block_ns / machine.cycle_ns
 
 
 def _turnaround_cycles(mapping: LinearMapping, loading: float, expansion: float, products: float) -> float:
@@ -200,7 +222,7 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
     return elements / simd.lut_elements_per_cycle + elements / simd.elements_per_cycle
 
 
-def _matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
+def matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
     shape, held = mapping.shape, mapping.block_rows
     rows = round_up(mapping.tile_rows, held)
@@ -226,7 +248,7 @@ def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) ->
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
     """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
     loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return 2 * _matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
+    return 2 * matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
 
 
 def _commands_per_part(mapping: LinearMapping, machine: Machine) -> int:

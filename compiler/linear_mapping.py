@@ -7,11 +7,14 @@ Two ways, both output-stationary (accumulators stay until K is done):
   and a chunk of the weight once per column of PEs; every PE makes the same number of trips, because broadcasts are
   collective, and only the store of tiles beyond the edge is left out. On a grid that is not square it may be the other
   way round (`is_turned`): 16 blocks of rows leave a third of 12 rows of PEs idle, but a ninth of 6 columns. Or all PEs
-  split the outputs (`is_flat`) and every chunk of x is read once for all: then no weight passes two PEs' ports.
+  split the outputs (`is_flat`) and no weight passes two PEs' ports; a chunk of x is read once per row of PEs. Rows of
+  PEs may also take turns with as many `bands` of rows of x: PEs of different bands read the same weight, the later one
+  from the cache, and less of x passes their ports.
 
 Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
 has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
-reduction network.
+reduction network. Or neighbours along the axis that splits the outputs have the same outputs and split the rows again
+(`row_shares`), so that 12 x 6 PEs work as 4 x 18: each reads its rows of x for itself.
 
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
@@ -64,7 +67,9 @@ class LinearMapping:
     keeps_weight: bool = False
     """All tiles of rows follow each other for the same outputs, so that the next one finds their weight in a cache."""
     is_flat: bool = False
-    """All PEs split the outputs, none the rows of x."""
+    """All PEs of a band split the outputs."""
+    bands: int = 1
+    """Parts of the rows of x that rows of PEs take turns with, in a flat mapping."""
     is_swapped: bool = False
     """The matrix engine holds the weight and streams x: results are turned on their way out of the accumulators."""
     expansions: int = 1
@@ -73,12 +78,16 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    row_shares: int = 1
+    """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
     @property
     def way(self) -> str:
         """The way it is spread, in a word."""
         if self.resident:
             return "resident"
+        if self.bands > 1:
+            return "banded"
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
@@ -93,31 +102,33 @@ class LinearMapping:
 
     @property
     def row_groups(self) -> int:
-        """Parts of the grid whose PEs read the same of x."""
+        """Places along the axis of the grid that splits the rows of x."""
         if self.is_flat:
-            return 1
+            return self.bands
         return self.grid_columns if self.is_turned else self.grid_rows
 
     @property
     def row_parts(self) -> int:
         """Parts of the grid that the rows of x are split over."""
-        return self.row_groups // self.k_parts
+        return self.row_groups * self.row_shares // self.k_parts
 
     @property
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
         if self.is_flat:
-            return self.pe_count
-        return self.grid_rows if self.is_turned else self.grid_columns
+            return self.pe_count // self.bands
+        return (self.grid_rows if self.is_turned else self.grid_columns) // self.row_shares
 
     @property
     def x_receivers(self) -> Mode:
-        """PEs that work on the same part of x."""
-        return "all" if self.resident or self.is_flat else "column" if self.is_turned else "row"
+        """PEs that work on the same part of x, and read it together."""
+        if self.row_shares > 1:
+            return "none"
+        return "all" if self.resident else "row" if self.is_flat else "column" if self.is_turned else "row"
 
     @property
     def weight_receivers(self) -> Mode:
-        """PEs that work on the same part of the weight."""
+        """PEs that work on the same part of the weight, and read it together."""
         if self.resident or self.is_flat or self.k_parts > 1:
             return "none"
         return "row" if self.is_turned else "column"
@@ -130,14 +141,14 @@ class LinearMapping:
     @property
     def loads_early(self) -> bool:
         """True if the first chunks of the weight can be loaded before x is there."""
-        return self.resident and not self.shape.is_computed
+        return not self.shape.is_computed
 
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
         shape = self.shape
         gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.loads_early and not gets_computed
+        return self.resident and self.loads_early and not gets_computed
 
     @property
     def output_tiles(self) -> int:
@@ -286,9 +297,19 @@ class LinearMapping:
         return min(self.tile_rows, self.block_rows) if self.stores_blocks else self.tile_rows
 
     @property
+    def stores_banks(self) -> bool:
+        """True if what an accumulator holds is stored by itself: of a single tile, whose store nothing else hides."""
+        return self.shape.is_computed and not self.is_swapped and self.row_rounds * self.output_rounds == 1
+
+    @property
+    def stored_outputs(self) -> int:
+        """Outputs that are stored at a time, at most."""
+        return min(self.tile_outputs, self.block_rows) if self.stores_banks else self.tile_outputs
+
+    @property
     def out_slots(self) -> int:
-        """Slots for rows that are stored at a time: those of two tiles."""
-        return 2 * -(-self.tile_rows // self.stored_rows)
+        """Slots for what is stored at a time: those of two tiles."""
+        return 2 * -(-self.tile_rows // self.stored_rows) * -(-self.tile_outputs // self.stored_outputs)
 
     @property
     def turned_result_pitch_bytes(self) -> int:
@@ -347,7 +368,7 @@ class LinearMapping:
         scaled += self.initial_row_bytes
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
-            self.out_slots * round_up(self.stored_rows * self.tile_outputs * self.shape.out_dtype.bytes, 32), start,
+            self.out_slots * round_up(self.stored_rows * self.stored_outputs * self.shape.out_dtype.bytes, 32), start,
             self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
             scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,

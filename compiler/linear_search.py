@@ -1,4 +1,4 @@
-"""The search for the cheapest way to spread a linear over the grid: tiles, parts of the grid, chunks of K, slots."""
+"""The search for the cheapest way to spread a linear over the grid: tiles (`linear_tilings`), chunks of K, slots."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from compiler.kernel_builder import round_up
 from compiler.linear_cost import cycles, least_cycles, multiplies_long
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
+from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_rectangle, streamed_tilings
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
 
-COLUMN_STEP = 16
-"""Tiles have a multiple of this many outputs, so that tiles start at addresses every machine can reach."""
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
 SMALLEST_COMPUTED_CHUNK_BYTES, MAXIMUM_PART_CHUNK_BYTES = 64, 512
 """The smallest one where both operands lie in SRAM, which serves short pieces as fast as long ones; the longest one
 where neighbours split K."""
-K_PARTS = (2, 3, 4, 8)
-"""Parts that neighbours may split K in."""
-MOST_BLOCKS = 2
-"""Blocks of results per PE up to which K is split: with more, adding takes longer than uneven tiles."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 EXPANDED_ERROR = 1 / 100
@@ -99,7 +94,7 @@ def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     """Yield tiles and parts of the grid, K in one chunk."""
-    streamed = () if shape.rounded_from else _streamed(shape, machine)
+    streamed = () if shape.rounded_from else streamed_tilings(shape, machine)
     for choice in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(choice):
             yield choice
@@ -132,15 +127,8 @@ def _has_stored_gap(mapping: LinearMapping) -> bool:
     return any(outputs <= mapping.first_output(tile) < padded for tile in range(mapping.output_tiles))
 
 
-def _may_be_resident(shape: LinearShape, machine: Machine) -> bool:
-    """Tell whether x has few rows and leaves half of local memory to the rest."""
-    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    has_few_rows = shape.rows <= machine.matrix.block_rows
-    return has_few_rows and shape.rows * k_bytes <= machine.pe.local_memory_bytes // 2
-
-
 def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    if not _may_be_resident(shape, machine):
+    if not may_be_resident(shape, machine):
         return
     k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
     held = machine.matrix.block_rows
@@ -149,92 +137,12 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     for tile in range(COLUMN_STEP, min(largest, round_up(shape.outputs, 32)) + 1, COLUMN_STEP):
         tiles = -(-padded_outputs(shape) // tile)
         rounds = -(-tiles // (grid_rows * grid_columns))
-        rows, columns = _smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
+        rows, columns = smallest_rectangle(-(-tiles // rounds), grid_rows, grid_columns)
         rounds = -(-tiles // (rows * columns))
         yield LinearMapping(
             shape, instruction, True, rows, columns, held, tile_rows=shape.rows, tile_outputs=tile, chunks=1,
             chunk_bytes=k_bytes, k_bytes=k_bytes, row_rounds=1, output_rounds=rounds, x_slots=1, weight_slots=1,
         )  # fmt: skip
-
-
-def _smallest_rectangle(pes: int, rows: int, columns: int) -> tuple[int, int]:
-    """Return (rows, columns) of a rectangle with at least `pes` PEs, whole rows unless one row is enough."""
-    return (1, pes) if pes <= columns else (min(-(-pes // columns), rows), columns)
-
-
-def _streamed(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    rows, columns = machine.grid.rows, machine.grid.columns
-    for k_parts in (1, *(K_PARTS if _may_split_k(shape, machine) else ())):
-        yield from _streamed_over(shape, machine, rows, columns, k_parts=k_parts)
-        if rows != columns:
-            yield from _streamed_over(shape, machine, columns, rows, k_parts=k_parts, is_turned=True)
-    is_thin = shape.rows <= machine.accumulator.banks * machine.matrix.block_rows
-    if machine.dma.broadcast_reads and is_thin and not _may_be_resident(shape, machine):
-        yield from _streamed_over(shape, machine, 1, rows * columns, is_flat=True)
-
-
-def _may_split_k(shape: LinearShape, machine: Machine) -> bool:
-    """Tell whether neighbours can split K, and there are few results for all PEs."""
-    held = machine.matrix.block_rows
-    blocks = -(-shape.rows // held) * -(-shape.outputs // held)
-    can_add = shape.is_computed and machine.accumulator.reduction_network
-    return can_add and blocks < MOST_BLOCKS * machine.grid.rows * machine.grid.columns
-
-
-def _streamed_over(
-    shape: LinearShape,
-    machine: Machine,
-    most_row_parts: int,
-    most_output_parts: int,
-    *,
-    k_parts: int = 1,
-    is_turned: bool = False,
-    is_flat: bool = False,
-) -> Iterator[LinearMapping]:
-    """Yield the choices that split rows, with K, and outputs over so many parts of the grid at most."""
-    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
-    k_part_bytes = round_up(-(-k_bytes // k_parts), machine.matrix.block_k_bytes)
-    most_row_parts //= k_parts
-    if most_row_parts == 0 or -(-k_bytes // k_part_bytes) < k_parts:
-        return
-    held, instruction = machine.matrix.block_rows, machine.matrix_instruction(shape.dtype.name)
-    banks = machine.accumulator.banks // shape.parts
-    for row_blocks in range(1, banks + 1):
-        rounds = -(-shape.rows // (most_row_parts * row_blocks * held))
-        tile_rows = -(-shape.rows // (most_row_parts * rounds))
-        if tile_rows <= (row_blocks - 1) * held:
-            continue
-        row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
-        for column_blocks in range(1, banks // row_blocks + 1):
-            tile = column_blocks * held
-            if tile % COLUMN_STEP:
-                continue
-            tiles = -(-padded_outputs(shape) // tile)
-            output_rounds = -(-tiles // most_output_parts)
-            output_parts = -(-tiles // output_rounds)
-            row_groups = row_parts * k_parts
-            grid = (output_parts, row_groups) if is_turned else (row_groups, output_parts)
-            if is_flat:
-                grid = _smallest_rectangle(output_parts, machine.grid.rows, machine.grid.columns)
-                output_rounds = -(-tiles // (grid[0] * grid[1]))
-            choice = LinearMapping(
-                shape, instruction, False, *grid, held, tile_rows, tile, chunks=1, chunk_bytes=k_bytes,
-                k_bytes=k_bytes, row_rounds=rounds, output_rounds=output_rounds, x_slots=1, weight_slots=1,
-                is_turned=is_turned, is_flat=is_flat, k_part_bytes=k_part_bytes if k_parts > 1 else 0,
-            )  # fmt: skip
-            yield choice
-            if shape.is_computed and not is_flat:
-                yield from _uneven(choice, most_output_parts)
-
-
-def _uneven(choice: LinearMapping, parts: int) -> Iterator[LinearMapping]:
-    """Yield the choice whose last round shares what is left for it among so many parts of the grid: all there are."""
-    rounds = choice.output_rounds
-    left = padded_outputs(choice.shape) - (rounds - 1) * parts * choice.tile_outputs
-    last = round_up(-(-left // parts), COLUMN_STEP)
-    if rounds > 1 and 0 < last < choice.tile_outputs:
-        rows, columns = (parts, choice.grid_columns) if choice.is_turned else (choice.grid_rows, parts)
-        yield replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns)
 
 
 def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -292,7 +200,7 @@ def _wanted_slots(chunked: LinearMapping, machine: Machine) -> int:
     """Return how many chunks of the weight should be on their way."""
     if chunked.shape.is_computed and not chunked.resident:
         return max(PREFERRED_SLOTS, PREFERRED_SLOTS * SMALLEST_CHUNK_BYTES // chunked.chunk_bytes)
-    if not chunked.loads_early:
+    if not (chunked.resident and chunked.loads_early):
         return PREFERRED_SLOTS
     slot_bytes = chunked.weight_chunk_bytes
     early_cycles = EXPANDED_EARLY_CYCLES if chunked.shape.packed else EARLY_CYCLES
@@ -325,5 +233,6 @@ def _has_whole_parts(mapping: LinearMapping) -> bool:
     """Tell whether scales and zero points of two weights lie behind one another without a gap."""
     if mapping.shape.parts == 1 or mapping.shape.packed is None:
         return True
-    sizes = (mapping.scale_chunk_bytes // mapping.shape.parts, mapping.zero_point_chunk_bytes // mapping.shape.parts)
+    scales = mapping.tile_outputs * mapping.groups
+    sizes = (scales * mapping.shape.dtype.bytes, scales if mapping.shape.packed.has_zero_points else 0)
     return not any(size % AUXILIARY_ALIGNMENT_BYTES for size in sizes)

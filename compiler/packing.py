@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.graph import NIBBLES, FileReference, pack_nibbles
+from compiler.graph import NIBBLES, FileReference, JoinedSource
 from compiler.graph import Constant as GraphConstant
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import LinearMapping
@@ -18,6 +18,7 @@ from isa.program import (
     Cast,
     Constant,
     Inline,
+    Joined,
     PackStep,
     Pad,
     Reference,
@@ -80,10 +81,28 @@ def described(constant: GraphConstant, storage: str, steps: Sequence[PackStep]) 
 
 
 def _source(constant: GraphConstant) -> Source:
+    if isinstance(constant.source, JoinedSource):
+        parts, axis = constant.source.parts, constant.source.axis
+        sources = tuple(_plain_source(part) for part in parts)
+        given = tuple(source for source in sources if not isinstance(source, Absent))
+        assert len(given) == len(parts)
+        return Joined(axis, tuple(int_shape(part.value.shape)[axis] for part in parts), given)
+    return _plain_source(constant)
+
+
+def _plain_source(constant: GraphConstant) -> Inline | Reference | Absent:
+    assert not isinstance(constant.source, JoinedSource)
     if constant.source is None:
         return Absent()
     if isinstance(constant.source, FileReference):
         return Reference(str(constant.source.path), constant.source.offset, constant.source.length)
     if constant.value.dtype in NIBBLES:
-        return Inline(pack_nibbles(np.asarray(constant.source)))
+        return Inline(_pack_nibbles(np.asarray(constant.source)))
     return Inline(constant.source)
+
+
+def _pack_nibbles(elements: np.ndarray) -> np.ndarray:
+    """Return the bytes that hold `int4` or `uint4` elements, two each, low nibble first."""
+    codes = elements.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
+    return codes[0::2] | codes[1::2] << 4

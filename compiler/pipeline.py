@@ -25,6 +25,7 @@ from compiler.round_in_linears import round_in_linears
 from compiler.row_chunks import chunk_rows
 from compiler.shape_inference import bind_dims
 from compiler.verify import verify
+from compiler.wide_linears import widen_linears
 from isa.errors import ModelError, did_you_mean
 from isa.machine import Machine
 from isa.program import Program
@@ -94,6 +95,9 @@ BACK = (
          ensures=("fused",)),
     Pass("fuse_gates", "Make linears that meet in a gate one with both weights.",
          lambda level, options: fuse_gates(_graph(level), options.machine, options.dtype), requires=("fused",),
+         ensures=("fused",)),
+    Pass("widen_linears", "Make linears of one x one with the outputs of all, where that is faster.",
+         lambda level, options: widen_linears(_graph(level), options.machine, options.dtype), requires=("fused",),
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),

@@ -21,8 +21,8 @@ _MODULE_OF = {
     **dict.fromkeys(("DRAM_BASE", "SRAM_BASE"), "memory_map"),
     **dict.fromkeys(("device_bytes",), "packing"),
     **dict.fromkeys(
-        ("Absent", "Argument", "Constant", "Entry", "Inline", "Launch", "PackStep", "Port", "Program", "Reference",
-         "Storage"), "program"),
+        ("Absent", "Argument", "Constant", "Entry", "Inline", "Joined", "Launch", "PackStep", "Port", "Program",
+         "Reference", "Storage"), "program"),
     **dict.fromkeys(("verify_program",), "program_checks"),
     **dict.fromkeys(("compress",), "sparsity"),
 }  # fmt: skip

@@ -249,6 +249,11 @@ class Sram(Section):
     )
     cache_ways: int = described("lines that a set of the cache holds", shapes="time", gt=0, le=64)
 
+    @property
+    def has_cache(self) -> bool:
+        """True if a program always leaves a step of it to cache DRAM."""
+        return 0 < self.cache_step_bytes < self.bytes
+
     def consistency_problems(self) -> Iterator[tuple[str, str]]:
         if self.bytes % (self.slices * self.interleave_bytes):
             unit = self.slices * self.interleave_bytes

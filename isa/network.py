@@ -214,19 +214,27 @@ def link_cycles(machine: Machine, pattern: Pattern) -> tuple[float, ...]:
     return _link_cycles(machine.network, cluster, widths, pattern)
 
 
-def busiest_link_cycles(machine: Machine, rows: int, columns: int, mode: Mode, units: int) -> float:
-    """Return how long the busiest link works when each group of a rectangle moves a byte, spread over memory units."""
+def busiest_links(machine: Machine, first: Pattern, second: Pattern) -> tuple[tuple[float, float], ...]:
+    """Return the cycles of both patterns on each link, but for links that are no busier than another with either.
+
+    However much of both patterns there is, one of these links is the busiest.
+    """
     noc = machine.noc
     cluster = noc.cluster_rows, noc.cluster_columns
     widths = noc.row_link_bytes_per_cycle, noc.column_link_bytes_per_cycle
-    return _busiest_link_cycles(machine.network, cluster, widths, rows, columns, mode, units)
+    return _busiest_links(machine.network, cluster, widths, first, second)
 
 
 @functools.lru_cache(maxsize=1024)
-def _busiest_link_cycles(
-    network: Network, cluster: tuple[int, int], widths: tuple[int, int], rows: int, columns: int, mode: Mode, units: int
-) -> float:
-    return max(_link_cycles(network, cluster, widths, Pattern(rows, columns, mode, units)))
+def _busiest_links(
+    network: Network, cluster: tuple[int, int], widths: tuple[int, int], first: Pattern, second: Pattern
+) -> tuple[tuple[float, float], ...]:
+    loads = (_link_cycles(network, cluster, widths, pattern) for pattern in (first, second))
+    kept: list[tuple[float, float]] = []
+    for load in sorted(set(zip(*loads, strict=True)), reverse=True):
+        if not kept or load[1] > kept[-1][1]:
+            kept.append(load)
+    return tuple(kept)
 
 
 @functools.lru_cache(maxsize=256)

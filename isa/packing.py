@@ -13,7 +13,7 @@ from isa import dtypes
 from isa.dtypes import Dtype
 from isa.errors import ProgramError
 from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
-from isa.program import Absent, Constant, Program, Reference
+from isa.program import Absent, Constant, Inline, Joined, Program, Reference
 
 HOST_DTYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
@@ -77,11 +77,16 @@ def device_bytes(constant: Constant, program: Program) -> npt.NDArray[np.uint8]:
         shape, dtype = packed_layout(constant)
     except ValueError as error:
         raise ProgramError(str(error), where=where) from error
-    source = _source_bytes(constant, where)
-    needed = byte_length(constant.source_shape, constant.source_dtype)
-    if len(source) != needed:
-        raise ProgramError(f"the source has {len(source)} bytes, its shape and type say {needed}", where=where)
-    result = source if not constant.steps else _pack(source, constant, dtype)
+    source = constant.source
+    if isinstance(source, Joined):
+        shapes = source.shapes(constant.source_shape)
+        parts = [_loaded(*part, constant, where) for part in zip(source.sources, shapes, strict=True)]
+        arrays = [_elements(part, shape, constant.source_dtype) for part, shape in zip(parts, shapes, strict=True)]
+        result = _pack(np.concatenate(arrays, source.axis), constant, dtype)
+    else:
+        result = _loaded(source, constant.source_shape, constant, where)
+        if constant.steps:
+            result = _pack(_elements(result, constant.source_shape, constant.source_dtype), constant, dtype)
     room = program.storage_by_name[constant.storage].bytes // (constant.interleave.parts if constant.interleave else 1)
     if len(result) > room:
         raise ProgramError(f"{len(result)} bytes of shape {shape} do not fit a storage of {room}", where=where)
@@ -97,12 +102,18 @@ def put(constant: Constant, data: npt.NDArray[np.uint8], memory: npt.NDArray[np.
     memory[: parts * len(data)].reshape(-1, parts, block_bytes)[:, part] = data.reshape(-1, block_bytes)
 
 
-def _source_bytes(constant: Constant, where: str) -> npt.NDArray[np.uint8]:
-    source = constant.source
+def _loaded(
+    source: Inline | Reference | Absent, shape: tuple[int, ...], constant: Constant, where: str
+) -> npt.NDArray[np.uint8]:
+    """Return the bytes of an array of the constant's type; raises ProgramError if they are not there."""
     if isinstance(source, Absent):
         help = "compile the model with its weights; without them a program can only be timed"
         raise ProgramError("the program has no data for it", where=where, help=help)
-    return _map_reference(source, where) if isinstance(source, Reference) else source.array
+    found = _map_reference(source, where) if isinstance(source, Reference) else source.array
+    needed = byte_length(shape, constant.source_dtype)
+    if len(found) != needed:
+        raise ProgramError(f"the source has {len(found)} bytes, its shape and type say {needed}", where=where)
+    return found
 
 
 def _map_reference(reference: Reference, where: str) -> npt.NDArray[np.uint8]:
@@ -121,8 +132,7 @@ def _map_reference(reference: Reference, where: str) -> npt.NDArray[np.uint8]:
     return np.asarray(mapped)
 
 
-def _pack(source: npt.NDArray[np.uint8], constant: Constant, final_dtype: str) -> npt.NDArray[np.uint8]:
-    array: npt.NDArray[Any] = _elements(source, constant.source_shape, constant.source_dtype)
+def _pack(array: npt.NDArray[Any], constant: Constant, final_dtype: str) -> npt.NDArray[np.uint8]:
     for step in constant.steps:
         array = _apply(step, array)
     flat = _contiguous(array).reshape(-1)

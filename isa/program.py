@@ -22,7 +22,8 @@ from isa.memory_map import BASES, Space
 from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshape, Shift, Take, Transpose
 
 __all__ = [
-    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Interleave", "Launch",
+    "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Interleave", "Joined",
+    "Launch",
     "PackStep", "Pad", "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs",
     "Shift", "Source", "Storage", "Take", "Touch", "Transpose",
 ]  # fmt: skip
@@ -73,7 +74,20 @@ class Absent:
     """No data: the program can be timed, not executed."""
 
 
-Source = Inline | Reference | Absent
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Arrays of one type that are one array together, behind one another along `axis`: the lengths, and the bytes."""
+
+    axis: int
+    sizes: tuple[int, ...]
+    sources: tuple[Inline | Reference, ...]
+
+    def shapes(self, whole: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the shape of each array, where all together have the shape `whole`."""
+        return [(*whole[: self.axis], size, *whole[self.axis + 1 :]) for size in self.sizes]
+
+
+Source = Inline | Reference | Joined | Absent
 
 
 class Interleave(NamedTuple):

@@ -11,7 +11,7 @@ from isa.kernel_checks import problems_of as kernel_problems
 from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
 from isa.packing import HOST_DTYPES, byte_length, packed_bytes
 from isa.problems import duplicates, raise_problems
-from isa.program import Constant, Entry, Inline, Interleave, Launch, Port, Program, Reference, Storage
+from isa.program import Absent, Constant, Entry, Inline, Interleave, Joined, Launch, Port, Program, Reference, Storage
 
 _LASTING = ("constant", "state")
 _LARGEST_BYTES: dict[Space, int] = {"sram": DRAM_BASE - SRAM_BASE, "dram": (1 << 63) - DRAM_BASE}
@@ -119,8 +119,20 @@ def _constant_problems(constant: Constant, program: Program) -> Iterator[str]:
         yield f"{size} bytes are not whole blocks of {turn.block_bytes}"
     if size * (turn.parts if turn else 1) > storage.bytes:
         yield f"{size} bytes{f' of each of {turn.parts}' if turn else ''} do not fit its storage of {storage.bytes}"
-    needed = byte_length(constant.source_shape, constant.source_dtype)
-    source = constant.source
+    if not isinstance(constant.source, Joined):
+        yield from _source_problems(constant.source, constant.source_shape, constant.source_dtype)
+        return
+    axis, sizes, sources = constant.source.axis, constant.source.sizes, constant.source.sources
+    is_axis = 0 <= axis < len(constant.source_shape) and min(sizes, default=0) >= 0
+    if not is_axis or sum(sizes) != constant.source_shape[axis] or len(sizes) != len(sources):
+        yield f"{len(sources)} sources of {sizes} along axis {axis} do not make the shape {constant.source_shape}"
+        return
+    for source, shape in zip(sources, constant.source.shapes(constant.source_shape), strict=True):
+        yield from _source_problems(source, shape, constant.source_dtype)
+
+
+def _source_problems(source: Inline | Reference | Absent, shape: tuple[int, ...], dtype: str) -> Iterator[str]:
+    needed = byte_length(shape, dtype)
     length = (
         len(source.array) if isinstance(source, Inline) else source.length if isinstance(source, Reference) else None
     )

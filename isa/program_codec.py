@@ -36,6 +36,7 @@ from isa.program import (
     Equality,
     Inline,
     Interleave,
+    Joined,
     Launch,
     Port,
     Program,
@@ -138,11 +139,11 @@ def _constant(sections: Sections, folder: str) -> Codec[Constant]:
     path = Codec(
         _relative_to(folder), lambda data, where: os.path.normpath(os.path.join(folder, TEXT.read(data, where)))
     )
-    source = union(
-        inline=(Inline, record(Inline, array=Codec(sections.add, sections.take))),
-        reference=(Reference, record(Reference, path=path, offset=INTEGER, length=INTEGER)),
-        absent=(Absent, record(Absent)),
-    )
+    inline = (Inline, record(Inline, array=Codec(sections.add, sections.take)))
+    reference = (Reference, record(Reference, path=path, offset=INTEGER, length=INTEGER))
+    parts = many(union(inline=inline, reference=reference))
+    joined = (Joined, record(Joined, axis=INTEGER, sizes=many(INTEGER), sources=parts))
+    source = union(inline=inline, reference=reference, joined=joined, absent=(Absent, record(Absent)))
     return record(
         Constant,
         storage=TEXT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isa.program import Absent, Argument, Constant, Entry, Inline, Launch, Port, Program
+from isa.program import Absent, Argument, Constant, Entry, Inline, Joined, Launch, Port, Program, Reference
 
 
 def print_program(program: Program) -> str:
@@ -28,16 +28,23 @@ def _lines(program: Program) -> Iterator[str]:
 
 def _constant(constant: Constant) -> str:
     source = constant.source
-    if isinstance(source, Absent):
-        origin = "absent"
-    elif isinstance(source, Inline):
-        origin = f"{len(source.array)} bytes inside"
+    if isinstance(source, Joined):
+        parts = zip(source.sizes, source.sources, strict=True)
+        origin = f"along axis {source.axis} " + " and ".join(f"{size}: {_origin(part)}" for size, part in parts)
     else:
-        origin = f"{source.length} bytes at {source.offset} of {source.path}"
+        origin = _origin(source)
     steps = "".join(f", {step}" for step in constant.steps)
     turn = constant.interleave
     place = f", block {turn.part} of {turn.parts} of {turn.block_bytes} bytes" if turn else ""
     return f"constant {constant.storage}: {constant.source_dtype}{list(constant.source_shape)}, {origin}{steps}{place}"
+
+
+def _origin(source: Inline | Reference | Absent) -> str:
+    if isinstance(source, Absent):
+        return "absent"
+    if isinstance(source, Inline):
+        return f"{len(source.array)} bytes inside"
+    return f"{source.length} bytes at {source.offset} of {source.path}"
 
 
 def _entry(program: Program, entry: Entry) -> Iterator[str]:

@@ -291,6 +291,9 @@ ACCUMULATOR = (
                 "bank += link(direction)", "Adds what the neighbour in that direction sent."),
     Instruction("acc_range", 0x5C, Unit.RE, Timing.ACCUMULATOR, (*OUT, BANK_IN, ROWS, COLUMNS),
                 "out[:, 0:2] = bank.min(1), bank.max(1)", "Writes fp32 minimum and maximum of each row of a bank."),
+    Instruction("acc_sub", 0x5D, Unit.RE, Timing.ACCUMULATOR, (BANK_OUT, *A, ROWS, COLUMNS, A_DTYPE, SPREAD),
+                "bank[rows, columns] -= a",
+                "Subtracts from what a bank holds, in fp32, for example the maxima of its rows (spread = column)."),
 )  # fmt: skip
 
 SIMD = (

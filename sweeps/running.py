@@ -56,7 +56,8 @@ def run(
     Raises SweepError and StoreError, and ToolErrors of models that no machine could run.
     """
     chosen = sweep if isinstance(sweep, Sweep) else read_sweep(sweep)
-    _check_workloads(chosen)
+    if not _has_begun(chosen, store):
+        _check_workloads(chosen)
     with Store.to_write(store) as opened:
         executor = _executor(workers, dask)
         try:
@@ -110,6 +111,17 @@ def definition_of(store: str | Path = DEFAULT_STORE, name: str | None = None) ->
     """Return what the sweep file said, as plain values."""
     with Store.to_read(store) as opened:
         return _find(opened, name).definition
+
+
+def _has_begun(sweep: Sweep, store: str | Path) -> bool:
+    """Tell whether this version of the tool began the sweep before: then its workloads were checked."""
+    if not Path(store).is_file():
+        return False
+    try:
+        with Store.to_read(store) as opened:
+            return any((one.digest, one.version) == (sweep.digest, tool_version()) for one in opened.sweeps())
+    except StoreError:  # whoever writes it will tell what is wrong
+        return False
 
 
 def _check_workloads(sweep: Sweep) -> None:

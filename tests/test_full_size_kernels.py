@@ -78,15 +78,15 @@ def _full_size(phase: str, scheme: str | None) -> Program:
 
 def _reduced(mapping: LinearMapping) -> LinearMapping:
     """Keep tiles and chunks; leave fewer outputs, rows and, where K is streamed, chunks (the last one short)."""
-    rows, columns = PES
+    rows, columns = max(PES[0], mapping.bands), PES[1]
     shape, inputs, row_rounds = mapping.shape, mapping.shape.inputs, 1
     is_dealt = mapping.resident or mapping.is_flat
-    outputs = (rows * columns if is_dealt else columns) * TRIPS * mapping.tile_outputs - 7
+    outputs = (rows // mapping.bands * columns if is_dealt else columns) * TRIPS * mapping.tile_outputs - 7
     if not mapping.resident:
         inputs = TRIPS * mapping.chunk_inputs + 32 // shape.dtype.bytes
         row_rounds = TRIPS
         missing = min(5, mapping.tile_rows - 1)
-        shape = replace(shape, rows=(1 if mapping.is_flat else rows) * TRIPS * mapping.tile_rows - missing)
+        shape = replace(shape, rows=(mapping.bands if mapping.is_flat else rows) * TRIPS * mapping.tile_rows - missing)
     k_bytes = inputs * shape.dtype.bytes
     return replace(
         mapping, shape=replace(shape, inputs=inputs, outputs=outputs), grid_rows=rows, grid_columns=columns,
@@ -212,11 +212,12 @@ def _graphs(phase: str, scheme: str | None) -> Iterator[tuple[str, Graph, Linear
     yield "attention", _attention(phase), None
 
 
-def _on_few_pes(program: Program) -> Program:
+def _on_few_pes(program: Program, bands: int) -> Program:
     """Deal the work over fewer PEs where a kernel deals items by its coordinates, so that loops make more trips."""
     (entry,) = program.entries
     launches = tuple(
-        replace(launch, rows=min(launch.rows, PES[0]), columns=min(launch.columns, PES[1])) for launch in entry.launches
+        replace(launch, rows=min(launch.rows, max(PES[0], bands)), columns=min(launch.columns, PES[1]))
+        for launch in entry.launches
     )
     return replace(program, entries=(replace(entry, launches=launches),))
 
@@ -235,7 +236,8 @@ def _random_inputs(graph: Graph, bindings: Mapping[str, int]) -> dict[str, Array
 def _run(graph: Graph, mapping: LinearMapping | None, monkeypatch: pytest.MonkeyPatch) -> tuple[Kernel, ...]:
     if mapping is not None:
         monkeypatch.setattr(compiler.mapping, "choose_linear", lambda shape, machine: mapping)
-    program = _on_few_pes(emit(place(map_graph(legalize(graph), MACHINE, "fp16"))))
+    program = emit(place(map_graph(legalize(graph), MACHINE, "fp16")))
+    program = _on_few_pes(program, mapping.bands if mapping else 1)
     inputs = _random_inputs(graph, {"past": PAST})
     result = Simulator(program).run(inputs)
     expected = run_reference(graph, inputs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.dialects.rewrite import Rewriter, integer
-from compiler.graph import NIBBLES, Constant, FileReference, Operation, Value, WeightFormat, dtype_of, unpack_nibbles
+from compiler.graph import NIBBLES, Constant, Operation, Value, WeightFormat, dtype_of, unpack_nibbles
 from compiler.shape_inference import int_shape
 from isa.errors import ModelError, UnsupportedError
 
@@ -177,4 +177,4 @@ def _loaded(rewriter: Rewriter, name: str) -> np.ndarray | None:
     constant = rewriter.constants.get(name)
     if constant is None or constant.source is None:
         return None
-    return rewriter.array(name) if isinstance(constant.source, FileReference) else constant.source
+    return constant.source if isinstance(constant.source, np.ndarray) else rewriter.array(name)

@@ -48,7 +48,11 @@ def build(tile: AttentionTile, machine: Machine) -> Kernel:
     mask += "" if shape.bias == "none" else f"_bias_{shape.bias.replace(' ', '_')}"
     size = f"{tile.blocks}x{tile.rows}x{tile.keys}"
     builder = KernelBuilder(f"attention_{kind}{mask}_{size}", machine, ARGUMENTS)
-    handles = {name: builder.buffer(name, *sizes) for name, sizes in buffer_sizes(tile, machine).items()}
+    lasting = {"maximum", *(field.name for field in fields(PartBuffers))}  # those are read across slots, or kept
+    handles = {
+        name: builder.buffer(name, *sizes, shared=name not in lasting)
+        for name, sizes in buffer_sizes(tile, machine).items()
+    }
     of_parts = {field.name: handles.pop(field.name) for field in fields(PartBuffers) if field.name in handles}
     buffers = AttentionBuffers(**handles, parts=PartBuffers(**of_parts) if of_parts else None)
     Loader(tile, machine, builder.core_a, buffers).emit()

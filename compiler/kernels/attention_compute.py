@@ -25,6 +25,8 @@ class Attender(Joiner, NarrowSoftmax):
         super().__init__(tile, machine, core, buffers)
         self.left = core.register()
         """Steps of the item that are still to come."""
+        self.keeps = core.register() if tile.is_carried else ZERO
+        """One if blocks follow that need the values of this step, else zero."""
 
     def item(self, is_part: bool) -> None:
         """Work through the steps, then divide and store."""
@@ -72,36 +74,49 @@ class Attender(Joiner, NarrowSoftmax):
         self.accumulate()
 
     def _carried_steps(self, carried: BufferHandle) -> None:
-        """Ask for the weights of the next step between the products of this one: that keeps both engines' queues full.
+        """Ask for the weights of the next step between the products of this one: that keeps all queues filled.
 
-        Products that follow each other in a bank are the second half.
+        First come products that need no bank again, then the largest scores of the next step, which must not wait, as
+        its scores keep their banks until then; weights as soon as there is work for the matrix engine meanwhile.
         """
-        core, buffers = self.core, self.buffers
-        columns = len(self._column_starts)
-        halves = range(min(len(self.banks.values), columns)), range(len(self.banks.values), columns)
-        if self.tile.is_narrow:
-            self.look()
+        core, buffers, columns, banks = self.core, self.buffers, len(self._column_starts), len(self.banks.values)
+        first = range(min(banks, columns))
+        second, third = range(banks, min(banks + 1, columns)), range(banks + 1, columns)
+        self.find_maxima()
         self.weigh()
         with core.loop(self.left), core.scratch() as k_blocks:
             core.increase(self.left, -1)
             self._load_k_blocks(k_blocks)
+            core.add(self.block, 1, self.keeps)
+            core.compute("slt", self.keeps, self.blocks, self.keeps)
             with core.when_less(self.done, self.blocks):
-                self._multiply_columns(k_blocks, None, halves[0])
+                self._multiply_columns(k_blocks, None, first)
             with core.when_at_least(self.done, self.blocks):
-                self._load_rescaled(carried)
-                self._multiply_columns(k_blocks, carried, halves[0])
+                self._rescale_columns(carried, first)
+                self._multiply_columns(k_blocks, carried, first)
             self._advance()
+            with core.when_less(ZERO, self.left):
+                self.find_maxima()
+            with core.when_at_least(self.blocks, self.done):
+                self._multiply_columns(k_blocks, None, second)
+            with core.when_less(self.blocks, self.done):
+                self._rescale_columns(carried, range(banks, columns))
+                core.pop(buffers.rescale)
+                for index in range(banks, min(2 * banks, columns)):
+                    self._load_carried(index, carried)
+                self._multiply_columns(k_blocks, carried, second)
             with core.when_less(ZERO, self.left):
                 self.weigh()
             with core.when_at_least(self.blocks, self.done):
-                self._multiply_columns(k_blocks, None, halves[1])
+                self._multiply_columns(k_blocks, None, third)
             with core.when_less(self.blocks, self.done):
-                self._multiply_columns(k_blocks, carried, halves[1])
+                self._multiply_columns(k_blocks, carried, third)
             core.push(buffers.output)
             core.push(buffers.weight)
             core.pop(buffers.probabilities)
-            with core.when_equal(self.block, ZERO):
-                core.pop(buffers.v_transposed)
+            if not self.tile.is_narrow:
+                with core.when_equal(self.keeps, ZERO):
+                    core.pop(buffers.v_transposed)
 
     @property
     def _products_can_wait(self) -> bool:
@@ -174,16 +189,15 @@ class Attender(Joiner, NarrowSoftmax):
         """First columns of the blocks of a product with values; the last one is that with ones."""
         return [*range(0, self.shape.padded_head_dim, self.shape.block_rows), self.shape.padded_head_dim]
 
-    def _load_rescaled(self, carried: BufferHandle) -> None:
-        """Rescale the sums so far, and load as many banks as there are.
+    def _rescale_columns(self, carried: BufferHandle, indices: range) -> None:
+        """Rescale columns of the sums so far; the first ones go into banks at once.
 
-        What does not go into banks at once has room in `scaled`, so that the sums so far make room for those that come.
+        The others have room in `scaled`, so that the sums so far make room for those that come.
         """
-        for index, first in enumerate(self._column_starts):
-            self.rescale(first, carried)
+        for index in indices:
+            self.rescale(self._column_starts[index], carried)
             if index < len(self.banks.values):
                 self._load_carried(index, carried)
-        self.core.pop(self.buffers.rescale)
 
     def _multiply_columns(self, k_blocks: Register, carried: BufferHandle | None, indices: range) -> None:
         """Multiply blocks of columns, on top of what is carried if there is anything.
@@ -196,12 +210,19 @@ class Attender(Joiner, NarrowSoftmax):
             first, bank = self._column_starts[index], banks[index % len(banks)]
             with loaded(core, first * row, min(width, depth - first) or 1, row) as (start, columns, pitch):
                 a, b = (buffers.probabilities, ZERO, pitch), (buffers.v_transposed, start, pitch)
+                if buffers.ones is not None and first == depth:
+                    b = buffers.ones, ZERO, pitch
+                elif buffers.ones is not None and first:
+                    core.multiply(self.keeps, start, start)
                 self.multiply(bank, a, b, columns, k_blocks, "set" if carried is None else "add")
+                if buffers.ones is not None and first < depth:
+                    with core.when_equal(self.keeps, ZERO):
+                        core.pop(buffers.v_transposed)
                 if first < depth:
                     self.drain(bank, buffers.product or buffers.output, index, depth, columns)
                 else:
                     self.drain(bank, buffers.sums or buffers.weight, 0, 1, columns)
-            if carried is not None and index + len(banks) < len(self._column_starts):
+            if carried is not None and len(banks) <= index < len(self._column_starts) - len(banks):
                 self._load_carried(index + len(banks), carried)
 
     def _load_carried(self, index: int, carried: BufferHandle) -> None:

@@ -15,6 +15,9 @@ from compiler.kernels.attention_products import Products
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
 
+_PUSHED_TOGETHER = 2
+"""Pieces of transposed values: fewer entries of the queue let the core come to the next scores."""
+
 
 class Loader(Products):
     """Core A: loads q once per item and k, v and the mask chunk by chunk, and asks for scores."""
@@ -31,7 +34,11 @@ class Loader(Products):
 
     def emit(self) -> None:
         """Emit the code of the core; what lies behind each head of q is zero for all items."""
-        tile = self.tile
+        tile, ones = self.tile, self.buffers.ones
+        if ones is not None:
+            with loaded(self.core, 1, tile.keys) as (one, columns):
+                self.core.emit("fill", out=ones, rows=one, columns=columns, out_dtype=self.shape.dtype.name, value=1.0)
+            self.core.push(ones)
         if self.buffers.heads is not None:
             with loaded(self.core, tile.blocks * tile.rows * self.shape.padded_head_dim) as (columns,):
                 for slot in range(tile.depths.q):
@@ -60,7 +67,7 @@ class Loader(Products):
                 core.copy(self.begin, self.score_key)
             self._load_chunk(cache)
             if self.tile.is_narrow:
-                self._look()
+                self._transpose_pieces()
             self.load_chunk_count(trips, self.loaded_end)
             with core.loop(trips):
                 if self.loads_ahead:
@@ -69,11 +76,11 @@ class Loader(Products):
                     self._score_chunk()
                 if not self.loads_ahead:
                     self._load_next_chunk(cache)
+                if self.tile.is_narrow:
+                    with core.when_less(self.score_key, self.loaded_end):
+                        self._transpose_pieces()
             if self.scores_on_core_a:
                 core.pop(self.buffers.q)
-            if self.buffers.shift is not None:
-                with core.loop(self.blocks):
-                    core.pop(self.buffers.shift)
 
     def _load_next_chunk(self, cache: Register) -> None:
         with self.core.when_less(self.first_key, self.loaded_end):
@@ -84,7 +91,9 @@ class Loader(Products):
         self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
         self._load_keys("k", self.buffers.k, cache, self.tile.key_pieces)
         self._load_keys("v", self.buffers.v, cache)
-        if self.tile.is_shared:
+        if self.tile.is_narrow:
+            pass
+        elif self.tile.is_shared:
             self._transpose_what_is_visible()
         else:
             self._transpose_values()
@@ -113,13 +122,13 @@ class Loader(Products):
 
     def _score_pieces(self) -> None:
         """Multiply all blocks; the last one gives back the keys."""
-        core, shift = self.core, self.buffers.shift
+        core = self.core
         with core.scratch() as others:
             core.add(self.blocks, -1, others)
             with self._blocks(others) as q_offset:
-                self.scores(q_offset, self.score_key, shift)
+                self.scores(q_offset, self.score_key)
             core.multiply(others, self.tile.block_bytes, others)
-            self.scores(others, self.score_key, shift, pops_keys=True)
+            self.scores(others, self.score_key, pops_keys=True)
 
     def _pop_unseen_pieces(self) -> None:
         """Give back the keys of this chunk that others of the row see, and this item does not."""
@@ -133,11 +142,6 @@ class Loader(Products):
                 core.compute("div", unseen, step, unseen)
             with core.loop(unseen):
                 core.pop(self.buffers.k)
-
-    def _look(self) -> None:
-        """Ask for the scores of all blocks with the first keys, for a first maximum."""
-        with self._blocks(self.blocks) as q_offset:
-            self.scores(q_offset, self.score_key)
 
     @contextmanager
     def _blocks(self, count: Register) -> Iterator[Register]:
@@ -256,6 +260,29 @@ class Loader(Products):
                 out_dtype=shape.dtype.name, value=1.0,
             )  # fmt: skip
         core.push(buffers.v_transposed)
+        core.pop(buffers.v)
+
+    def _transpose_pieces(self) -> None:
+        """Transpose the values of the chunk at `score_key` if this item sees any, in pieces of their columns.
+
+        They wait for the products with the values before, and those for scores: so it comes behind the scores.
+        """
+        core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
+        width, size = shape.block_rows, shape.dtype.bytes
+        with core.scratch() as rows, core.when_less(self.score_key, self.end):
+            self.load_chunk_rows(self.score_key, rows)
+            with loaded(core, tile.keys * size, shape.row_bytes) as (pitch, value_bytes):
+                starts = range(0, shape.padded_head_dim, width)
+                for index, first in enumerate(starts):
+                    columns, ahead = min(width, shape.padded_head_dim - first), index % _PUSHED_TOGETHER
+                    place = ahead * buffers.v_transposed.slot_bytes
+                    with loaded(core, place, first * size, columns) as (out_offset, offset, count):
+                        core.emit(
+                            "transpose", out=buffers.v_transposed, out_offset=out_offset, out_pitch=pitch, a=buffers.v,
+                            a_offset=offset, a_pitch=value_bytes, rows=rows, columns=count, a_dtype=shape.dtype.name,
+                        )  # fmt: skip
+                    if ahead == _PUSHED_TOGETHER - 1 or first == starts[-1]:
+                        core.push(buffers.v_transposed, ahead + 1)
         core.pop(buffers.v)
 
     def _load_mask(self) -> None:

@@ -1,9 +1,9 @@
-"""Softmax of narrow scores: fp16, relative to the running maximum, which accumulators start from minus.
+"""Softmax of narrow scores: fp16, relative to the largest so far.
 
-The first maximum comes from a look at the first keys: their scores as bf16, which has room for them; that they are
-coarse does not matter, for what is taken off scores comes back with the rescaling. From then on a score close to the
-maximum is close to zero, where fp16 is finest, and one that is 65504 below it weighs nothing. One that is so far above
-it is infinite: such a row has no result, where fp32 would have one.
+Scores come as bf16 first, which has room for all; the largest of a row may be a little off, but what is taken off its
+scores comes back with the rescaling. Accumulators subtract that from the scores that they still hold, and give them
+again as fp16: those that are close to the largest are close to zero, where fp16 is finest, and one that is 65504 below
+it weighs nothing.
 """
 
 from __future__ import annotations
@@ -18,72 +18,60 @@ from isa.dtypes import BF16
 class NarrowSoftmax(Softmax):
     """The SIMD engine's share of narrow attention; of any other it is that of `Softmax`."""
 
-    def look(self) -> None:
-        """Leave the maxima of the first keys of all blocks in `maximum`, and what to shift scores by in `shift`."""
-        core, tile, buffers = self.core, self.tile, self.buffers
-        with core.scratch() as limit, loaded(core, self.shape.key_step) as (columns,), core.loop(self.blocks):
+    def emit(self) -> None:
+        """Emit the code of the core; zeros are there for all items."""
+        origin = self.buffers.origin
+        if origin is not None:
+            with loaded(self.core, 1) as (one,):
+                self.core.emit("fill", out=origin, rows=one, columns=self.rows, out_dtype="fp32", value=0.0)
+            self.core.push(origin)
+        super().emit()
+
+    def find_maxima(self) -> None:
+        """Take the largest scores of the next step into `maximum`, and tell the accumulators as soon as can be."""
+        core, buffers = self.core, self.buffers
+        if buffers.peak is None:
+            return
+        with core.scratch() as limit, core.scratch() as columns:
+            self.load_chunk_rows(self.first_key, columns)
             self.load_limit(limit)
             with core.when_less(limit, columns):
                 self.limit(buffers.scores, limit, columns, BF16)
-                self._start_from(buffers.masked, columns)
+                self._reduce(buffers.masked, columns)
             with core.when_at_least(limit, columns):
-                self._start_from(buffers.scores, columns)
-            if tile.blocks > 1:
-                core.increase(self.block, 1)
-        if tile.blocks > 1:
-            core.copy(0, self.block)
-
-    def _start_from(self, scores: BufferHandle, columns: Register) -> None:
-        core, buffers = self.core, self.buffers
-        assert buffers.shift is not None
-        self._find_maxima(scores, columns, BF16.name)
-        core.pop(scores)
-        for target, sign in ((buffers.maximum, 1.0), (buffers.shift, -1.0)):
-            self.dense("vmuls", target, buffers.column, BF16.name, value=sign)
+                self._reduce(buffers.scores, columns)
+        for target in (buffers.peak, buffers.maximum):
+            with core.when_less(self.done, self.blocks):
+                self.dense("vcast", target, buffers.column, BF16.name)
+            with core.when_at_least(self.done, self.blocks):
+                self.dense("vmax", target, buffers.column, BF16.name, b=buffers.maximum)
             core.push(target)
         core.pop(buffers.column)
 
-    def _find_maxima(self, scores: BufferHandle, columns: Register, dtype: str) -> None:
+    def _reduce(self, scores: BufferHandle, columns: Register) -> None:
         """Leave the maxima of rows in `column`, in the type of the scores: others are slower."""
-        with loaded(self.core, self.tile.score_dtype.bytes, self.tile.keys * self.tile.score_dtype.bytes) as sizes:
-            dense, pitch = sizes
+        with loaded(self.core, BF16.bytes, self.tile.keys * BF16.bytes) as (dense, pitch):
             self.core.emit(
                 "rowmax", out=self.buffers.column, out_pitch=dense, a=scores, a_pitch=pitch, rows=self.rows,
-                columns=columns, out_dtype=dtype, a_dtype=dtype,
+                columns=columns, out_dtype=BF16.name, a_dtype=BF16.name,
             )  # fmt: skip
-        self.core.push(self.buffers.column)
+        self.move(self.buffers.column, scores)
 
     def exponentiate(self, scores: BufferHandle, columns: Register) -> None:
-        """Leave weights in `probabilities`, the new maximum in `maximum` and `shift`, and what it does in `rescale`."""
+        """Leave weights in `probabilities`; the old maximum stays in front of the new one until it is not needed."""
         core, tile, buffers, dtype = self.core, self.tile, self.buffers, self.shape.dtype
-        if buffers.shift is None or buffers.growth is None:
+        if buffers.origin is None:
             super().exponentiate(scores, columns)
             return
-        self._find_maxima(scores, columns, tile.score_dtype.name)
-        self.dense("vmaxs", buffers.growth, buffers.column, tile.score_dtype.name, value=0.0)
-        self.move(buffers.growth, buffers.column)
-        self.dense("vadd", buffers.maximum, buffers.maximum, b=buffers.growth)
-        core.push(buffers.maximum)
         sizes = (FP32_BYTES, tile.keys * tile.score_dtype.bytes, tile.keys * dtype.bytes)
         with loaded(core, *sizes) as (dense, pitch, out_pitch):
             core.emit(
-                "vexpsub", out=buffers.probabilities, out_pitch=out_pitch, a=scores, a_pitch=pitch, b=buffers.growth,
+                "vexpsub", out=buffers.probabilities, out_pitch=out_pitch, a=scores, a_pitch=pitch, b=buffers.origin,
                 b_pitch=dense, rows=self.rows, columns=columns, out_dtype=dtype.name, a_dtype=tile.score_dtype.name,
                 b_dtype="fp32", spread="column", value=self.late_scale,
             )  # fmt: skip
         self.move(buffers.probabilities, scores)
-        core.pop(buffers.growth)
-        with core.scratch() as newest:
-            core.multiply(self.blocks, buffers.maximum.slot_bytes, newest)
-            self.dense("vmuls", buffers.shift, buffers.maximum, a_offset=newest, value=-1.0)
-            core.push(buffers.shift)
-            with core.when_at_least(self.done, self.blocks):
-                self.dense(
-                    "vexpsub", buffers.rescale, buffers.maximum, b=buffers.maximum, b_offset=newest,
-                    value=self.late_scale,
-                )  # fmt: skip
-                core.push(buffers.rescale)
-        core.pop(buffers.maximum)
+        self.leave_factor()
 
     def store(self, address: Register, rows: Register) -> None:
         """Divide a block by its sums of weights, and store the rows of it that are tokens, piece by piece."""

@@ -8,12 +8,13 @@ leaves the scores to core B.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from compiler.attention_mapping import FP32_BYTES, AttentionTile, banks_of
 from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_walk import AttentionBuffers, Walk, loaded
-from isa.dtypes import BY_NAME
+from isa.dtypes import BF16, FP32, Dtype
 from isa.machine import Machine
 
 
@@ -33,46 +34,59 @@ class Products(Walk):
         longest = max(self.shape.row_bytes, self.tile.keys * self.shape.dtype.bytes)
         return longest // self.machine.matrix.block_k_bytes <= self.machine.matrix.max_repeat_blocks
 
-    def scores(
-        self, q_offset: Register, first_key: Register, shift: BufferHandle | None = None, *, pops_keys: bool = False
-    ) -> None:
+    def scores(self, q_offset: Register, first_key: Register, *, pops_keys: bool = False) -> None:
         """Multiply the block of queries at an offset with the chunk of keys at `first_key`.
 
-        Scores are fp32, or fp16 after a `shift` that is added to those of each row. Narrow ones without it are bf16,
-        which has room for all, and only those of the first piece of keys. With `pops_keys` pieces of keys are given
-        back as soon as they are used.
+        Narrow scores go to `scores` twice: as bf16, which has room for all, and less the `peak` that the largest of
+        them make known, as fp16. With `pops_keys` pieces of keys are given back as soon as they are used.
         """
         core, tile, shape, buffers = self.core, self.tile, self.shape, self.buffers
         k_blocks = shape.row_bytes // self.machine.matrix.block_k_bytes
-        dtype = "bf16" if tile.is_narrow and shift is None else tile.score_dtype.name
         with core.scratch() as chunk_rows, loaded(core, shape.row_bytes, shape.block_rows) as (pitch, columns):
             self.load_chunk_rows(first_key, chunk_rows)
-            keys = tile.keys if dtype == tile.score_dtype.name else shape.key_step
-            for index in range(keys // shape.block_rows):
-                with ExitStack() as stack:
-                    first, place = index * shape.block_rows, index * shape.block_rows % shape.key_step
-                    if first >= shape.key_step:
-                        (bound,) = stack.enter_context(loaded(core, first - place))
-                        stack.enter_context(core.when_less(bound, chunk_rows))
-                    bank = self.banks.scores[index % len(self.banks.scores)]
-                    if shift is not None:
-                        self._load_shift(bank, shift, columns)
-                    (start,) = stack.enter_context(loaded(core, (place if pops_keys else first) * shape.row_bytes))
-                    a, b = (buffers.q, q_offset, pitch), (buffers.k, start, pitch)
-                    self.multiply(bank, a, b, columns, k_blocks, "set" if shift is None else "add")
+            for index, bank in self._score_blocks:
+                with self._when_loaded(index, chunk_rows) as place:
+                    start = place if pops_keys else index * shape.block_rows
+                    with loaded(core, start * shape.row_bytes) as (offset,):
+                        a, b = (buffers.q, q_offset, pitch), (buffers.k, offset, pitch)
+                        self.multiply(bank, a, b, columns, k_blocks)
                     if pops_keys and place + shape.block_rows == shape.key_step:
                         core.pop(buffers.k)
+                    dtype = BF16 if tile.is_narrow else tile.score_dtype
                     self.drain(bank, buffers.scores, index, tile.keys, columns, dtype)
-        core.push(buffers.scores)
-        if shift is not None:
-            core.pop(shift)
+            core.push(buffers.scores)
+            if buffers.peak is not None:
+                self._lower_scores(buffers.peak, chunk_rows, columns)
 
-    def _load_shift(self, bank: int, shift: BufferHandle, columns: Register) -> None:
-        with loaded(self.core, FP32_BYTES) as (dense,):
-            self.core.emit(
-                "acc_load", bank=bank, a=shift, a_pitch=dense, rows=self.rows, columns=columns, a_dtype="fp32",
-                spread="column",
-            )  # fmt: skip
+    @property
+    def _score_blocks(self) -> list[tuple[int, int]]:
+        """Blocks of scores and their banks."""
+        banks = self.banks.scores
+        return [(index, banks[index % len(banks)]) for index in range(self.tile.keys // self.shape.block_rows)]
+
+    @contextmanager
+    def _when_loaded(self, index: int, chunk_rows: Register) -> Iterator[int]:
+        """Do what is in here if a chunk has the keys of a block of scores; yields their place in their step."""
+        core, first, step = self.core, index * self.shape.block_rows, self.shape.key_step
+        with ExitStack() as stack:
+            if first >= step:
+                (bound,) = stack.enter_context(loaded(core, first - first % step))
+                stack.enter_context(core.when_less(bound, chunk_rows))
+            yield first % step
+
+    def _lower_scores(self, peak: BufferHandle, chunk_rows: Register, columns: Register) -> None:
+        """Subtract `peak` from the rows of scores, which are all in banks still, and write them anew."""
+        core = self.core
+        for index, bank in self._score_blocks:
+            with self._when_loaded(index, chunk_rows):
+                with loaded(core, FP32_BYTES) as (dense,):
+                    core.emit(
+                        "acc_sub", bank=bank, a=peak, a_pitch=dense, rows=self.rows, columns=columns, a_dtype="fp32",
+                        spread="column",
+                    )  # fmt: skip
+                self.drain(bank, self.buffers.scores, index, self.tile.keys, columns, self.tile.score_dtype)
+        core.push(self.buffers.scores)
+        core.pop(peak)
 
     def multiply(
         self,
@@ -107,12 +121,12 @@ class Products(Walk):
                 core.emit(instruction, **common, a_offset=a_offset, b_offset=b_offset, k_blocks=one, accumulate="add")
 
     def drain(
-        self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register, dtype: str = "fp32"
+        self, bank: int, out: BufferHandle, index: int, row_elements: int, columns: Register, dtype: Dtype = FP32
     ) -> None:
         """Write a bank to block `index` of the columns of a buffer's rows."""
-        core, size = self.core, BY_NAME[dtype].bytes
+        core, size = self.core, dtype.bytes
         with loaded(core, index * self.shape.block_rows * size, row_elements * size) as (offset, pitch):
             core.emit(
                 "acc_drain", out=out, out_offset=offset, out_pitch=pitch, bank=bank, rows=self.rows, columns=columns,
-                out_dtype=dtype,
+                out_dtype=dtype.name,
             )  # fmt: skip

@@ -129,20 +129,28 @@ class Softmax(Products):
             with core.when_at_least(self.done, self.blocks):
                 self.dense("vmax", buffers.maximum, buffers.maximum, b=buffers.column)
             self.move(buffers.maximum, buffers.column)
-            core.minimum(self.done, self.blocks, newest)
-            core.multiply(newest, buffers.maximum.slot_bytes, newest)
             core.emit(
                 "vexpsub", out=buffers.probabilities, out_pitch=out_pitch, a=scores, a_pitch=pitch, b=buffers.maximum,
-                b_offset=newest, b_pitch=dense, rows=self.rows, columns=columns, out_dtype=dtype.name, a_dtype="fp32",
-                b_dtype="fp32", spread="column", value=self.late_scale,
+                b_offset=self.load_newest(newest), b_pitch=dense, rows=self.rows, columns=columns, out_dtype=dtype.name,
+                a_dtype="fp32", b_dtype="fp32", spread="column", value=self.late_scale,
             )  # fmt: skip
-            self.move(buffers.probabilities, scores)
-            with core.when_at_least(self.done, self.blocks):
-                self.dense(
-                    "vexpsub", buffers.rescale, buffers.maximum, b=buffers.maximum, b_offset=newest,
-                    value=self.late_scale,
-                )  # fmt: skip
-                self.move(buffers.rescale, buffers.maximum)
+        self.move(buffers.probabilities, scores)
+        self.leave_factor()
+
+    def load_newest(self, into: Register) -> Register:
+        """Emit the offset of the newest maximum, behind those of the blocks' steps before."""
+        self.core.minimum(self.done, self.blocks, into)
+        return self.core.multiply(into, self.buffers.maximum.slot_bytes, into)
+
+    def leave_factor(self) -> None:
+        """Leave what the new maximum does to the old sums in `rescale`, if there are any."""
+        core, buffers = self.core, self.buffers
+        with core.when_at_least(self.done, self.blocks), core.scratch() as newest:
+            self.dense(
+                "vexpsub", buffers.rescale, buffers.maximum, b=buffers.maximum, b_offset=self.load_newest(newest),
+                value=self.late_scale,
+            )  # fmt: skip
+            self.move(buffers.rescale, buffers.maximum)
 
     def rescale(self, first: int, carried: BufferHandle) -> None:
         """Rescale columns of the weighted sums so far from `first` on, or behind them the sums of weights."""

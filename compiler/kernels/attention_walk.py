@@ -55,10 +55,12 @@ class AttentionBuffers:
     """Sums of weights and weighted values of one step, for the SIMD engine to add to those before."""
     carried: BufferHandle | None = None
     """Rescaled sums of weights on their way back to the accumulators; those of values are in `scaled`, in pieces."""
-    shift: BufferHandle | None = None
-    """Minus the running maximum of each block, which narrow scores are taken relative to."""
-    growth: BufferHandle | None = None
-    """By how much narrow scores exceed the running maximum."""
+    peak: BufferHandle | None = None
+    """The running maximum, which accumulators subtract from narrow scores."""
+    ones: BufferHandle | None = None
+    """What lies below the values if those come in pieces."""
+    origin: BufferHandle | None = None
+    """What narrow scores still have to be less by: nothing."""
     bias: BufferHandle | None = None
     heads: BufferHandle | None = None
     """Of heads that need padding: q before it has any."""

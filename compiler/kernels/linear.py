@@ -49,7 +49,7 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         weight,
         builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
         builder.buffer(
-            "out", mapping.stored_rows * mapping.tile_outputs * shape.out_dtype.bytes, mapping.out_slots, shared=True
+            "out", mapping.stored_rows * mapping.stored_outputs * shape.out_dtype.bytes, mapping.out_slots, shared=True
         ),
         weight,
         tuple(
@@ -113,6 +113,8 @@ def _name(mapping: LinearMapping) -> str:
     operands += "_swapped" if mapping.is_swapped else ""
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     operands += f"_by_{mapping.k_parts}_parts" if mapping.k_parts > 1 else ""
+    operands += "_by_banks" if mapping.stores_banks else ""
+    operands += f"_shared_by_{mapping.row_shares}" if mapping.row_shares > 1 else ""
     outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"
 

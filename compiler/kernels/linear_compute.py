@@ -324,11 +324,15 @@ class Multiplier(Walk):
                 return
             for block in self.row_blocks:
                 with self._has_rows(block), self._summed(block):
-                    if self.mapping.shape.gate:
-                        self._drain_through_gate(block)
-                    else:
-                        self._drain(*self._target(), block)
-                    self._send(block)
+                    self._store_block(block)
+
+    def _store_block(self, block: int) -> None:
+        """Round and store a block of rows."""
+        if self.mapping.shape.gate:
+            self._drain_through_gate(block)
+        else:
+            self._drain(*self._target(), block)
+        self._send(block)
 
     @contextmanager
     def _summed(self, block: int) -> Iterator[None]:
@@ -402,21 +406,26 @@ class Multiplier(Walk):
         core, out = self.core, self.buffers.out
         core.push(out)
         with core.scratch() as address, core.scratch() as size, core.scratch() as out_pitch, core.scratch() as width:
-            core.load_argument("out_pitch", out_pitch)
-            if block:
-                core.add(self.first_row, block * self.mapping.block_rows, address)
-                core.multiply(address, out_pitch, address)
-            else:
-                core.multiply(self.first_row, out_pitch, address)
-            core.increase(address, self.out_offset)
-            core.increase(address, core.load_argument("out", size))
-            core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
+            self._find_result(block or 0, address, out_pitch, size)
             core.minimum(size, self.width_bytes(width), size)
             core.emit(
                 "dma_out", address=address, address_pitch=out_pitch, a=out, a_pitch=self.tile_bytes,
                 rows=self.tile_rows if block is None else self.block_rows[block], row_bytes=size,
             )  # fmt: skip
         core.pop(out)
+
+    def _find_result(self, block: int, address: Register, pitch: Register, size: Register) -> None:
+        """Set address and pitch to where a block of rows of the tile is stored, `size` to the bytes from there on."""
+        core = self.core
+        core.load_argument("out_pitch", pitch)
+        if block:
+            core.add(self.first_row, block * self.mapping.block_rows, address)
+            core.multiply(address, pitch, address)
+        else:
+            core.multiply(self.first_row, pitch, address)
+        core.increase(address, self.out_offset)
+        core.increase(address, core.load_argument("out", size))
+        core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
 
     def _activate(self) -> None:
         """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""

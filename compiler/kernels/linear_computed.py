@@ -197,6 +197,38 @@ class ComputedMultiplier(Multiplier):
                 core.minimum(self.valid, self.width, self.valid)
         super()._multiply_chunks()
 
+    def _store_block(self, block: int) -> None:
+        if not self.mapping.stores_banks:
+            super()._store_block(block)
+            return
+        for bank, other, start, width in self._banks():
+            if other == block:
+                self._store_bank(bank, block, start, width)
+
+    def _store_bank(self, bank: int, block: int, start: int, width: int) -> None:
+        """Round and store what an accumulator holds, as far as it is in the result's rows."""
+        core, out, dtype = self.core, self.buffers.out, self.mapping.shape.out_dtype
+        with ExitStack() as lent:
+            address, pitch, size, limit = (lent.enter_context(core.scratch()) for _ in range(4))
+            piece_pitch = core.copy(self.mapping.stored_outputs * dtype.bytes, limit)
+            core.emit(
+                "acc_drain", out=out, out_pitch=piece_pitch, bank=bank, out_dtype=dtype.name,
+                **self._extent(block, width),
+            )  # fmt: skip
+            core.push(out)
+            self._find_result(block, address, pitch, size)
+            core.minimum(size, self.width_bytes(limit), size)
+            core.increase(address, start * dtype.bytes)
+            core.increase(size, -start * dtype.bytes)
+            core.minimum(size, core.copy(width * dtype.bytes, limit), size)
+            with core.when_less(ZERO, size):
+                core.copy(self.mapping.stored_outputs * dtype.bytes, limit)
+                core.emit(
+                    "dma_out", address=address, address_pitch=pitch, a=out, a_pitch=limit, rows=self.block_rows[block],
+                    row_bytes=size,
+                )  # fmt: skip
+            core.pop(out)
+
     @contextmanager
     def _columns(self, start: int, width: int) -> Iterator[Register | int]:
         if not self.mapping.is_ragged:

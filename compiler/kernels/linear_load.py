@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from compiler.kernel_builder import BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 
@@ -69,37 +71,44 @@ class Loader(Walk):
             self.core.increase(weight_tile, step)
 
     def _load_chunks(self, weight_tile: Register, x_row: Register) -> None:
-        """Load the chunks of a tile but those that were loaded early."""
+        """Load the chunks of a tile but those of the weight that were loaded early."""
         core, mapping = self.core, self.mapping
-        with core.scratch() as weight:
-            if mapping.loads_early:
-                core.multiply(self.early, mapping.weight_chunk_bytes, weight)
-                core.increase(weight, weight_tile)
-                with core.scratch() as chunks:
-                    core.subtract(core.argument("chunks"), self.early, chunks)
-                    core.copy(0, self.early)
-                    with core.loop(chunks):
-                        self._load_weight(weight)
-                return
+        with ExitStack() as lent:
+            weight, chunks = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+            place = None if mapping.resident else self._first_x(x_row, lent)
             core.copy(weight_tile, weight)
-            with core.scratch() as x, core.scratch() as left, core.scratch() as size:
-                if not mapping.resident:
-                    core.copy(x_row, x)
-                    self.own_k("k_bytes", mapping.k_part_bytes, left)
-                    if self.k_part is not None:
-                        core.increase(x, core.multiply(self.k_part, mapping.k_part_bytes, size))
-                with core.loop(self._chunks(size)):
-                    self._load_weight(weight)
-                    if not mapping.resident:
-                        core.minimum(left, mapping.chunk_bytes, size)
-                        self._load_x(x, self.tile_rows, size)
-                        core.increase(x, mapping.chunk_bytes)
-                        core.increase(left, -mapping.chunk_bytes)
-                    self._end_chunk()
+            self.own_chunks(chunks)
+            if mapping.loads_early:
+                if place is not None:
+                    with core.loop(self.early):
+                        self._load_next_x(*place)
+                core.subtract(chunks, self.early, chunks)
+                core.multiply(self.early, mapping.weight_chunk_bytes, self.early)
+                core.increase(weight, self.early)
+                core.copy(0, self.early)
+            with core.loop(chunks):
+                self._load_weight(weight)
+                if place is not None:
+                    self._load_next_x(*place)
+                self._end_chunk()
 
-    def _chunks(self, into: Register) -> Register:
-        """Return a register with the number of chunks: the argument where core A has it in one, or `into`."""
-        return self.core.argument("chunks") if self.k_part is None else self.own_chunks(into)
+    def _first_x(self, x_row: Register, lent: ExitStack) -> tuple[Register, Register]:
+        """Return the address of the first chunk of x, and the bytes of its rows that are left."""
+        core, part_bytes = self.core, self.mapping.k_part_bytes
+        address, left = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+        core.copy(x_row, address)
+        if self.k_part is not None:
+            core.increase(address, core.multiply(self.k_part, part_bytes, left))
+        return address, self.own_k("k_bytes", part_bytes, left)
+
+    def _load_next_x(self, address: Register, left: Register) -> None:
+        """Load a chunk of x; the address moves to the next."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as size:
+            core.minimum(left, mapping.chunk_bytes, size)
+            self._load_x(address, self.tile_rows, size)
+        core.increase(address, mapping.chunk_bytes)
+        core.increase(left, -mapping.chunk_bytes)
 
     def _end_chunk(self) -> None:
         """Do what follows when a chunk of both operands is on its way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_shape import LinearShape
+from compiler.packing import ROW_ALIGNMENT_BYTES
 from isa.machine import Machine
 
 ARGUMENTS = (
@@ -68,7 +70,8 @@ class Walk:
         self.tile_bytes = mapping.tile_outputs * mapping.shape.out_dtype.bytes
         self.k_part: Register | None = None
         """Number of this PE's part of K, if neighbours split it."""
-        self.row_axis: tuple[Coordinate, Coordinate] = ("column", "columns") if mapping.is_turned else ("row", "rows")
+        axes: tuple[tuple[Coordinate, Coordinate], ...] = (("row", "rows"), ("column", "columns"))
+        self.row_axis, self.output_axis = reversed(axes) if mapping.is_turned else axes
         if mapping.k_parts > 1:
             self.k_part = core.load_coordinate(self.row_axis[0], core.register())
             with core.scratch() as parts:
@@ -84,16 +87,24 @@ class Walk:
 
     def _place(self) -> tuple[Register, Register]:
         """Return the first output tile of this PE and the distance to its next."""
-        core = self.core
+        core, shares = self.core, self.mapping.row_shares
         if not (self.mapping.resident or self.mapping.is_flat):
-            if self.mapping.is_turned:
-                return core.coordinate("row"), core.coordinate("rows")
-            return core.coordinate("column"), core.coordinate("columns")
-        index, stride = core.register(), core.register()
+            if shares == 1:
+                return core.coordinate(self.output_axis[0]), core.coordinate(self.output_axis[1])
+            index, stride = (core.load_coordinate(which, core.register()) for which in self.output_axis)
+            for number in (index, stride):
+                self._divide(number, shares)
+            return index, stride
+        index, stride, bands = core.register(), core.register(), self.mapping.bands
         with core.scratch() as columns:
             core.load_coordinate("columns", columns)
-            core.multiply(core.load_coordinate("row", index), columns, index)
-            core.multiply(core.load_coordinate("rows", stride), columns, stride)
+            core.load_coordinate("row", index)
+            core.load_coordinate("rows", stride)
+            if bands > 1:
+                core.compute("div", index, bands, index)
+                core.compute("div", stride, bands, stride)
+            core.multiply(index, columns, index)
+            core.multiply(stride, columns, stride)
             core.increase(index, core.load_coordinate("column", columns))
         return index, stride
 
@@ -152,12 +163,12 @@ class Walk:
 
     def row_tiles(self) -> Iterator[None]:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
-        core = self.core
-        all_have_rows = self.mapping.resident or self.mapping.is_flat
-        if all_have_rows:
-            core.copy(0, self.row_start)
+        core, mapping = self.core, self.mapping
+        is_dealt = mapping.resident or mapping.is_flat
+        if is_dealt:
+            self._find_band(self.row_start)
         else:
-            core.multiply(self._row_part(self.row_axis[0], self.row_start), self.mapping.tile_rows, self.row_start)
+            core.multiply(self._row_part(self.row_start), mapping.tile_rows, self.row_start)
         with ExitStack() as body:
             with core.scratch() as rounds:
                 body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
@@ -165,23 +176,47 @@ class Walk:
                 core.load_argument("rows", self.tile_rows)
                 core.minimum(self.row_start, core.subtract(self.tile_rows, 1, last), self.first_row)
             core.subtract(self.tile_rows, self.first_row, self.tile_rows)
-            core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
+            core.minimum(self.tile_rows, mapping.tile_rows, self.tile_rows)
             yield
             with core.scratch() as step:
-                if all_have_rows:
-                    core.copy(self.mapping.tile_rows, step)
+                if is_dealt:
+                    core.copy(mapping.bands * mapping.tile_rows, step)
                 else:
-                    core.multiply(self._row_part(self.row_axis[1], step), self.mapping.tile_rows, step)
+                    core.multiply(self._row_parts(step), mapping.tile_rows, step)
                 core.increase(self.row_start, step)
 
-    def _row_part(self, which: Coordinate, into: Register) -> Register:
-        """Set `into` to the part of the rows that this PE has, or to the number of parts."""
-        core = self.core
-        core.load_coordinate(which, into)
-        if self.k_part is None:
-            return into
-        with core.scratch() as parts:
-            return core.compute("div", into, core.copy(self.mapping.k_parts, parts), into)
+    def _row_part(self, into: Register) -> Register:
+        """Set `into` to the number of the part of the rows that this PE has."""
+        core, mapping = self.core, self.mapping
+        self._divide(core.load_coordinate(self.row_axis[0], into), mapping.k_parts)
+        if mapping.row_shares > 1:
+            with core.scratch() as share, core.scratch() as shares:
+                core.copy(mapping.row_shares, shares)
+                core.compute("rem", core.load_coordinate(self.output_axis[0], share), shares, share)
+                core.multiply(into, mapping.row_shares, into)
+                core.increase(into, share)
+        return into
+
+    def _row_parts(self, into: Register) -> Register:
+        """Set `into` to the number of parts of the rows."""
+        core, mapping = self.core, self.mapping
+        self._divide(core.load_coordinate(self.row_axis[1], into), mapping.k_parts)
+        return into if mapping.row_shares == 1 else core.multiply(into, mapping.row_shares, into)
+
+    def _divide(self, number: Register, divisor: int) -> None:
+        """Divide a register by a constant."""
+        if divisor > 1:
+            with self.core.scratch() as register:
+                self.core.compute("div", number, self.core.copy(divisor, register), number)
+
+    def _find_band(self, row_start: Register) -> None:
+        """Set the first row of x of this PE's band."""
+        core, bands = self.core, self.mapping.bands
+        if bands == 1:
+            core.copy(0, row_start)
+            return
+        core.compute("rem", core.load_coordinate("row", row_start), bands, row_start)
+        core.multiply(row_start, self.mapping.tile_rows, row_start)
 
     def output_tiles(self) -> Iterator[None]:
         """Loop over output tiles of this PE; keeps `out_offset`."""
@@ -244,11 +279,15 @@ class Walk:
         core.push(buffer)
 
     def _load_residual(self) -> None:
-        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored."""
+        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored.
+
+        A row of the result is aligned, so that its last tile has at least what divides alignment and tile.
+        """
         core = self.core
         with core.scratch() as offset, core.scratch() as size, core.scratch() as address, core.scratch() as pitch:
             core.load_argument("out_bytes", size)
-            core.minimum(self.out_offset, core.subtract(size, 32, offset), offset)
+            least = math.gcd(self.tile_bytes, ROW_ALIGNMENT_BYTES)
+            core.minimum(self.out_offset, core.subtract(size, least, offset), offset)
             core.minimum(core.subtract(size, offset, size), self.tile_bytes, size)
             core.multiply(self.first_row, core.load_argument("initial_pitch", pitch), address)
             core.increase(address, offset)

@@ -85,7 +85,7 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
         x=builder.buffer("x", shape.x_bytes, 2, shared=True),
         cosines=builder.buffer("cosines", shape.table_bytes, 2, shared=True),
         sines=builder.buffer("sines", shape.table_bytes, 2, shared=True),
-        products=builder.buffer("products", shape.heads * shape.half * 4, 2),
+        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, 2, shared=True),
         out=builder.buffer("out", shape.out_bytes, 2, shared=True),
     )
     _load(builder, buffers, shape)
@@ -137,13 +137,15 @@ def load_indices(builder: KernelBuilder, argument: str, row_bytes: int) -> Buffe
 
 def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape, places: BufferHandle | None) -> None:
     core, size = builder.core_b, shape.dtype.bytes
-    zeros = _zeros(builder)
+    place = _padding(shape)
+    zeros = _zeros(builder) if place[2] else None
     with dealt_items(core, core.argument("tokens")) as token:
         _rotate(
             core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size,
             x_pitch=shape.head_dim * size, out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
         )  # fmt: skip
-        _fill_padding(core, shape, zeros, buffers.out)
+        if zeros is not None:
+            _fill_padding(core, shape, zeros, buffers.out, place)
         core.push(buffers.out)
         core.pop(buffers.x)
         _store(core, shape, buffers.out, token, places)
@@ -158,18 +160,23 @@ def _zeros(builder: KernelBuilder) -> BufferHandle:
     return zeros
 
 
-def _fill_padding(core: CoreBuilder, shape: RopeShape, zeros: BufferHandle, out: BufferHandle) -> None:
-    """Write zeros after each head in the cache, or after the last head of a row."""
-    size, name = shape.dtype.bytes, shape.dtype.name
-    rows, start, columns = shape.heads, shape.head_dim, shape.out_head_dim - shape.head_dim
-    if not shape.into_cache:
-        start = shape.heads * shape.head_dim
-        rows, columns = 1, shape.out_bytes // size - start
-    if columns:
-        core.emit(
-            "vcast", out=out, out_offset=start * size, out_pitch=shape.out_head_dim * size, a=zeros, rows=rows,
-            columns=columns, out_dtype=name, a_dtype="fp32",
-        )  # fmt: skip
+def _padding(shape: RopeShape) -> tuple[int, int, int]:
+    """Return rows, first column and columns of what must be zero: after each head in the cache, or after the last."""
+    if shape.into_cache:
+        return shape.heads, shape.head_dim, shape.out_head_dim - shape.head_dim
+    start = shape.heads * shape.head_dim
+    return 1, start, shape.out_bytes // shape.dtype.bytes - start
+
+
+def _fill_padding(
+    core: CoreBuilder, shape: RopeShape, zeros: BufferHandle, out: BufferHandle, place: tuple[int, int, int]
+) -> None:
+    """Write zeros at a place of a token's result."""
+    rows, start, columns = place
+    core.emit(
+        "vcast", out=out, out_offset=start * shape.dtype.bytes, out_pitch=shape.out_head_dim * shape.dtype.bytes,
+        a=zeros, rows=rows, columns=columns, out_dtype=shape.dtype.name, a_dtype="fp32",
+    )  # fmt: skip
 
 
 def _rotate(
@@ -185,21 +192,23 @@ def _rotate(
     out_pitch: int,
 ) -> None:
     """Rotate all heads of a token; first elements of pairs lie at offset 0, second ones at `x_second`, `out_second`."""
-    name, products = shape.dtype.name, buffers.products
+    name, products, second = shape.dtype.name, buffers.products, shape.heads * shape.half * 4
     terms = (("vsub", 0, x_second, 0), ("vadd", x_second, 0, out_second))
     for combine, with_cosine, with_sine, target in terms:
-        for offset, table in ((with_cosine, buffers.cosines), (with_sine, buffers.sines)):
+        both = ((0, with_cosine, buffers.cosines), (second, with_sine, buffers.sines))
+        for out_offset, offset, table in both:
             core.emit(
-                "vmul", out=products, out_pitch=shape.half * 4, a=x, a_offset=offset, a_pitch=x_pitch, b=table,
-                rows=shape.heads, columns=shape.half, out_dtype="fp32", a_dtype=name, b_dtype="fp32", spread="row",
+                "vmul", out=products, out_offset=out_offset, out_pitch=shape.half * 4, a=x, a_offset=offset,
+                a_pitch=x_pitch, b=table, rows=shape.heads, columns=shape.half, out_dtype="fp32", a_dtype=name,
+                b_dtype="fp32", spread="row",
             )  # fmt: skip
-            core.push(products)
+        core.push(products)
         core.emit(
             combine, out=out, out_offset=target, out_pitch=out_pitch, a=products, a_pitch=shape.half * 4, b=products,
-            b_offset=products.slot_bytes, b_pitch=shape.half * 4, rows=shape.heads, columns=shape.half, out_dtype=name,
+            b_offset=second, b_pitch=shape.half * 4, rows=shape.heads, columns=shape.half, out_dtype=name,
             a_dtype="fp32", b_dtype="fp32",
         )  # fmt: skip
-        core.pop(products, 2)
+        core.pop(products)
     core.pop(buffers.cosines)
     core.pop(buffers.sines)
 

@@ -1,7 +1,7 @@
-"""The reduction engine: preload, drain and range of accumulator banks, and sums over neighbours.
+"""The reduction engine: preload, difference, drain and range of accumulator banks, and sums over neighbours.
 
 A bank holds fp32, or the int32 sums of int8 products. Only element type int32 moves a bank's words unchanged
-(`acc_load`, `acc_drain`); every other type, `acc_range` and `acc_add` take them as fp32.
+(`acc_load`, `acc_drain`); every other type, `acc_range`, `acc_sub` and `acc_add` take them as fp32.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from simulator.meaning.order import larger, larger_plain, smaller, smaller_plain
 from simulator.meaning.plain import Command
 from simulator.meaning.tables import Array, Floats, Integers, Scalar
 
-_LOAD, _DRAIN, _SEND, _ADD, _RANGE = (
-    BY_NAME[name].opcode for name in ("acc_load", "acc_drain", "acc_send", "acc_add", "acc_range")
+_LOAD, _DRAIN, _SEND, _ADD, _RANGE, SUB = (
+    BY_NAME[name].opcode for name in ("acc_load", "acc_drain", "acc_send", "acc_add", "acc_range", "acc_sub")
 )
 _INT32, _FP32 = dtypes.INT32.code, dtypes.FP32.code
 
@@ -42,6 +42,8 @@ def run(fields: Integers, values: Integers, a: Floats, out: Floats, banks: Float
                 out[row * columns + column] = bank[row, column]
             elif opcode == _SEND:
                 link[row, column] = bank[row, column]
+            elif opcode == SUB:
+                bank[row, column] -= a[row * columns + column]
             elif opcode == _ADD:
                 bank[row, column] += link[row, column]
             else:
@@ -84,6 +86,10 @@ def _acc_add(command: Command) -> None:
     command.bank[...] += command.link[: command.rows, : command.columns]
 
 
+def _acc_sub(command: Command) -> None:
+    command.bank[...] -= command.read_spread(1)
+
+
 def _acc_range(command: Command) -> None:
     least = np.full(command.rows, np.inf, dtype=np.float32)
     greatest = -least
@@ -99,4 +105,5 @@ PLAIN: dict[str, Callable[[Command], None]] = {
     "acc_send": _acc_send,
     "acc_add": _acc_add,
     "acc_range": _acc_range,
+    "acc_sub": _acc_sub,
 }

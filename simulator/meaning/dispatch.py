@@ -27,7 +27,7 @@ _TRANSFER, _LAYOUT, _MATRIX, _ACCUMULATOR, _LINK, _SIMD, _LUT, _REDUCTION, _VECT
 _run_transfer, _run_layout, _run_matrix, _run_accumulator = transfer.run, layout.run, matrix.run, accumulator.run
 _run_elementwise, _run_limit, _run_function = elementwise.run, elementwise.limit, functions.run
 _run_reduction = reduction.run
-_FILL, _LIMIT = layout.FILL, elementwise.LIMIT
+_FILL, _LIMIT, _SUB = layout.FILL, elementwise.LIMIT, accumulator.SUB
 _spread_groups = elementwise.spread_groups
 _INT32, _FP32, _INT4 = dtypes.INT32.code, dtypes.FP32.code, dtypes.INT4.code
 _OUT, _A, _B = (np.int64(operand) for operand in range(3))
@@ -151,13 +151,14 @@ def _shape(fields: Integers, values: Integers, operand: Scalar, tables: Tables) 
 
 @inner_kernel
 def _dtype(fields: Integers, operand: Scalar, tables: Tables) -> Scalar:
-    """Return the element type of an operand; banks exchange int32 unchanged, and have ranges in fp32."""
+    """Return the element type of an operand; banks exchange int32 unchanged, and have others in fp32."""
     opcode = fields[col.OPCODE]
     column = tables.dtype_column[opcode, operand]
     if column < 0:
         return _FP32
     dtype = fields[column]
-    return WORDS if tables.traits[opcode, tr.TIMING] == _ACCUMULATOR and dtype == _INT32 else dtype
+    is_exchange = tables.traits[opcode, tr.TIMING] == _ACCUMULATOR and opcode != _SUB
+    return WORDS if is_exchange and dtype == _INT32 else dtype
 
 
 @inner_kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -228,6 +229,46 @@ def test_tiles_of_many_blocks(
         np.testing.assert_allclose(result.outputs["y"][sees], expected[sees], rtol=0, atol=3e-3)
         operation = result.report.operations[-1]
         assert operation.issued_macs == operation.stated_macs >= operation.useful_macs > 0
+
+
+LARGE = {
+    "rising": np.repeat(np.arange(6) * 4.0, 32)[:165],  # by 32 after the scale, from chunk to chunk
+    "sink": np.where(np.arange(165) < 5, 32.0, 31.5),  # 2048 before the scale, where fp16 knows even numbers only
+    "far above the first": np.where(np.arange(165) < 64, -200.0, 200.0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("heights", LARGE)
+def test_narrow_scores_may_be_large(heights: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is close to the largest score of a row counts as in NumPy, however large it is and wherever it comes."""
+
+    def choose(*arguments: Any) -> AttentionTile:
+        changes = {"tokens": 32, "token_blocks": 2, "heads": 1, "keys": 64, "is_carried": True, "is_narrow": True}
+        return replace(choose_tile(*arguments), **changes, depths=Depths(1, 1, 1, 1, 1, 1, 1))
+
+    monkeypatch.setattr("compiler.kernels.attention.choose_tile", choose)
+    sequence, heads, kv_heads, head_dim = 165, 4, 2, 64
+    host = np.dtype(np.float16 if dtype == "fp16" else ml_dtypes.bfloat16)
+    writer, rng = GraphWriter(host.name), np.random.default_rng(3)
+    arrays: dict[str, Array] = {}
+    for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        array = rng.standard_normal((1, sequence, count, head_dim))
+        if name != "v":
+            array[..., 0] = 64.0 if name == "q" else LARGE[heights][:, None]
+        writer.input(name, (1, sequence, count * head_dim))
+        arrays[name] = array.reshape(1, sequence, -1).astype(host)
+    for name in ("past_k", "past_v"):
+        writer.input(name, (1, kv_heads, 0, head_dim))
+        arrays[name] = np.zeros((1, kv_heads, 0, head_dim), dtype=host)
+    attributes = AttentionAttributes(heads, kv_heads, head_dim, head_dim**-0.5, True, 0)
+    writer.values["y"] = Value("y", (1, sequence, heads * head_dim), host.name)
+    inputs = ("q", "k", "v", "past_k", "past_v", None)
+    writer.operations.append(Operation("attention", "attention", inputs, ("y", None, None), attributes))
+    outputs = run_graph(writer.graph("y"), small_machine("mtia-v1"), arrays, dtype)
+    expected, _ = _reference(arrays, heads, kv_heads, True)
+    tolerance = 3e-3 if dtype == "fp16" else 2e-2
+    np.testing.assert_allclose(outputs["y"].astype(np.float64), expected, rtol=0, atol=tolerance)
 
 
 BIASES = (

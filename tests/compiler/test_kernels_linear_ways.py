@@ -21,7 +21,7 @@ from isa.machine import Machine
 from simulator import Simulator
 from tests.compiler.graphs import Array, GraphWriter, check_padding, compile_graph, run_graph, small_machine
 
-WAYS = ("resident", "streamed", "turned", "flat")
+WAYS = ("resident", "streamed", "turned", "flat", "banded")
 CHANGES = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4}
 
 
@@ -48,7 +48,8 @@ def _choose(monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: 
     chosen: list[LinearMapping] = []
 
     def fits(mapping: LinearMapping) -> bool:
-        loops = [mapping.chunks, mapping.output_rounds, *([] if mapping.resident else [mapping.row_rounds])]
+        has_rounds = mapping.way not in ("resident", "banded")
+        loops = [mapping.chunks, mapping.output_rounds, *([mapping.row_rounds] if has_rounds else [])]
         return (mapping.way, mapping.is_swapped) == (way, is_swapped) and min(loops) >= trips
 
     def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
@@ -87,9 +88,7 @@ def _check(graph: Graph, given: dict[str, Array], machine: Machine, tolerance: f
 
 
 def _rows(way: str) -> int:
-    if way == "resident":
-        return 7
-    return 101 if way == "flat" else 601
+    return {"resident": 7, "flat": 101, "banded": 123}.get(way, 601)
 
 
 @pytest.mark.parametrize("start", [None, "bias", "residual"])
@@ -162,7 +161,8 @@ def test_macs_are_those_of_the_commands(way: str, rows: int, monkeypatch: pytest
 @pytest.mark.parametrize("way", WAYS)
 def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and factor lie beside each other in the accumulators, whichever operand is held."""
-    rng, writer, rows, chip = np.random.default_rng(4), GraphWriter(), _rows(way), small_machine(**CHANGES)
+    rng, writer, rows = np.random.default_rng(4), GraphWriter(), _rows(way)
+    chip = small_machine(**CHANGES | ({"pe.local_memory_bytes": 196608} if way == "banded" else {}))
     given: dict[str, Array] = {"x": rng.standard_normal((1, rows, 512)).astype(np.float16)}
     writer.input("x", given["x"].shape)
     for name in ("gate", "up"):

@@ -11,7 +11,7 @@ import models
 from compiler import compile_model
 from compiler.kernel_builder import BuiltKernel
 from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, allocate, can_join, join_kernels, uses_banks_early
-from compiler.launch_merging import _Group, _Merger
+from compiler.launch_merging import _Group, _Merger, _repeats
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
 from isa.errors import SimulationError
@@ -87,7 +87,27 @@ def test_counts_are_kept() -> None:
     assert reports[0].useful_macs == reports[1].useful_macs
     assert reports[0].issued_macs == reports[1].issued_macs
     assert reports[0].lower_bounds_seconds == pytest.approx(reports[1].lower_bounds_seconds)
-    assert [launch.waits for launch in merged.entries[0].launches][:3] == [(), (0,), (1,)]
+    launches = merged.entries[0].launches
+    assert [launch.waits for launch in launches] == [(), *((index,) for index in range(len(launches) - 1))]
+
+
+def test_layers_share_a_launch() -> None:
+    """No launch has more than a layer: code does not grow with their number. None ends with what a next one hides."""
+    dims = {"batch": 1, "sequence": 128, "past": 0}
+    program = compile_model(models.build("llama-3.2-1b", "absent"), "mtia-300", dims=dims)
+    launches = program.entries[0].launches
+    assert len(launches) < 40 and len(program.kernels) < 8
+    assert all(launch.operation.count("o_proj") <= 1 for launch in launches)
+    assert not any(launch.operation.endswith("layernorm/RMSNormalization") for launch in launches)
+
+
+def test_repeats() -> None:
+    """Four launches and more that come again at once are a layer; fewer are not."""
+    (launch, *_) = _llama("llama-tiny", "mtia-2i", 1, separate=True).entries[0].launches
+    assert _repeats([replace(launch, kernel=int(kernel)) for kernel in "01234123412345"]) == dict.fromkeys(
+        range(5, 10), 4
+    )
+    assert _repeats([replace(launch, kernel=int(kernel)) for kernel in "0123123124"]) == {}
 
 
 def _kernel(text: str) -> Kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -11,7 +12,8 @@ from benchmarks.validate import product
 from compiler import compile_model
 from compiler.graph import Graph
 from compiler.linear_cost import cycles
-from compiler.linear_search import choose_linear
+from compiler.linear_mapping import LinearMapping
+from compiler.linear_search import candidates, choose_linear
 from compiler.linear_shape import LinearShape
 from compiler.mapped import MappedGraph
 from compiler.onnx_import import import_model
@@ -78,3 +80,28 @@ def test_products_of_two_computed_matrices_cost_what_they_take(name: str, rows: 
     report = Simulator(compile_model(product(rows, outputs, inputs, weights=False), machine)).profile()
     (operation,) = report.operations
     assert cycles(choose_linear(shape, machine), machine) / operation.cycles == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 4])
+def test_pes_that_go_in_step_wait_for_channels_that_are_refreshed(slots: int) -> None:
+    """With few slots the way of a chunk decides, and so does a refresh somewhere: within 5 % of the simulator."""
+    machine = preset("mtia-300")
+
+    def choose(shape: LinearShape, *_: object) -> LinearMapping:
+        found = (
+            mapping for mapping in candidates(shape, machine)
+            if (mapping.way, mapping.tile_rows, mapping.tile_outputs, mapping.chunk_inputs) == ("flat", 128, 32, 64)
+        )  # fmt: skip
+        return replace(next(found), x_slots=slots, weight_slots=slots)
+
+    levels: list[MappedGraph] = []
+
+    def observe(name: str, level: object) -> None:
+        if isinstance(level, MappedGraph):
+            levels.append(level)
+
+    graph = import_model(product(128, 2048, 2048, weights=True), None, "product")
+    program = run_passes((*FRONT, *BACK), graph, Options(machine, choose=choose), observe=observe).level
+    assert isinstance(program, Program)
+    (mapping,) = levels[-1].linears.values()
+    assert cycles(mapping, machine) == pytest.approx(Simulator(program).profile().operations[0].cycles, rel=0.05)

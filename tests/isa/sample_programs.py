@@ -21,6 +21,7 @@ from isa.program import (
     GroupScales,
     Inline,
     Interleave,
+    Joined,
     Launch,
     Pad,
     Port,
@@ -73,6 +74,13 @@ def constants(reference_path: str) -> tuple[Constant, ...]:
         Constant("codes", Inline(np.arange(16, dtype=np.uint8)), (2, 16), "uint4", (Shift(-8, "int4"),)),
         Constant("integers", Inline(WEIGHTS), (3, 4), "float32", (Quantize("int8", 2),)),
         Constant("scales", Inline(WEIGHTS), (3, 4), "float32", (GroupScales("int8", 2),)),
+        Constant(
+            "joined",
+            Joined(1, (3, 1), (Inline(WEIGHTS[:, :3]), Inline(WEIGHTS[:, 3:]))),
+            (3, 4),
+            "float32",
+            (Transpose((1, 0)),),
+        ),
         Constant("both", Inline(WEIGHTS), (3, 4), "float32", (), Interleave(0, 2, 16)),
         Constant("both", Inline(-WEIGHTS), (3, 4), "float32", (), Interleave(1, 2, 16)),
     )
@@ -90,6 +98,7 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
         Storage("integers", "dram", DRAM_BASE + 256, 64, "constant"),
         Storage("scales", "dram", DRAM_BASE + 320, 64, "constant"),
         Storage("both", "dram", DRAM_BASE + 384, 96, "constant"),
+        Storage("joined", "dram", DRAM_BASE + 512, 64, "constant"),
         Storage("cache", "dram", DRAM_BASE + 4096, 1 << 16, "state"),
     )
     trips = Affine.symbol("past") + 1

@@ -188,7 +188,7 @@ LAUNCH = ("entries", 0, "launches", 1)
         (_set("constants", 0, "source", "kind", "web"), "source: must be a table whose kind is one of inline"),
         (_set("constants", 0, "steps", 2, "indices", "step", 0), "indices.step: must be a step other than 0, not 0"),
         (_set("constants", 0, "source_dtype", "float31"), "constant 'weights': unknown source type 'float31'"),
-        (_set("kernels", 0, "core_a", 9), "header.kernels[0].core_a: section 9 does not exist or is used twice"),
+        (_set("kernels", 0, "core_a", 11), "header.kernels[0].core_a: section 11 does not exist or is used twice"),
         (_set("kernels", 0, "core_a", 1), "header.kernels[0].core_b: section 1 does not exist or is used twice"),
         (_set("constants", []), "nothing uses section 2"),
         (_set("sections", 1, "offset", 64), "section 1 at 64, 16 bytes, overlaps another or lies outside the file"),

@@ -20,6 +20,7 @@ from isa.program import (
     GroupScales,
     Inline,
     Interleave,
+    Joined,
     Pad,
     Quantize,
     Reference,
@@ -230,6 +231,30 @@ def test_a_referenced_source_is_read_at_its_offset(tmp_path):
     assert device_bytes(program.constants[0], program).tolist() == [7, 10, 8, 11, 9, 12]
     program = one_constant(Reference(str(tmp_path / "data"), 100, 0), (0, 3), "uint8", ())
     assert device_bytes(program.constants[0], program).tolist() == []
+
+
+def _in_pairs(codes):
+    padded = np.append(codes.reshape(-1), np.zeros(codes.size % 2, np.uint8)).reshape(-1, 2)
+    return padded[:, 0] | padded[:, 1] << 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int4", "uint4"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_joined_sources_are_one_array(axis, dtype, tmp_path):
+    """Along either axis, inside and in a file, with four-bit elements that end in the middle of a byte."""
+    whole = np.random.default_rng(axis).integers(0, 8, (5, 7)).astype("float16" if dtype == "float16" else "uint8")
+    parts = np.split(whole, [2], axis)
+    data = [_in_pairs(part) if dtype != "float16" else np.ascontiguousarray(part) for part in parts]
+    data[1].tofile(tmp_path / "data")
+    sources = (Inline(data[0]), Reference(str(tmp_path / "data"), 0, data[1].nbytes))
+    joined = Joined(axis, tuple(part.shape[axis] for part in parts), sources)
+    steps = (Pad((6, 8)),)
+    program, alone = (
+        one_constant(source, (5, 7), dtype, steps)
+        for source in (joined, Inline(_in_pairs(whole) if dtype != "float16" else whole))
+    )
+    found = device_bytes(program.constants[0], program)
+    assert found.tolist() == device_bytes(alone.constants[0], alone).tolist()
 
 
 def test_constants_take_turns_in_a_storage():

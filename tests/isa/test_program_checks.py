@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from isa.affine import Affine
 from isa.errors import ProgramError
 from isa.memory_map import DRAM_BASE, SRAM_BASE
-from isa.program import Argument, Cast, Equality, Interleave, Reference, Requirement, Storage
+from isa.program import Absent, Argument, Cast, Equality, Inline, Interleave, Joined, Reference, Requirement, Storage
 from isa.program_checks import verify_program
 from tests.isa.sample_programs import copy_kernel, sample_program
 
@@ -71,20 +72,32 @@ PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second'
         ({"constants": (*GOOD.constants, GOOD.constants[0])}, "the constant of storage 'weights' is defined 2 times"),
         ({"constants": GOOD.constants[:-1]}, "the constants of storage 'both' do not take turns that fill it"),
         (
-            {"constants": _constants(6, interleave=None)},
+            {"constants": _constants(7, interleave=None)},
             "the constants of storage 'both' do not take turns that fill it",
         ),
         (
-            {"constants": _constants(7, interleave=Interleave(0, 2, 16))},
+            {"constants": _constants(8, interleave=Interleave(0, 2, 16))},
             "the constant of storage 'both part 0' is defined 2 times",
         ),
         (
-            {"constants": _constants(7, interleave=Interleave(1, 2, 32))},
+            {"constants": _constants(8, interleave=Interleave(1, 2, 32))},
             "constant 'both': 48 bytes are not whole blocks of 32",
         ),
         (
             {"storages": _storages(both={"bytes": 95})},
             "constant 'both': 48 bytes of each of 2 do not fit its storage of 95",
+        ),
+        (
+            {"constants": _constants(6, source=Joined(1, (3, 2), (Absent(), Absent())))},
+            "constant 'joined': 2 sources of (3, 2) along axis 1 do not make the shape (3, 4)",
+        ),
+        (
+            {"constants": _constants(6, source=Joined(2, (4,), (Inline(np.zeros(48, np.uint8)),)))},
+            "constant 'joined': 1 sources of (4,) along axis 2 do not make the shape (3, 4)",
+        ),
+        (
+            {"constants": _constants(6, source=Joined(1, (4,), (Inline(np.zeros(47, np.uint8)),)))},
+            "constant 'joined': the source has 47 bytes, its shape and type say 48",
         ),
         ({"constants": _constants(2, storage="lost")}, "constant 'lost': there is no such storage"),
         ({"storages": _storages(later={"role": "scratch"})}, "constant 'later': its storage has the role scratch"),

@@ -389,6 +389,16 @@ def test_integer_products_wrap_and_leave_unchanged() -> None:
     assert drained.local[:24].view(np.int32).tolist() == [total] * 6
 
 
+def test_maxima_are_subtracted_from_rows() -> None:
+    """Of whatever type they are, int32 included, from the fp32 that a bank holds."""
+    for host, dtype in ((np.float32, FP32), (np.int32, INT32)):
+        memories = random_memories(np.random.default_rng(4))
+        memories.local[REGION_BYTES : REGION_BYTES + 8] = np.array([3, -1], host).view(np.uint8)
+        memories.banks[0, :2, :3] = [[1, 3, -np.inf], [-1, 0.25, 1e30]]
+        _, after = run_both(*command_of("acc_sub", 2, 3, dtype, r3=4, mode=2), memories)
+        assert after.banks[0, :2, :3].tolist() == [[-2, 0, -np.inf], [0, 1.25, np.float32(1e30)]]
+
+
 def multiply_sparse(a, rows, bank, mode: int = 1) -> tuple[int, npt.NDArray[np.float32]]:
     """Multiply host rows with compressed rows, added to a bank of equal elements; return the code and the bank."""
     memories = random_memories(np.random.default_rng(5))

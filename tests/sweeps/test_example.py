@@ -1,4 +1,4 @@
-"""The architect's question of `examples/sweep_llama.toml`: what it asks, and that it runs, with small models."""
+"""The sweeps of `examples`: what the architect's question asks, and that it runs, with small models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from sweeps.candidates import Candidate, Judge
 from sweeps.pareto import front_of
 from sweeps.running import run
+from sweeps.samplers import sampler_of
 from sweeps.space import grid
 from sweeps.sweep_file import read_sweep
 
@@ -37,3 +38,12 @@ def test_it_runs_with_small_models(tmp_path: Path) -> None:
     text = text.replace("[192, 224, 256, 288]", "[192, 288]").replace("[16, 18, 20, 22, 24]", "[18]")
     table = run(read_sweep(text.replace("[7, 8, 9]", "[7, 9]")), tmp_path / "s", workers=0)
     assert [row.status for row in table.rows] == ["ok", "ok", "ok", "infeasible"] and front_of(table).rows
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("sweep_*.toml")), ids=lambda path: path.stem)
+def test_every_example_can_be_read(path: Path) -> None:
+    """And its first machines can be built."""
+    sweep = read_sweep(path)
+    judge = Judge(sweep)
+    found = [judge.candidate(number, choice) for number, choice in enumerate(sampler_of(sweep).ask(0, 4))]
+    assert any(isinstance(one, Candidate) for one in found)

@@ -1,0 +1,70 @@
+"""Flat mappings: all PEs, or those of each band of rows of PEs, split the outputs of a linear and share rows of x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compiler.kernel_builder import round_up
+from compiler.linear_mapping import LinearMapping, padded_outputs
+from compiler.linear_shape import LinearShape
+from isa.machine import Machine
+
+
+def flat_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield flat mappings with K in one chunk, where the rows of a band fit in the accumulators of one PE."""
+    held, banks = machine.matrix.block_rows, machine.accumulator.banks // shape.parts
+    if not machine.dma.broadcast_reads:
+        return
+    for bands in _band_counts(shape, machine):
+        most = min(-(-shape.rows // (bands * held)), banks)
+        rounds = {-(-shape.rows // (bands * held * row_blocks)) for row_blocks in range(1, most + 1)}
+        for row_rounds in sorted(rounds) if bands == 1 else [min(rounds)]:
+            tile_rows = -(-shape.rows // (bands * row_rounds))
+            for column_blocks in range(1, banks // -(-tile_rows // held) + 1):
+                for tile in _tiles(shape, machine, bands, column_blocks * held):
+                    yield _choice(shape, machine, bands, row_rounds, tile_rows, tile)
+
+
+def _band_counts(shape: LinearShape, machine: Machine) -> Iterator[int]:
+    """Yield numbers of bands that have the same number of blocks of rows, and no more than there are accumulators.
+
+    A computed weight comes from SRAM, as x does: nothing is gained.
+    """
+    blocks = -(-shape.rows // machine.matrix.block_rows)
+    for bands in range(1, machine.grid.rows + 1):
+        is_even = blocks % bands == 0 and machine.grid.rows % bands == 0
+        if bands > 1 and shape.is_computed:
+            return
+        if is_even and blocks <= bands * machine.accumulator.banks:
+            yield bands
+
+
+def _tiles(shape: LinearShape, machine: Machine, bands: int, largest: int) -> Iterator[int]:
+    """Yield the outputs of a tile: whole blocks, and of a constant what gives all PEs of a band the same."""
+    parts, held = machine.pe_count // bands, machine.matrix.block_rows
+    step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
+    outputs = padded_outputs(shape)
+    rounds = -(-outputs // (parts * largest))
+    even = round_up(-(-outputs // (parts * rounds)), step)
+    if largest - held < even < largest and not shape.is_computed:
+        yield even
+    if largest % step == 0:
+        yield largest
+
+
+def _choice(
+    shape: LinearShape, machine: Machine, bands: int, row_rounds: int, tile_rows: int, tile: int
+) -> LinearMapping:
+    """Return the mapping on as few rows of PEs as need no further round."""
+    grid, tiles = machine.grid, -(-padded_outputs(shape) // tile)
+    output_rounds = -(-tiles // (machine.pe_count // bands))
+    parts = -(-tiles // output_rounds)
+    columns = min(parts, grid.columns)
+    band_rows = -(-parts // columns)
+    k_bytes = round_up(shape.inputs * shape.dtype.bytes, machine.matrix.block_k_bytes)
+    return LinearMapping(
+        shape, machine.matrix_instruction(shape.dtype.name), False, band_rows * bands, columns,
+        machine.matrix.block_rows, tile_rows, tile, chunks=1, chunk_bytes=k_bytes, k_bytes=k_bytes,
+        row_rounds=row_rounds, output_rounds=-(-tiles // (band_rows * columns)), x_slots=1, weight_slots=1,
+        is_flat=True, bands=bands,
+    )  # fmt: skip
