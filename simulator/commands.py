@@ -72,12 +72,15 @@ def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: In
     """
     rows, columns, dtype = values[6], values[7], fields[col.D1]
     k_bytes, fill = hardware.numbers[hw.BLOCK_K_BYTES], hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
-    held = (rows * k_bytes + fill - 1) // fill
     share = 2 if traits[tr.B_BYTES] == tr.COMPRESSED else 1
     k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype] // share
     stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
     stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
-    return (values[0] * max(columns, held * share) * hardware.numbers[hw.MATRIX_TICKS + dtype] + share - 1) // share
+    ticks = values[0] * hardware.numbers[hw.MATRIX_TICKS + dtype]
+    if share == 1 and rows * k_bytes <= columns * fill:  # no division for the most frequent case
+        return ticks * columns
+    held = (rows * k_bytes + fill - 1) // fill
+    return (ticks * max(columns, held * share) + share - 1) // share
 
 
 @inlined_kernel

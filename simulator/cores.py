@@ -164,7 +164,8 @@ def _enqueue(
     fields: Integers,
 ) -> None:
     """Put a command with its register values into a queue that has room."""
-    position = (state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]) % queues.queue_depth(state)
+    depth, position = queues.queue_depth(state), state.stream[stream, st.HEAD] + state.stream[stream, st.COUNT]
+    position -= depth if position >= depth else 0
     (entry,) = queues.queue_entry(state, stream, position)
     entry[st.Q_PC] = pc
     arrival = state.core[core, st.TIME] + jitter(hardware, state)

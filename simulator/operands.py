@@ -70,6 +70,12 @@ def measure(hardware: Hardware, traits: Integers, fields: Integers, values: Inte
 
 
 @inlined_kernel
+def place_of_slot(index: Scalar, slots: Scalar) -> Scalar:
+    """Return `index % slots`, without a division for the usual counts."""
+    return index & (slots - 1) if slots & (slots - 1) == 0 else index % slots
+
+
+@inlined_kernel
 def place(
     code: Code, state: State, pe: Scalar, fields: Integers, values: Integers, extents: Integers, operand: Scalar
 ) -> tuple[Scalar, Scalar, Scalar]:
@@ -86,7 +92,7 @@ def place(
         return codes.NEGATIVE_PITCH, 0, 0
     if offset < 0 or offset >= slot_bytes * slots:
         return codes.OUTSIDE_BUFFER, 0, 0
-    slot = offset // slot_bytes
+    slot = offset // slot_bytes if offset >= slot_bytes else 0
     inner = offset - slot * slot_bytes
     if pitch > slot_bytes or inner + (rows - 1) * pitch + size > slot_bytes:
         return codes.LEAVES_SLOT, 0, 0
@@ -95,15 +101,15 @@ def place(
         ready = 0
         if index >= slots:
             ready = (
-                state.buffer[pe, buffer, st.POP_TIME + index % slots]
+                state.buffer[pe, buffer, st.POP_TIME + place_of_slot(index, slots)]
                 if state.buffer[pe, buffer, st.POPPED] > index - slots
                 else -1
             )
     else:
         index = state.buffer[pe, buffer, st.POPPED] + slot
         ready = (
-            state.buffer[pe, buffer, st.PUSH_TIME + index % slots]
+            state.buffer[pe, buffer, st.PUSH_TIME + place_of_slot(index, slots)]
             if state.buffer[pe, buffer, st.PUSHED] > index
             else -1
         )
-    return codes.OK, base + (index % slots) * slot_bytes + inner, ready
+    return codes.OK, base + place_of_slot(index, slots) * slot_bytes + inner, ready

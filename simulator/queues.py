@@ -5,6 +5,7 @@ from __future__ import annotations
 from simulator import state as st
 from simulator.events import schedule
 from simulator.jit import inlined_kernel, inner_kernel
+from simulator.operands import place_of_slot
 from simulator.state import Code, Integers, Scalar, State
 
 _UNITS = st.UNITS
@@ -52,8 +53,8 @@ def drained_time(state: State, core: Scalar) -> Scalar:
 
 @inlined_kernel
 def dequeue(state: State, stream: Scalar, now: Scalar) -> None:
-    depth = queue_depth(state)
-    state.stream[stream, st.HEAD] = (state.stream[stream, st.HEAD] + 1) % depth
+    following = state.stream[stream, st.HEAD] + 1
+    state.stream[stream, st.HEAD] = following if following < queue_depth(state) else 0
     state.stream[stream, st.COUNT] -= 1
     state.stream[stream, st.CLOCK] = now
     core = stream // _UNITS
@@ -72,9 +73,9 @@ def push_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scal
     pushed = state.buffer[pe, buffer, st.PUSHED]
     if pushed + slots > state.buffer[pe, buffer, st.POPPED] + capacity:
         return False
-    time = max(time, state.buffer[pe, buffer, st.POP_TIME + (pushed + slots - 1) % capacity])
+    time = max(time, state.buffer[pe, buffer, st.POP_TIME + place_of_slot(pushed + slots - 1, capacity)])
     for index in range(pushed, pushed + slots):
-        state.buffer[pe, buffer, st.PUSH_TIME + index % capacity] = time
+        state.buffer[pe, buffer, st.PUSH_TIME + place_of_slot(index, capacity)] = time
     state.buffer[pe, buffer, st.PUSHED] = pushed + slots
     return True
 
@@ -86,9 +87,9 @@ def pop_slots(code: Code, state: State, pe: Scalar, buffer: Scalar, slots: Scala
     popped = state.buffer[pe, buffer, st.POPPED]
     if popped + slots > state.buffer[pe, buffer, st.PUSHED]:
         return False
-    time = max(time, state.buffer[pe, buffer, st.PUSH_TIME + (popped + slots - 1) % capacity])
+    time = max(time, state.buffer[pe, buffer, st.PUSH_TIME + place_of_slot(popped + slots - 1, capacity)])
     for index in range(popped, popped + slots):
-        state.buffer[pe, buffer, st.POP_TIME + index % capacity] = time
+        state.buffer[pe, buffer, st.POP_TIME + place_of_slot(index, capacity)] = time
     state.buffer[pe, buffer, st.POPPED] = popped + slots
     return True
 

@@ -96,6 +96,15 @@ def test_the_only_nan_is_the_canonical_one():
         decode(low, high | 1 << 32)
 
 
+def test_values_that_are_equal_but_encode_differently_are_told_apart():
+    operands = {one.name: words_of(one)[0] if words_of(one) else 0 for one in BY_NAME["vadds"].operands}
+    zeros = [encode("vadds", operands | {"value": zero})[1] >> 32 for zero in (0.0, -0.0, 0.0)]
+    assert zeros == [0, 1 << 31, 0]
+    encode("push", {"buffer": 0, "value": 1})
+    with pytest.raises(AssemblyError, match="must be an integer"):
+        encode("push", {"buffer": 0, "value": True})
+
+
 def test_a_bad_word_is_told_with_its_index():
     good = encode("halt", {})
     with pytest.raises(AssemblyError, match="unknown opcode 0xff") as caught:

@@ -1,0 +1,51 @@
+"""The search for mappings leaves out choices by a bound; it must find what a look at all of them finds."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from compiler.linear_search import choose_linear, ranked_mappings
+from compiler.linear_shape import LinearShape, PackedWeight
+from isa.dtypes import FP16, INT4, INT8
+from isa.errors import UnsupportedError
+from isa.machine import Machine, preset
+
+SIZES = [(1, 1000, 96), (33, 256, 1000), (200, 1024, 512)]
+CHANGES = [
+    ("mtia-2i", {}),
+    ("mtia-2i", {"grid.rows": 5, "grid.columns": 9, "pe.local_memory_bytes": 160 << 10, "dram.bytes_per_second": 3e12}),
+    ("mtia-v1", {}),
+    ("mtia-300", {"dma.broadcast_reads": False}),
+]
+
+
+def _shapes(rows: int, inputs: int, outputs: int) -> list[LinearShape]:
+    """Return linears of a size: plain, with a gate, with expanded weights, scaled, and with a computed operand."""
+    plain = (rows, inputs, outputs, FP16, FP16)
+    return [
+        LinearShape(*plain, has_bias=True, has_residual=False),
+        LinearShape(*plain, has_bias=False, has_residual=False, gate="silu"),
+        LinearShape(*plain, has_bias=False, has_residual=True, packed=PackedWeight(INT4, 32, True)),
+        LinearShape(*plain, has_bias=False, has_residual=False, packed=PackedWeight(INT8, None, False), gate="silu"),
+        LinearShape(rows, inputs, outputs, INT8, FP16, has_bias=False, has_residual=False, rounded_from=FP16),
+        LinearShape(*plain, has_bias=False, has_residual=False, factor="rows"),
+        LinearShape(*plain, has_bias=False, has_residual=False, factor="columns"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "changes"), CHANGES)
+def test_the_best_mapping_is_the_first_of_all(name: str, changes: dict[str, object]) -> None:
+    """Bounds leave out nothing that could come first, and ties are broken alike."""
+    machine: Machine = preset(name).with_changes(changes)
+    for shape in itertools.chain.from_iterable(_shapes(*size) for size in SIZES):
+        if not machine.peak_macs_per_cycle(shape.dtype.name):
+            continue
+        try:
+            expected = ranked_mappings(shape, machine)[0]
+        except UnsupportedError:
+            with pytest.raises(UnsupportedError):
+                choose_linear(shape, machine)
+        else:
+            assert choose_linear(shape, machine) == expected
