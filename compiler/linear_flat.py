@@ -13,7 +13,7 @@ from isa.machine import Machine
 def flat_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     """Yield flat mappings with K in one chunk, where the rows of a band fit in the accumulators of one PE."""
     held, banks = machine.matrix.block_rows, machine.accumulator.banks // shape.parts
-    if not machine.dma.broadcast_reads:
+    if not machine.dma.broadcast_reads or not banks:
         return
     for bands in _band_counts(shape, machine):
         most = min(-(-shape.rows // (bands * held)), banks)
