@@ -355,22 +355,29 @@ class RandomKernel:
         return code.number * 4 + self.choose.randrange(4)
 
     def product(self, code: Code) -> None:
-        """Set or preload a bank, multiply once or twice on either unit, and write the bank or its ranges."""
+        """Set or preload a bank, multiply once or twice on either unit, maybe subtract, write the bank or a range."""
         is_integer, bank = self.choose.random() < 0.3, self.bank(code)
         rows, columns = self.choose.randint(1, 7), self.choose.randint(1, 9)
         mode = "set"
         if self.choose.random() < 0.4 and not is_integer:
-            bias = self.load(self.choose.choice(self.codes), (1, columns, "fp32"))
-            self.pool.remove(bias)
-            code.emit("acc_load", bank=bank, **self.read(bias), rows=rows, columns=columns, a_dtype="fp32",
-                      spread="row")  # fmt: skip
-            code.builder.pop(bias.buffer)
+            self.spread(code, "acc_load", bank, (rows, columns), "row", "fp32")
             mode = "add"
         for accumulate in (mode, "add")[: self.choose.randint(1, 2)]:
             instruction = self.choose.choice(("mml", "mml_sparse") if is_integer else ("mml_sparse", "mml", "vmml"))
             dtype = "int8" if is_integer else self.choose.choice(FACTOR_TYPES[instruction])
             self.multiply(code, instruction, dtype, {"bank": bank, "accumulate": accumulate}, rows, columns)
+        if not is_integer and self.choose.random() < 0.3:
+            spread = self.choose.choice(("full", "row", "column"))
+            self.spread(code, "acc_sub", bank, (rows, columns), spread, self.choose.choice(REGIONS[:5]))
         self.drain(code, bank, rows, columns, "int32" if is_integer else self.choose.choice(FLOATS))
+
+    def spread(self, code: Code, name: str, bank: int, size: tuple[int, int], spread: str, dtype: str) -> None:
+        """Load a block, a row or a column, and set a bank to it or subtract it."""
+        rows, columns = 1 if spread == "row" else size[0], 1 if spread == "column" else size[1]
+        a = self.load(self.choose.choice(self.codes), (rows, columns, dtype))
+        self.pool.remove(a)
+        code.emit(name, bank=bank, **self.read(a), rows=size[0], columns=size[1], a_dtype=dtype, spread=spread)
+        code.builder.pop(a.buffer)
 
     def multiply(self, code: Code, instruction: str, dtype: str, bank: dict[str, Any], rows: int, columns: int) -> None:
         """Load two factors and multiply them into a bank."""
