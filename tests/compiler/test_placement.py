@@ -134,6 +134,6 @@ def test_live_ranges_of_views_extend_what_they_view() -> None:
     writer.add("slice", ("y",), "part", (1, 4, 32), SliceAttributes(2, 32, 32))
     writer.add("add", ("x", "x"), "z", (1, 4, 64))
     writer.add("mul", ("part", "part"), "end", (1, 4, 32))
-    mapped = map_graph(legalize(writer.graph("end")), MACHINE, "fp16")
+    mapped = map_graph(legalize(writer.graph("end", "z")), MACHINE, "fp16")
     assert "part" not in mapped.storages
     assert (mapped.storages["y"].first, mapped.storages["y"].last) == (0, 3)
