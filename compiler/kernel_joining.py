@@ -26,6 +26,8 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _SYNCHRONIZING = ("signal", "wait", "barrier")
 _STORES = ("dma_out", "dma_scatter", "dma_copy")
 _EXTENT = ("rows", "columns")
+KEPT_KERNELS = 64
+"""Kernels of which facts are kept: more than a program has, and few enough for a sweep over machines."""
 _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Line = tuple[str, Mapping[str, Value]]
@@ -76,7 +78,7 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
     return "column" not in broadcasts or body.rectangle[0] == whole[0]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
 def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
     """Return whether a kernel synchronizes by itself, whether it uses links between PEs, and how it broadcasts.
 
@@ -161,7 +163,7 @@ def _covering(left: Buffer, right: Buffer) -> Buffer:
     return replace(left, slot_bytes=max(left.slot_bytes, right.slot_bytes), slots=max(left.slots, right.slots))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
 def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     """Return by buffer who writes and who reads it; None unless that is one each, or nobody at all."""
     writers: list[set[Stream]] = [set() for _ in kernel.buffers]
@@ -230,7 +232,7 @@ def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
     yield "halt", {}
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
 def uses_banks_early(kernel: Kernel) -> bool:
     """Tell whether core A of a kernel uses accumulators: it must not come to them while core B of another one does."""
     return any("bank" in instruction.by_name for instruction, _ in decode_all(kernel.core_a))
