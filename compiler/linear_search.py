@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.kernel_builder import round_up
-from compiler.linear_cost import cycles, least_cycles, multiplies_long
+from compiler.linear_cost import cycles, least_cycles_by_chunks, loading_cycles, matrix_cycles, multiplies_long
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_rectangle, streamed_tilings
@@ -36,25 +36,46 @@ EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 5
 local memory, of which other operations of the same launch need the rest."""
 
 
+ROUNDING = 1e-9
+"""Share by which a bound may be above the least estimate, as sums are rounded."""
+
+
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+
+    Looks at choices, and at ways to cut their K, by what they cost at least, until the next one costs more than a
+    mapping that is known, so that neither it nor those behind it can have the mapping that comes first.
+    """
     choices = list(_choices(shape, machine))
-    bounds = [_least_cycles(choice, machine) for choice in choices]
-    estimates: dict[int, list[tuple[float, LinearMapping]]] = {}
+    least_products = [_least_products(choice, machine) for choice in choices]
+    bounds = [
+        max(least, loading_cycles(choice, machine)) for choice, least in zip(choices, least_products, strict=True)
+    ]
+    expansions = max(EXPANSIONS) if shape.packed else 1
+    error = 1 + (EXPANDED_ERROR if shape.packed else ESTIMATE_ERROR) + ROUNDING
+    estimates: dict[tuple[int, int], list[tuple[float, LinearMapping]]] = {}
     least = math.inf
     for place in sorted(range(len(choices)), key=bounds.__getitem__):
-        if bounds[place] > least * (1 + max(ESTIMATE_ERROR, EXPANDED_ERROR)):
-            break  # neither this choice nor those behind it can have the mapping that comes first
-        estimates[place] = [(cycles(mapping, machine), mapping) for mapping in _completed(choices[place], machine)]
-        least = min([least, *(estimate for estimate, _ in estimates[place])])
-    return _ranked(shape, [item for place in sorted(estimates) for item in estimates[place]])[0]
+        if bounds[place] > least * error:
+            break
+        choice = choices[place]
+        lengths = list(_chunk_lengths(choice, machine))
+        least_by_chunks = least_cycles_by_chunks(choice, machine, least_products[place], expansions)
+        by_length = [least_by_chunks(-(-choice.pe_k_bytes // chunk_bytes)) for chunk_bytes in lengths]
+        for number in sorted(range(len(lengths)), key=by_length.__getitem__):
+            if by_length[number] > least * error:
+                break
+            found = [(cycles(mapping, machine), mapping) for mapping in _with_chunks(choice, lengths[number], machine)]
+            estimates[place, number] = found
+            least = min([least, *(estimate for estimate, _ in found)])
+    return _ranked(shape, [item for key in sorted(estimates) for item in estimates[key]])[0]
 
 
-def _least_cycles(choice: LinearMapping, machine: Machine) -> float:
-    """Return what every completed form of a choice costs at least."""
-    least = least_cycles(choice, machine)
-    return min(least, least_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
+def _least_products(choice: LinearMapping, machine: Machine) -> float:
+    """Return how long products of every completed form of a choice take at least."""
+    least = matrix_cycles(choice, machine)
+    return min(least, matrix_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -101,9 +122,9 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    for mapping in _chunked(choice, machine):
-        yield mapping
-        yield from _swapped(mapping, machine)
+    """Yield a choice with every useful split of K."""
+    for chunk_bytes in _chunk_lengths(choice, machine):
+        yield from _with_chunks(choice, chunk_bytes, machine)
 
 
 def _has_padding(mapping: LinearMapping) -> bool:
@@ -145,34 +166,45 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         )  # fmt: skip
 
 
-def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    """Complete a choice with every useful split of K and the most slots that fit."""
+def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
+    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
     block, seen = _chunk_step(choice, machine), set()
     fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes in seen:
+        if chunk_bytes not in seen:
+            seen.add(chunk_bytes)
+            yield chunk_bytes
+
+
+def _with_chunks(choice: LinearMapping, chunk_bytes: int, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield the mappings of a choice whose K is cut so, with the most slots that fit."""
+    chunks = -(-choice.pe_k_bytes // chunk_bytes)
+    if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
+        return
+    chunked = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)
+    if not _has_whole_parts(chunked):
+        return
+    for mapping in _slotted(chunked, machine):
+        yield mapping
+        yield from _swapped(mapping, machine)
+
+
+def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield a mapping with the most slots that fit, whole chunks and parts of them."""
+    x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
+    for slots in range(_wanted_slots(chunked, machine), 1, -1):
+        x_slots = 1 if chunked.resident else slots
+        if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
-        seen.add(chunk_bytes)
-        chunks = -(-choice.pe_k_bytes // chunk_bytes)
-        if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
-            continue
-        chunked = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)
-        if not _has_whole_parts(chunked):
-            continue
-        x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
-        for slots in range(_wanted_slots(chunked, machine), 1, -1):
-            x_slots = 1 if choice.resident else slots
-            if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
-                continue
-            mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
-            parted = [*_in_parts(mapping, machine)]
-            if mapping.local_bytes <= machine.pe.local_memory_bytes:
-                parted.insert(0, mapping)
+        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
+        parted = [*_in_parts(mapping, machine)]
+        if mapping.local_bytes <= machine.pe.local_memory_bytes:
+            parted.insert(0, mapping)
+        if parted:
             yield from parted
-            if parted:
-                break
+            return
 
 
 def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
