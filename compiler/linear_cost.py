@@ -22,6 +22,8 @@ SRAM, which comes in rows."""
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
 """How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted), and how
 busy banks are that keep up with the bus all the same."""
+LeastCycles = Callable[[int, float], float]
+"""What `cycles` is at least, by the bytes of a chunk's rows and the share of conflicts."""
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -37,7 +39,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
     part_trips = chunk_trips * mapping.expansions
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
-    transfer = _transfer_cycles(mapping, machine, _share_of_conflicts(mapping, machine))
+    memory, inside = _transfer_cycles(mapping, machine)
+    transfer = max(memory * share_of_conflicts(mapping, machine), inside)
     latency = chunk_trips * _latency_cycles(machine)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
     turnaround = _turnaround_cycles(mapping, loading, expansion, products)
@@ -49,8 +52,11 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting + reduction
 
 
-def _transfer_cycles(mapping: LinearMapping, machine: Machine, share_of_conflicts: float) -> float:
-    """Return how long x and the weight take to come in: the busiest of DRAM, SRAM, links and ports of PEs."""
+def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, float]:
+    """Return how long x and the weight take to come from DRAM without conflicts, and into PEs.
+
+    The latter is the busiest of SRAM, links and ports.
+    """
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else tiles_per_pe * mapping.chunks)
     x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
@@ -70,7 +76,7 @@ def _transfer_cycles(mapping: LinearMapping, machine: Machine, share_of_conflict
     sram_bytes += all_weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
-    return max(port, memory * share_of_conflicts, link, sram)
+    return memory, max(port, link, sram)
 
 
 def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -92,24 +98,28 @@ def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def least_cycles_by_chunks(
     tiling: LinearMapping, machine: Machine, least_products: float, most_expansions: int
-) -> Callable[[int], float]:
-    """Return a function of the number of chunks: what `cycles` is at least with K cut into so many.
+) -> LeastCycles:
+    """Return a function of the bytes of a chunk's rows and the share of conflicts: what `cycles` is at least.
 
     A mapping of the tiling has products of at least so many cycles, and at most so many parts of a chunk. K in one
-    chunk takes least to load and to expand; edges are counted as if every stage ended with a part.
+    chunk takes least to load and to expand; what chunks add to it is loaded too. Edges are counted as if every stage
+    ended with a part.
     """
-    whole = replace(tiling, chunks=1, chunk_bytes=tiling.pe_k_bytes)
-    tiles_per_pe = tiling.row_rounds * tiling.output_rounds
+    k_bytes, tiles_per_pe = tiling.pe_k_bytes, tiling.row_rounds * tiling.output_rounds
+    whole = replace(tiling, chunks=1, chunk_bytes=k_bytes)
+    memory, inside = _transfer_cycles(whole, machine)
     expansion = tiles_per_pe * (_expansion_cycles(whole, machine) + _turning_cycles(whole, machine))
-    stages = (_transfer_cycles(whole, machine, share_of_conflicts=1.0), expansion, least_products)
-    longest = max(stages)
-    others = (sum(stages) - longest) / most_expansions
     latency = _latency_cycles(machine)
     trip = COMPUTED_TRIP_CYCLES if tiling.shape.is_computed else TRIP_CYCLES
 
-    def least(chunks: int) -> float:
-        trips = tiles_per_pe * chunks
-        return longest + others / trips + min(latency, longest / (trips * most_expansions)) + trips * trip
+    def least(chunk_bytes: int, share_of_conflicts: float) -> float:
+        chunks = -(-k_bytes // chunk_bytes)
+        padded = 1.0 if tiling.shape.packed else chunks * chunk_bytes / k_bytes
+        transfer = max(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
+        stages = (transfer, expansion, least_products)
+        longest, trips = max(stages), tiles_per_pe * chunks
+        others = (sum(stages) - longest) / (trips * most_expansions)
+        return longest + others + min(latency, longest / (trips * most_expansions)) + trips * trip
 
     return least
 
@@ -132,7 +142,7 @@ def _edge_cycles(stages: tuple[float, float, float, float], chunk_trips: int, pa
     )  # fmt: skip
 
 
-def _share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
+def share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
     """Return how much longer DRAM takes for the weight because of what is no whole turn of all channels.
 
     Then the queue of a channel holds pieces of many transfers, each in a row of its own, that meet in its banks.

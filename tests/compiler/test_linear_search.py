@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.linear_cost import cycles, least_cycles_by_chunks, matrix_cycles
+from compiler.linear_cost import cycles, least_cycles_by_chunks, matrix_cycles, share_of_conflicts
 from compiler.linear_search import ROUNDING, candidates, choose_linear, ranked_mappings
 from compiler.linear_shape import LinearShape, PackedWeight
 from isa.dtypes import FP16, INT4, INT8
@@ -73,7 +73,12 @@ def test_so_it_is_for_other_sizes_and_machines(
         for mapping in candidates(shape, machine):
             products = matrix_cycles(mapping, machine)
             least = least_cycles_by_chunks(mapping, machine, products, mapping.expansions)
-            assert least(mapping.chunks) <= cycles(mapping, machine) * (1 + ROUNDING), mapping
+            share = share_of_conflicts(mapping, machine)
+            assert (
+                least(mapping.chunk_bytes, 1.0)
+                <= least(mapping.chunk_bytes, share)
+                <= cycles(mapping, machine) * (1 + ROUNDING)
+            ), mapping
 
 
 def _check(shape: LinearShape, machine: Machine) -> None:
