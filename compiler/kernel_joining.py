@@ -18,7 +18,7 @@ import numpy as np
 from compiler.kernel_builder import BuiltKernel
 from isa.encoding import Value, decode_all, encode
 from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, Words
-from isa.table import BY_NAME, Kind, Unit
+from isa.table import BY_NAME, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
@@ -26,9 +26,14 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _SYNCHRONIZING = ("signal", "wait", "barrier")
 _STORES = ("dma_out", "dma_scatter", "dma_copy")
 _EXTENT = ("rows", "columns")
+KEPT_KERNELS = 64
+"""Kernels of which facts are kept: more than a program has, and few enough for a sweep over machines."""
 _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Line = tuple[str, Mapping[str, Value]]
+Code = tuple[tuple[Instruction, Mapping[str, Value]], ...]
+"""The instructions of a core, decoded."""
+CORE_A, CORE_B = 0, 1
 Rectangle = tuple[int, int]
 Stream = tuple[int, Unit]
 Streams = tuple[Stream, ...]
@@ -76,22 +81,29 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
     return "column" not in broadcasts or body.rectangle[0] == whole[0]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
+def _decoded(kernel: Kernel) -> tuple[Code, Code]:
+    """Return the code of both cores."""
+    return tuple(decode_all(kernel.core_a)), tuple(decode_all(kernel.core_b))
+
+
+@lru_cache(maxsize=KEPT_KERNELS)
 def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
     """Return whether a kernel synchronizes by itself, whether it uses links between PEs, and how it broadcasts.
 
     Of broadcasts to all only those in a loop count.
     """
-    instructions = [*decode_all(kernel.core_a), *decode_all(kernel.core_b)]
+    code = _decoded(kernel)
+    instructions = [*code[0], *code[1]]
     names = {instruction.name for instruction, _ in instructions}
-    broadcasts = frozenset(mode for words in (kernel.core_a, kernel.core_b) for mode in _broadcasts(words))
+    broadcasts = frozenset(mode for core in code for mode in _broadcasts(core))
     uses_links = any("direction" in instruction.by_name for instruction, _ in instructions)
     return not names.isdisjoint(_SYNCHRONIZING), uses_links, broadcasts
 
 
-def _broadcasts(words: Words) -> Iterator[str]:
+def _broadcasts(code: Code) -> Iterator[str]:
     end = 0
-    for place, (instruction, operands) in enumerate(decode_all(words)):
+    for place, (instruction, operands) in enumerate(code):
         if instruction.name == "loop":
             end = max(end, place + 1 + int(operands["target"]))
         mode = str(operands.get("broadcast", "none"))
@@ -161,13 +173,13 @@ def _covering(left: Buffer, right: Buffer) -> Buffer:
     return replace(left, slot_bytes=max(left.slot_bytes, right.slot_bytes), slots=max(left.slots, right.slots))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
 def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     """Return by buffer who writes and who reads it; None unless that is one each, or nobody at all."""
     writers: list[set[Stream]] = [set() for _ in kernel.buffers]
     readers: list[set[Stream]] = [set() for _ in kernel.buffers]
-    for core, words in enumerate((kernel.core_a, kernel.core_b)):
-        for instruction, operands in decode_all(words):
+    for core, code in enumerate(_decoded(kernel)):
+        for instruction, operands in code:
             for operand in instruction.operands:
                 if operand.kind in (Kind.READ, Kind.WRITE):
                     found = readers if operand.kind is Kind.READ else writers
@@ -198,7 +210,7 @@ def _encoded(lines: Iterator[Line]) -> Words:
 def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Line]:
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
-        lines = _renumbered(bodies, index, body.kernel.core_a, allocation)
+        lines = _renumbered(bodies, index, CORE_A, allocation)
         early = 0
         free: tuple[int, int] | None = None
         if body.meets:
@@ -212,7 +224,7 @@ def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> I
             yield "wait", {"value": B_IS_DONE}
             has_stored = False
         yield from _on_own_pes(lines[early:], body.rectangle, whole, free)
-        has_stored = has_stored or _stores(body.kernel.core_a)
+        has_stored = has_stored or _stores(body.kernel)
     yield "halt", {}
 
 
@@ -225,19 +237,20 @@ def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
             if has_stored:
                 yield "wait", {"value": A_IS_DONE}
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, body.kernel.core_b, allocation), body.rectangle, whole)
-        has_stored = has_stored or _stores(body.kernel.core_a)
+        yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        has_stored = has_stored or _stores(body.kernel)
     yield "halt", {}
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KERNELS)
 def uses_banks_early(kernel: Kernel) -> bool:
     """Tell whether core A of a kernel uses accumulators: it must not come to them while core B of another one does."""
-    return any("bank" in instruction.by_name for instruction, _ in decode_all(kernel.core_a))
+    return any("bank" in instruction.by_name for instruction, _ in _decoded(kernel)[CORE_A])
 
 
-def _stores(words: Words) -> bool:
-    return any(instruction.name in _STORES for instruction, _ in decode_all(words))
+def _stores(kernel: Kernel) -> bool:
+    """Tell whether core A of a kernel stores results."""
+    return any(instruction.name in _STORES for instruction, _ in _decoded(kernel)[CORE_A])
 
 
 def _free_registers(lines: Sequence[Line], registers: int) -> tuple[int, int] | None:
@@ -268,13 +281,13 @@ def _on_own_pes(
     yield from lines
 
 
-def _renumbered(bodies: Sequence[Body], index: int, words: Words, allocation: Allocation) -> list[Line]:
+def _renumbered(bodies: Sequence[Body], index: int, core: int, allocation: Allocation) -> list[Line]:
     """Return the lines of a body but its halt, which is the last, with the whole's numbers."""
     numbers = allocation.numbers[index]
     first_argument = sum(len(body.kernel.arguments) for body in bodies[:index])
     extent = dict(zip(_EXTENT, bodies[index].rectangle, strict=True))
     lines: list[Line] = []
-    for instruction, operands in decode_all(words)[:-1]:
+    for instruction, operands in _decoded(bodies[index].kernel)[core][:-1]:
         values = {
             name: numbers[int(value)] if instruction.by_name[name].kind in _BUFFERS else value
             for name, value in operands.items()

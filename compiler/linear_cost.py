@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
@@ -20,6 +22,8 @@ SRAM, which comes in rows."""
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
 """How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted), and how
 busy banks are that keep up with the bus all the same."""
+LeastCycles = Callable[[int, float], float]
+"""What `cycles` is at least, by the bytes of a chunk's rows and the share of conflicts."""
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -33,27 +37,10 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     expansion = chunk_trips * (_expansion_cycles(mapping, machine) + _turning_cycles(mapping, machine))
     late = tiles_per_pe * _late_expansion_cycles(mapping, machine, products / tiles_per_pe)
     matrix = products + (expansion if mapping.instruction == "vmml" else late)
-    x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else chunk_trips)
-    x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
-    weight_port_bytes = chunk_trips * mapping.weight_bytes / (mapping.output_tiles * mapping.chunks)
-    port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
-    is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
-    copies = mapping.row_shares if is_shared else mapping.row_groups
-    copies = copies if machine.sram.has_cache else copies * mapping.bands
-    weight_bytes = mapping.weight_bytes * mapping.row_rounds * copies
-    is_alone = mapping.resident or mapping.row_shares > 1 or not machine.dma.broadcast_reads
-    streams = mapping.output_parts * mapping.row_shares if is_alone else 1
-    if mapping.is_flat:
-        streams = mapping.grid_rows // mapping.bands
-    link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
-    sram_bytes = x_bytes * mapping.row_groups * streams + (weight_bytes if mapping.shape.is_computed else 0)
-    sram_bytes += mapping.weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
-    sram = sram_bytes / machine.sram.bytes_per_cycle
-    memory = 0.0 if mapping.shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
-    memory *= _share_of_conflicts(mapping, machine)
     part_trips = chunk_trips * mapping.expansions
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
-    transfer = max(port, memory, link, sram)
+    memory, inside = _transfer_cycles(mapping, machine)
+    transfer = max(memory * share_of_conflicts(mapping, machine), inside)
     latency = chunk_trips * _latency_cycles(machine)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
     turnaround = _turnaround_cycles(mapping, loading, expansion, products)
@@ -63,6 +50,33 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
     reduction = _reduction_cycles(mapping, machine)
     return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting + reduction
+
+
+def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, float]:
+    """Return how long x and the weight take to come from DRAM without conflicts, and into PEs.
+
+    The latter is the busiest of SRAM, links and ports.
+    """
+    tiles_per_pe = mapping.row_rounds * mapping.output_rounds
+    x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else tiles_per_pe * mapping.chunks)
+    x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
+    all_weight_bytes, shape = mapping.weight_bytes, mapping.shape
+    weight_port_bytes = tiles_per_pe * all_weight_bytes / mapping.output_tiles
+    port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
+    is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
+    copies = mapping.row_shares if is_shared else mapping.row_groups
+    copies = copies if machine.sram.has_cache else copies * mapping.bands
+    weight_bytes = all_weight_bytes * mapping.row_rounds * copies
+    is_alone = mapping.resident or mapping.row_shares > 1 or not machine.dma.broadcast_reads
+    streams = mapping.output_parts * mapping.row_shares if is_alone else 1
+    if mapping.is_flat:
+        streams = mapping.grid_rows // mapping.bands
+    link = _link_cycles(mapping, machine, x_bytes, weight_port_bytes)
+    sram_bytes = x_bytes * mapping.row_groups * streams + (weight_bytes if shape.is_computed else 0)
+    sram_bytes += all_weight_bytes * mapping.row_rounds * (mapping.bands - 1 if machine.sram.has_cache else 0)
+    sram = sram_bytes / machine.sram.bytes_per_cycle
+    memory = 0.0 if shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
+    return memory, max(port, link, sram)
 
 
 def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -82,10 +96,32 @@ def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
     return mapping.row_rounds * mapping.output_rounds * (commands * bank_cycles + way)
 
 
-def least_cycles(mapping: LinearMapping, machine: Machine) -> float:
-    """Return what `cycles` is at least, however K is cut into chunks: products, or the weight once from DRAM."""
-    weight_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return max(matrix_cycles(mapping, machine), weight_bytes / machine.dram_bytes_per_cycle)
+def least_cycles_by_chunks(
+    tiling: LinearMapping, machine: Machine, least_products: float, most_expansions: int
+) -> LeastCycles:
+    """Return a function of the bytes of a chunk's rows and the share of conflicts: what `cycles` is at least.
+
+    A mapping of the tiling has products of at least so many cycles, and at most so many parts of a chunk. K in one
+    chunk takes least to load and to expand; what chunks add to it is loaded too. Edges are counted as if every stage
+    ended with a part.
+    """
+    k_bytes, tiles_per_pe = tiling.pe_k_bytes, tiling.row_rounds * tiling.output_rounds
+    whole = replace(tiling, chunks=1, chunk_bytes=k_bytes)
+    memory, inside = _transfer_cycles(whole, machine)
+    expansion = tiles_per_pe * (_expansion_cycles(whole, machine) + _turning_cycles(whole, machine))
+    latency = _latency_cycles(machine)
+    trip = COMPUTED_TRIP_CYCLES if tiling.shape.is_computed else TRIP_CYCLES
+
+    def least(chunk_bytes: int, share_of_conflicts: float) -> float:
+        chunks = -(-k_bytes // chunk_bytes)
+        padded = 1.0 if tiling.shape.packed else chunks * chunk_bytes / k_bytes
+        transfer = max(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
+        stages = (transfer, expansion, least_products)
+        longest, trips = max(stages), tiles_per_pe * chunks
+        others = (sum(stages) - longest) / (trips * most_expansions)
+        return longest + others + min(latency, longest / (trips * most_expansions)) + trips * trip
+
+    return least
 
 
 _PRODUCTS = 3
@@ -106,7 +142,7 @@ def _edge_cycles(stages: tuple[float, float, float, float], chunk_trips: int, pa
     )  # fmt: skip
 
 
-def _share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
+def share_of_conflicts(mapping: LinearMapping, machine: Machine) -> float:
     """Return how much longer DRAM takes for the weight because of what is no whole turn of all channels.
 
     Then the queue of a channel holds pieces of many transfers, each in a row of its own, that meet in its banks.
@@ -247,8 +283,13 @@ def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) ->
 
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
     """Tell whether the matrix engine takes at least half of the time in which the second operand comes from DRAM."""
-    loading = 0.0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
-    return 2 * matrix_cycles(mapping, machine) >= loading / machine.dram_bytes_per_cycle
+    return 2 * matrix_cycles(mapping, machine) >= loading_cycles(mapping, machine)
+
+
+def loading_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the second operand takes to come from DRAM once for each round of rows, if it lies there."""
+    loaded_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
+    return loaded_bytes / machine.dram_bytes_per_cycle
 
 
 def _commands_per_part(mapping: LinearMapping, machine: Machine) -> int:

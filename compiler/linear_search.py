@@ -6,9 +6,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from heapq import heapify, heappop, heappush
 
 from compiler.kernel_builder import round_up
-from compiler.linear_cost import cycles, least_cycles, multiplies_long
+from compiler.linear_cost import (
+    LeastCycles,
+    cycles,
+    least_cycles_by_chunks,
+    loading_cycles,
+    matrix_cycles,
+    multiplies_long,
+    share_of_conflicts,
+)
 from compiler.linear_mapping import AUXILIARY_ALIGNMENT_BYTES, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_rectangle, streamed_tilings
@@ -36,25 +45,56 @@ EARLY_CYCLES, LARGEST_EARLY_PART = 2000, 5
 local memory, of which other operations of the same launch need the rest."""
 
 
+ROUNDING = 1e-9
+"""Share by which a bound may be above the least estimate, as sums are rounded."""
+
+
+_Place = tuple[float, int, int, LinearMapping | None]
+"""What a mapping costs at least; the number of its choice; minus the bytes of a chunk's rows, which is the order they
+are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
+
+
 @lru_cache(maxsize=512)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+
+    Best first: of choices, of ways to cut their K, and of these with what conflicts in DRAM add, the one is looked at
+    next that costs least at least. The search ends when that is more than a mapping that is known: none that is left
+    can be the one that comes first.
+    """
     choices = list(_choices(shape, machine))
-    bounds = [_least_cycles(choice, machine) for choice in choices]
-    estimates: dict[int, list[tuple[float, LinearMapping]]] = {}
-    least = math.inf
-    for place in sorted(range(len(choices)), key=bounds.__getitem__):
-        if bounds[place] > least * (1 + max(ESTIMATE_ERROR, EXPANDED_ERROR)):
-            break  # neither this choice nor those behind it can have the mapping that comes first
-        estimates[place] = [(cycles(mapping, machine), mapping) for mapping in _completed(choices[place], machine)]
-        least = min([least, *(estimate for estimate, _ in estimates[place])])
-    return _ranked(shape, [item for place in sorted(estimates) for item in estimates[place]])[0]
+    products = [_least_products(choice, machine) for choice in choices]
+    loading = [loading_cycles(choice, machine) for choice in choices]
+    queue: list[_Place] = [
+        (max(least), place, 0, None) for place, least in enumerate(zip(products, loading, strict=True))
+    ]
+    heapify(queue)
+    bounds: dict[int, LeastCycles] = {}
+    estimates: dict[tuple[int, int], list[tuple[float, LinearMapping]]] = {}
+    least, error = math.inf, 1 + (EXPANDED_ERROR if shape.packed else ESTIMATE_ERROR) + ROUNDING
+    while queue and queue[0][0] <= least * error:
+        _, place, order, chunked = heappop(queue)
+        choice = choices[place]
+        if not order:
+            expansions = max(EXPANSIONS) if shape.packed else 1
+            bounds[place] = least_cycles_by_chunks(choice, machine, products[place], expansions)
+            for chunk_bytes in _chunk_lengths(choice, machine):
+                heappush(queue, (bounds[place](chunk_bytes, 1.0), place, -chunk_bytes, None))
+        elif chunked is None:
+            chunked = _with_chunks(choice, -order)
+            bound = bounds[place](-order, share_of_conflicts(chunked, machine))
+            heappush(queue, (bound, place, order, chunked))
+        else:
+            found = [(cycles(mapping, machine), mapping) for mapping in _with_slots(chunked, machine)]
+            estimates[place, order] = found
+            least = min([least, *(estimate for estimate, _ in found)])
+    return _ranked(shape, [item for key in sorted(estimates) for item in estimates[key]])[0]
 
 
-def _least_cycles(choice: LinearMapping, machine: Machine) -> float:
-    """Return what every completed form of a choice costs at least."""
-    least = least_cycles(choice, machine)
-    return min(least, least_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
+def _least_products(choice: LinearMapping, machine: Machine) -> float:
+    """Return how long products of every completed form of a choice take at least."""
+    least = matrix_cycles(choice, machine)
+    return min(least, matrix_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -101,9 +141,9 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    for mapping in _chunked(choice, machine):
-        yield mapping
-        yield from _swapped(mapping, machine)
+    """Yield a choice with every useful split of K."""
+    for chunk_bytes in _chunk_lengths(choice, machine):
+        yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
 
 
 def _has_padding(mapping: LinearMapping) -> bool:
@@ -145,34 +185,44 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         )  # fmt: skip
 
 
-def _chunked(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
-    """Complete a choice with every useful split of K and the most slots that fit."""
+def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
+    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
     block, seen = _chunk_step(choice, machine), set()
     fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes in seen:
+        if chunk_bytes not in seen:
+            seen.add(chunk_bytes)
+            yield chunk_bytes
+
+
+def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
+    return replace(choice, chunks=-(-choice.pe_k_bytes // chunk_bytes), chunk_bytes=chunk_bytes)
+
+
+def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield the mappings of a choice whose K is cut so."""
+    if _has_whole_groups(chunked) and _has_whole_parts(chunked):
+        for mapping in _slotted(chunked, machine):
+            yield mapping
+            yield from _swapped(mapping, machine)
+
+
+def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield a mapping with the most slots that fit, whole chunks and parts of them."""
+    x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
+    for slots in range(_wanted_slots(chunked, machine), 1, -1):
+        x_slots = 1 if chunked.resident else slots
+        if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
-        seen.add(chunk_bytes)
-        chunks = -(-choice.pe_k_bytes // chunk_bytes)
-        if not _has_whole_groups(choice.shape, chunk_bytes, chunks):
-            continue
-        chunked = replace(choice, chunks=chunks, chunk_bytes=chunk_bytes)
-        if not _has_whole_parts(chunked):
-            continue
-        x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
-        for slots in range(_wanted_slots(chunked, machine), 1, -1):
-            x_slots = 1 if choice.resident else slots
-            if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
-                continue
-            mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
-            parted = [*_in_parts(mapping, machine)]
-            if mapping.local_bytes <= machine.pe.local_memory_bytes:
-                parted.insert(0, mapping)
+        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
+        parted = [*_in_parts(mapping, machine)]
+        if mapping.local_bytes <= machine.pe.local_memory_bytes:
+            parted.insert(0, mapping)
+        if parted:
             yield from parted
-            if parted:
-                break
+            return
 
 
 def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -222,11 +272,11 @@ def _chunk_step(choice: LinearMapping, machine: Machine) -> int:
     return step if step <= min(choice.k_bytes, MAXIMUM_CHUNK_BYTES) else block_bytes
 
 
-def _has_whole_groups(shape: LinearShape, chunk_bytes: int, chunks: int) -> bool:
+def _has_whole_groups(mapping: LinearMapping) -> bool:
     """Tell whether no chunk but a single one cuts a block of elements that share a scale, other than into chunks."""
-    block = shape.packed.block if shape.packed else None
-    inputs = chunk_bytes // shape.dtype.bytes
-    return block is None or chunks == 1 or inputs % block == 0 or block % inputs == 0
+    block = mapping.shape.packed.block if mapping.shape.packed else None
+    inputs = mapping.chunk_inputs
+    return block is None or mapping.chunks == 1 or inputs % block == 0 or block % inputs == 0
 
 
 def _has_whole_parts(mapping: LinearMapping) -> bool:

@@ -19,6 +19,9 @@ NAMES = (
 OPCODE, R0, R1, R2, R3, R4, R5, R6, R7, C0, C1, C2, MODE, BANK, D0, D1, D2, IMMEDIATE = range(len(NAMES))
 INDEX = {name: index for index, name in enumerate(NAMES)}
 _WORD_BITS = 64
+_WORDS = [SLOTS[name][0] // _WORD_BITS for name in NAMES]
+_SHIFTS = np.array([SLOTS[name][0] % _WORD_BITS for name in NAMES], dtype=np.uint64)
+_MASKS = np.array([(1 << SLOTS[name][1]) - 1 for name in NAMES], dtype=np.uint64)
 
 
 def decode_columns(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
@@ -26,10 +29,6 @@ def decode_columns(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
     The immediate is the sign-extended 32-bit pattern, also where an operand is a float. Nothing is checked.
     """
-    columns = np.empty((len(words), len(NAMES)), dtype=np.int64)
-    for index, name in enumerate(NAMES):
-        lowest, width = SLOTS[name]
-        word, shift = divmod(lowest, _WORD_BITS)
-        columns[:, index] = (words[:, word] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+    columns = ((words[:, _WORDS] >> _SHIFTS) & _MASKS).view(np.int64)
     columns[:, IMMEDIATE] = columns[:, IMMEDIATE].astype(np.uint32).view(np.int32)
     return columns

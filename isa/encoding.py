@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ _LOW = (1 << 64) - 1
 _NUMBERED = {Kind.REGISTER, Kind.RESULT, Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME}
 _NUMBERED |= {Kind.BANK_READ, Kind.BANK_WRITE}
 _WORDS = {Kind.DTYPE, Kind.CHOICE}
-_KEYS = (int, str)
+_DTYPE_NAMES = tuple(dtype.name for dtype in dtypes.DTYPES)
+_KEYS = frozenset((int, str))
 """Types of values that are equal only if they encode alike; 0.0 and -0.0 do not."""
 
 
@@ -37,7 +38,7 @@ def operand_list(instruction: Instruction) -> str:
 
 def words_of(operand: Operand) -> tuple[str, ...]:
     """Return the words a dtype or choice operand can be, in the order of their codes."""
-    return tuple(dtype.name for dtype in dtypes.DTYPES) if operand.kind is Kind.DTYPE else operand.choices
+    return _DTYPE_NAMES if operand.kind is Kind.DTYPE else operand.choices
 
 
 def instruction_named(name: str) -> Instruction:
@@ -57,12 +58,13 @@ def encode(name: str, operands: Mapping[str, Value]) -> tuple[int, int]:
     instruction = instruction_named(name)
     if operands.keys() != instruction.by_name.keys():
         raise _wrong_operands(instruction, operands)
-    values = tuple(operands[operand.name] for operand in instruction.operands)
-    is_plain = all(type(value) in _KEYS for value in values)
-    return _known_encoding(instruction, values) if is_plain else _encoding(instruction, values)
+    values = tuple(map(operands.__getitem__, instruction.by_name))
+    is_plain = _KEYS.issuperset(map(type, values))
+    return _known_encoding(name, values) if is_plain else _encoding(name, values)
 
 
-def _encoding(instruction: Instruction, values: tuple[Value, ...]) -> tuple[int, int]:
+def _encoding(name: str, values: tuple[Value, ...]) -> tuple[int, int]:
+    instruction = BY_NAME[name]
     word = instruction.opcode << SLOTS["opcode"][0]
     for operand, value in zip(instruction.operands, values, strict=True):
         word |= encode_operand(operand, value) << SLOTS[operand.slot][0]
@@ -117,9 +119,7 @@ def _encode_float(operand: Operand, value: Value) -> int:
 def decode(low: int, high: int) -> tuple[Instruction, dict[str, Value]]:
     """Return the table row and operand values of one instruction; AssemblyError if the word has no meaning."""
     words = np.array([[low, high]], dtype=np.uint64)
-    row = check_words(words)[0]
-    instruction = BY_OPCODE[int(row[columns.OPCODE])]
-    return instruction, {operand.name: _decode_operand(operand, row) for operand in instruction.operands}
+    return decode_all(words)[0]
 
 
 def decode_all(words: npt.NDArray[np.uint64]) -> list[tuple[Instruction, dict[str, Value]]]:
@@ -128,12 +128,12 @@ def decode_all(words: npt.NDArray[np.uint64]) -> list[tuple[Instruction, dict[st
     instructions = [BY_OPCODE[int(opcode)] for opcode in rows[:, columns.OPCODE]]
     return [
         (instruction, {operand.name: _decode_operand(operand, row) for operand in instruction.operands})
-        for instruction, row in zip(instructions, rows, strict=True)
+        for instruction, row in zip(instructions, rows.tolist(), strict=True)
     ]
 
 
-def _decode_operand(operand: Operand, row: npt.NDArray[np.int64]) -> Value:
-    code = int(row[columns.INDEX[operand.slot]])
+def _decode_operand(operand: Operand, row: Sequence[int]) -> Value:
+    code = row[columns.INDEX[operand.slot]]
     if operand.kind in _WORDS:
         return words_of(operand)[code]
     if operand.kind is Kind.FLOAT:

@@ -17,7 +17,7 @@ from isa.encoding import check_words
 from isa.errors import AssemblyError
 from isa.kernel import MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
-from isa.table import BY_NAME, BY_OPCODE, Instruction, Kind, Operand, Timing
+from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Operand, Timing
 
 if TYPE_CHECKING:
     from isa.machine import Machine
@@ -33,11 +33,23 @@ _FEATURES = {
     "acc_send": ("accumulator.reduction_network", "reduction network"),
     "acc_add": ("accumulator.reduction_network", "reduction network"),
 }
+_LIMITED = ("dma_in", "arg", "push", "pop", "signal", "wait")
+"""Instructions whose mode or immediate is limited, by the machine, the kernel or the ISA."""
 _REGISTERS = (Kind.REGISTER, Kind.RESULT)
 _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _BANKS = (Kind.BANK_READ, Kind.BANK_WRITE)
 _LOOP = BY_NAME["loop"].opcode
 _HALT, _JUMP = BY_NAME["halt"].opcode, BY_NAME["jump"].opcode
+_HAS_RULES = np.zeros(256, dtype=np.bool_)
+"""By opcode whether `_instruction_problems` asks for more than numbers of registers, buffers and banks."""
+_NUMBERS = np.zeros((3, 256, len(columns.NAMES)), dtype=np.bool_)
+"""By opcode the slots that hold numbers of registers, of buffers and of banks."""
+for _row in INSTRUCTIONS:
+    _HAS_RULES[_row.opcode] = _row.timing is Timing.MATRIX or _row.name in (*_FEATURES, *_LIMITED)
+    for _operand in _row.operands:
+        _NUMBERS[:, _row.opcode, columns.INDEX[_operand.slot]] = [
+            _operand.kind in kinds for kinds in (_REGISTERS, _BUFFERS, _BANKS)
+        ]
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,11 +94,21 @@ def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[s
     except AssemblyError as error:
         yield f"{error.where}: {error.what}"
         return
-    for pc, row in enumerate(rows):
-        instruction = BY_OPCODE[int(row[columns.OPCODE])]
-        for problem in _instruction_problems(kernel, machine, instruction, row):
+    for pc in np.flatnonzero(_may_be_wrong(kernel, machine, rows)).tolist():
+        instruction = BY_OPCODE[int(rows[pc, columns.OPCODE])]
+        for problem in _instruction_problems(kernel, machine, instruction, rows[pc]):
             yield f"instruction {pc} ({instruction.name}): {problem}"
     yield from _flow_problems(rows)
+
+
+def _may_be_wrong(kernel: Kernel, machine: Machine, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell of each instruction whether a number is too large, or more than numbers is asked of it."""
+    opcodes = rows[:, columns.OPCODE]
+    found = _HAS_RULES[opcodes]
+    limits = (machine.pe.registers, len(kernel.buffers), machine.accumulator.banks)
+    for is_number, limit in zip(_NUMBERS, limits, strict=True):
+        found |= (is_number[opcodes] & (rows >= limit)).any(axis=1)
+    return found
 
 
 def _instruction_problems(
@@ -168,6 +190,8 @@ def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int)
 
 
 def _reaches_halt(opcodes: list[int], targets: dict[int, int]) -> bool:
+    if _JUMP not in opcodes:
+        return True  # everything else may go on to the next instruction, and the last one is a halt
     reached: set[int] = set()
     pending = [0]
     while pending:

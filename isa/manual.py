@@ -72,7 +72,8 @@ _CORES = """\
 * Buffers are carved from local memory in their order, each at a multiple of {base} bytes; a slot is a multiple of
   {slot} bytes. Registers, buffers, banks and the {semaphores} semaphores of a PE do not outlive a launch.
 * Commands on a bank start in the order in which they were issued, and wait for the end of those that other units (DPE,
-  SE, RE) were given before. In one launch a bank belongs to one core.
+  SE, RE) were given before. A bank belongs to one core at a time: before the
+  other core uses it, a semaphore or a buffer must tell that no command of the first is on it any more.
 * What a launch writes to SRAM or DRAM is visible to launches that wait for its event, not within the launch.
 * A `dma_in` with `broadcast` is one transfer of all PEs of the row, the column or the launch: each issues the same
   command (address, shape) on the same core in the same order; it waits for space in all of them.

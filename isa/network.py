@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Topology = Literal["crossbar", "mesh"]
 Mode = Literal["none", "row", "column", "all", "write"]
 WEST, EAST, NORTH, SOUTH = range(4)
+KEPT_NETWORKS = 16
+"""Grids, and rectangles of PEs, of which what was found is kept: more than a program has, few for a sweep."""
 FIRST, END, HOPS = range(3)
 """Columns of `Routes.table`."""
 
@@ -139,13 +141,13 @@ class Routes(NamedTuple):
     links: npt.NDArray[np.int64]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=KEPT_NETWORKS)
 def network_of(topology: Topology, rows: int, columns: int) -> Network:
     """Return the network of a grid of routers; equal ones are made once."""
     return Network(topology, rows, columns)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=KEPT_NETWORKS)
 def _routes(network: Network, cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Routes:
     """Return the routes of a rectangle of PEs at a row and column."""
     table = np.zeros((2 * size[0] * size[1] + sum(size) + 1, network.ports, 3), np.int64)
@@ -237,7 +239,7 @@ def _busiest_links(
     return tuple(kept)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
 def _link_cycles(
     network: Network, cluster: tuple[int, int], widths: tuple[int, int], pattern: Pattern
 ) -> tuple[float, ...]:

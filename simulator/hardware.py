@@ -7,13 +7,15 @@ Time is counted in ticks of 1/1024 cycle, so that rates which are no whole numbe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from isa.dtypes import DTYPES
+from isa.memory_map import fold_count
 from isa.table import INSTRUCTIONS, Timing
+from simulator.jit import inlined_kernel
 
 if TYPE_CHECKING:
     from isa.machine import Machine
@@ -30,13 +32,15 @@ Integers = npt.NDArray[np.int64]
     BURST_BYTES, BURST_TICKS, GROUP_BURST_TICKS, COMMAND_TICKS, ROW_COMMANDS, ACTIVATE_TICKS,
     ROW_CYCLE_TICKS, ACTIVATE_SPACING_TICKS, READ_CLOSE_TICKS, WRITE_CLOSE_TICKS, READ_LATENCY_TICKS, TURN_TICKS,
     REFRESH_PERIOD_TICKS, REFRESH_BLOCK_TICKS, BANK_REFRESH_TICKS, UNITS_PER_ROW, HOP_TICKS, PORTS, LINKS, ROW_LINKS,
-    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE, CACHE_SETS, CACHE_WAYS, CACHE_LINE_SHIFT,
-) = range(63)  # fmt: skip
-MATRIX_TICKS = 63
+    COLUMN_LINK_BYTES_PER_CYCLE, SRAM_BANKS, SRAM_BANK_INTERLEAVE, CACHE_SETS, CACHE_WAYS, CACHE_LINE_SHIFT, SRAM_FOLDS,
+    DRAM_FOLDS,
+) = range(65)  # fmt: skip
+MATRIX_TICKS = 65
 ELEMENT_BYTES = MATRIX_TICKS + 16
 VECTOR_TICKS = ELEMENT_BYTES + 16
 ISSUE_TICKS = VECTOR_TICKS + 16
-NUMBER_COUNT = ISSUE_TICKS + 256
+SHIFTS = ISSUE_TICKS + 256
+NUMBER_COUNT = SHIFTS + MATRIX_TICKS
 
 FIXED, LANES, LATENCY = range(3)
 DEFAULT_INSTRUCTION_LIMIT = 1 << 33
@@ -49,11 +53,25 @@ class Hardware(NamedTuple):
     `numbers[MATRIX_TICKS + dtype code]` is the time per streamed row of one block, 0 if unsupported;
     `numbers[ELEMENT_BYTES + dtype code]` the size of an element, 0 if packed; `numbers[VECTOR_TICKS + dtype code]` the
     time of a SIMD vector; `numbers[ISSUE_TICKS + opcode]` the time to issue a command; `numbers[SRAM_PIECE_TICKS]` the
-    time that one `SRAM_BANK_INTERLEAVE` keeps a bank busy.
+    time that one `SRAM_BANK_INTERLEAVE` keeps a bank busy; `numbers[SHIFTS + i]` is the logarithm of `numbers[i]`, -1
+    if that is no power of two: see `quotient`.
     """
 
     numbers: Integers
     cost: Integers
+
+
+@inlined_kernel
+def quotient(numbers: Integers, value: Any, divisor: int) -> Any:
+    """Return `value // numbers[divisor]` of a value that is not negative, without a division for powers of two."""
+    shift = numbers[SHIFTS + divisor]
+    return value >> shift if shift >= 0 else value // numbers[divisor]
+
+
+@inlined_kernel
+def remainder(numbers: Integers, value: Any, divisor: int) -> Any:
+    """Return `value % numbers[divisor]` of a value that is not negative, without a division for powers of two."""
+    return value & (numbers[divisor] - 1) if numbers[SHIFTS + divisor] >= 0 else value % numbers[divisor]
 
 
 def _cost_table(machine: Machine) -> Integers:
@@ -128,7 +146,9 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0, 
         SRAM_ACCESS_BYTES: sram.access_bytes, SRAM_BANKS: sram.banks,
         SRAM_BANK_INTERLEAVE: sram.bank_interleave_bytes, SRAM_PIECE_TICKS: _piece_ticks(machine),
         DRAM_ROW_BYTES: dram.row_bytes, CACHE_SETS: cache_bytes // (sram.cache_line_bytes * sram.cache_ways),
-        CACHE_WAYS: sram.cache_ways, CACHE_LINE_SHIFT: sram.cache_line_bytes.bit_length() - 1,
+        SRAM_FOLDS: fold_count(sram.slices, sram.interleave_bytes),
+        DRAM_FOLDS: fold_count(dram.channels, dram.interleave_bytes), CACHE_WAYS: sram.cache_ways,
+        CACHE_LINE_SHIFT: sram.cache_line_bytes.bit_length() - 1,
     }.items():  # fmt: skip
         numbers[index] = value
     numbers[MATRIX_TICKS : MATRIX_TICKS + 16] = _matrix_ticks(machine)
@@ -138,7 +158,12 @@ def hardware_of(machine: Machine, jitter_cycles: int = 0, jitter_seed: int = 0, 
         numbers[index] = value
     for dtype in DTYPES:
         numbers[ELEMENT_BYTES + dtype.code] = dtype.bits // 8
+    numbers[SHIFTS:] = [_logarithm(int(number)) for number in numbers[:MATRIX_TICKS]]
     return Hardware(numbers, _cost_table(machine))
+
+
+def _logarithm(number: int) -> int:
+    return number.bit_length() - 1 if number > 0 and number & (number - 1) == 0 else -1
 
 
 def _piece_ticks(machine: Machine) -> int:

@@ -7,15 +7,14 @@ latencies of the way. SRAM serves whole interleave units; what a DRAM channel do
 from __future__ import annotations
 
 from isa import network
-from isa.memory_map import BANK_FOLDS, CACHE_SECTORS, DRAM_BASE, SRAM_BASE, fold_count
+from isa.memory_map import BANK_FOLDS, CACHE_SECTORS, DRAM_BASE, SRAM_BASE
 from simulator import cache, codes, dram
 from simulator import hardware as hw
 from simulator import state as st
-from simulator.hardware import Hardware
+from simulator.hardware import Hardware, quotient, remainder
 from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Integers, Scalar, State, Stats
 
-_fold_count = inner_kernel(fold_count)
 _IN_SRAM, _READS_DRAM, _WRITES_DRAM, _HITS, _MISSES = range(5)
 _UNTOUCHED = -2
 
@@ -42,13 +41,13 @@ def check_range(
 
 
 @inlined_kernel
-def _unit_of(index: Scalar, units: Scalar, folds: Scalar) -> Scalar:
-    """Return the slice or channel of an interleave unit: the sum of its lowest digits in base `units`."""
+def _unit_of(numbers: Integers, index: Scalar, units: int, folds: Scalar) -> Scalar:
+    """Return the slice or channel of an interleave unit: the sum of its lowest digits in base `numbers[units]`."""
     digits, rest = index, index
     for _ in range(1, folds):
-        rest //= units
+        rest = quotient(numbers, rest, units)
         digits += rest
-    return digits % units
+    return remainder(numbers, digits, units)
 
 
 @inlined_kernel
@@ -78,11 +77,13 @@ def _serve_unit(
             done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, numbers[hw.SRAM_PIECE_TICKS]))
         return done
     while position < first + size:
-        piece = position // piece_bytes
+        piece = quotient(numbers, position, hw.SRAM_BANK_INTERLEAVE)
         stop = min(first + size, (piece + 1) * piece_bytes)
-        ticks = ((stop - position) * numbers[hw.SRAM_PIECE_TICKS] + piece_bytes - 1) // piece_bytes
+        work = (stop - position) * numbers[hw.SRAM_PIECE_TICKS] + piece_bytes - 1
+        ticks = quotient(numbers, work, hw.SRAM_BANK_INTERLEAVE)
         # Shifted from one unit of a slice to the next, so that a pitch of whole units spreads over the banks.
-        bank = unit * banks + (piece + index // numbers[hw.SRAM_SLICES]) % banks
+        turn = piece + quotient(numbers, index, hw.SRAM_SLICES)
+        bank = unit * banks + remainder(numbers, turn, hw.SRAM_BANKS)
         done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
         position = stop
     return done
@@ -97,6 +98,20 @@ def _count_in_turn(state: State, units: Scalar, size: Scalar) -> None:
         port = port + 1 if port + 1 < state.ports.shape[0] else 0
 
 
+@inlined_kernel
+def _whole(numbers: Integers, first: Scalar, size: Scalar, access: int) -> tuple[Scalar, Scalar]:
+    """Return (first, end) of the whole accesses, of `numbers[access]` bytes, that bytes lie in."""
+    access_bytes = numbers[access]
+    end = quotient(numbers, first + size + access_bytes - 1, access) * access_bytes
+    return quotient(numbers, first, access) * access_bytes, end
+
+
+@inlined_kernel
+def _is_first(numbers: Integers, position: Scalar, index: Scalar, interleave: Scalar, units: int) -> Scalar:
+    """Tell whether a byte is the first of as many interleave units as there are slices or channels."""
+    return remainder(numbers, index, units) == 0 and index * interleave == position
+
+
 @inner_kernel
 def _serve_sram(
     numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, at_ports: Scalar, start: Scalar
@@ -106,17 +121,13 @@ def _serve_sram(
     Consecutive interleave units visit the slices in turn, and as many of them as there are slices, from a multiple of
     that, visit each once: such groups are served in bulk. The order within one run changes nothing.
     """
-    slices, interleave, access = numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_ACCESS_BYTES]
-    banks, ports = numbers[hw.SRAM_BANKS], numbers[hw.PORTS]
-    folds = _fold_count(slices, interleave)
+    slices, interleave, banks = numbers[hw.SRAM_SLICES], numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_BANKS]
     done = start
-    position = first // access * access
-    end = (first + size + access - 1) // access * access
+    position, end = _whole(numbers, first, size, hw.SRAM_ACCESS_BYTES)
     while position < end:
-        index = position // interleave
-        in_turn = index // slices * slices * interleave == position
-        groups = (end - position) // (slices * interleave) if in_turn else 0
-        if groups > 0:
+        index = quotient(numbers, position, hw.SRAM_INTERLEAVE)
+        if end - position >= slices * interleave and _is_first(numbers, position, index, interleave, hw.SRAM_SLICES):
+            groups = (end - position) // (slices * interleave)
             ticks = groups * (interleave // (banks * numbers[hw.SRAM_BANK_INTERLEAVE])) * numbers[hw.SRAM_PIECE_TICKS]
             for bank in range(slices * banks):
                 done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
@@ -125,10 +136,10 @@ def _serve_sram(
             position += groups * slices * interleave
             continue
         stop = min(end, (index + 1) * interleave)
-        unit = _unit_of(index, slices, folds)
+        unit = _unit_of(numbers, index, hw.SRAM_SLICES, numbers[hw.SRAM_FOLDS])
         done = max(done, _serve_unit(numbers, state, stats, position, stop - position, unit, index, start))
         if at_ports:
-            state.ports[unit % ports] += stop - position
+            state.ports[remainder(numbers, unit, hw.PORTS)] += stop - position
         position = stop
     return done
 
@@ -141,18 +152,16 @@ def _serve_dram(
 
     Groups of units that visit every channel once are a stream; single units and parts of them are bursts of one row.
     """
-    units, interleave, access = numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE], numbers[hw.DRAM_ACCESS_BYTES]
-    burst_bytes, banks, opened = numbers[hw.BURST_BYTES], numbers[hw.DRAM_BANKS], numbers[hw.DRAM_ROW_BYTES]
-    folds = _fold_count(units, interleave)
+    units, interleave, burst_bytes = numbers[hw.DRAM_CHANNELS], numbers[hw.DRAM_INTERLEAVE], numbers[hw.BURST_BYTES]
     stats.counts[st.DRAM_WRITTEN if is_write else st.DRAM_READ] += size
-    stats.counts[st.DRAM_ROWS] += (first + size - 1) // opened - first // opened + 1
+    last_row = quotient(numbers, first + size - 1, hw.DRAM_ROW_BYTES)
+    stats.counts[st.DRAM_ROWS] += last_row - quotient(numbers, first, hw.DRAM_ROW_BYTES) + 1
     done = start
-    position = first // access * access
-    end = (first + size + access - 1) // access * access
+    position, end = _whole(numbers, first, size, hw.DRAM_ACCESS_BYTES)
     while position < end:
-        index = position // interleave
-        groups = (end - position) // (units * interleave) if position == index // units * units * interleave else 0
-        if groups > 0:
+        index = quotient(numbers, position, hw.DRAM_INTERLEAVE)
+        if end - position >= units * interleave and _is_first(numbers, position, index, interleave, hw.DRAM_CHANNELS):
+            groups = (end - position) // (units * interleave)
             bursts = groups * ((interleave + burst_bytes - 1) // burst_bytes)
             for each in range(units):
                 done = max(done, dram.serve_stream(numbers, state.dram[each], bursts, is_write, start))
@@ -160,11 +169,13 @@ def _serve_dram(
             position += groups * units * interleave
             continue
         stop = min(end, (index + 1) * interleave)
-        channel, place = _unit_of(index, units, folds), index // units
-        bank, row = _unit_of(place, banks, BANK_FOLDS), place // banks // numbers[hw.UNITS_PER_ROW]
-        bursts = (stop - position + burst_bytes - 1) // burst_bytes
+        channel = _unit_of(numbers, index, hw.DRAM_CHANNELS, numbers[hw.DRAM_FOLDS])
+        place = quotient(numbers, index, hw.DRAM_CHANNELS)
+        bank = _unit_of(numbers, place, hw.DRAM_BANKS, BANK_FOLDS)
+        row = quotient(numbers, quotient(numbers, place, hw.DRAM_BANKS), hw.UNITS_PER_ROW)
+        bursts = quotient(numbers, stop - position + burst_bytes - 1, hw.BURST_BYTES)
         done = max(done, dram.serve_bursts(numbers, state.dram[channel], bank, row, bursts, is_write, start))
-        state.ports[channel % numbers[hw.PORTS]] += stop - position
+        state.ports[remainder(numbers, channel, hw.PORTS)] += stop - position
         position = stop
     return done + numbers[hw.DRAM_TICKS]
 

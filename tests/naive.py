@@ -218,9 +218,18 @@ class Launch:
         for operand, side in enumerate(("producer", "consumer", "consumer")):
             if NAMES[operand] in instruction.by_name:
                 bind(element.buffers[fields[col.C0 + operand]], side, owner)
-        if "bank" in instruction.by_name and element.bank_core.setdefault(int(fields[col.BANK]), number) != number:
-            raise ContractViolationError("a bank is used by both cores")
+        if "bank" in instruction.by_name:
+            self.take_bank(element, number, int(fields[col.BANK]))
         return self.enqueue(element.cores[number], instruction.unit, instruction, fields)
+
+    def take_bank(self, element: Element, number: int, bank: int) -> None:
+        """Let a core use a bank; it passes from one to the other when that has no command on it any more."""
+        owner = element.cores[element.bank_core.get(bank, number)]
+        if owner is not element.cores[number] and any(
+            command.bank == bank for queue in owner.queues.values() for command in queue
+        ):
+            raise ContractViolationError("a bank is used by both cores")
+        element.bank_core[bank] = number
 
     def issue_pointer(self, element: Element, number: int, instruction: Instruction, fields: Integers) -> bool:
         """Queue a push or pop behind the unit that owns that side of the buffer; a core's own pop acts at once."""

@@ -49,9 +49,10 @@ def build(tile: AttentionTile, machine: Machine) -> Kernel:
     mask += "" if shape.bias == "none" else f"_bias_{shape.bias.replace(' ', '_')}"
     size = f"{tile.blocks}x{tile.rows}x{tile.keys}"
     builder = KernelBuilder(f"attention_{kind}{mask}_{size}", machine, ARGUMENTS)
-    lasting = {"maximum", *(field.name for field in fields(PartBuffers))}  # those are read across slots, or kept
+    lasting = {"maximum", "carried", *(field.name for field in fields(PartBuffers))}
+    # Those are read across slots, or kept; narrow tiles do so with most of theirs.
     handles = {
-        name: builder.buffer(name, *sizes, shared=name not in lasting)
+        name: builder.buffer(name, *sizes, shared=name not in lasting and not tile.is_narrow)
         for name, sizes in buffer_sizes(tile, machine).items()
     }
     of_parts = {field.name: handles.pop(field.name) for field in fields(PartBuffers) if field.name in handles}

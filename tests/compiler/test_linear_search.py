@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from compiler.linear_search import choose_linear, ranked_mappings
+from compiler.linear_cost import cycles, least_cycles_by_chunks, matrix_cycles, share_of_conflicts
+from compiler.linear_search import ROUNDING, candidates, choose_linear, ranked_mappings
 from compiler.linear_shape import LinearShape, PackedWeight
 from isa.dtypes import FP16, INT4, INT8
 from isa.errors import UnsupportedError
@@ -18,6 +21,12 @@ CHANGES = [
     ("mtia-2i", {"grid.rows": 5, "grid.columns": 9, "pe.local_memory_bytes": 160 << 10, "dram.bytes_per_second": 3e12}),
     ("mtia-v1", {}),
     ("mtia-300", {"dma.broadcast_reads": False}),
+]
+VARIATIONS: list[dict[str, object]] = [
+    {},
+    {"grid.rows": 12, "grid.columns": 6, "dram.bytes_per_second": 1e11},
+    {"pe.command_queue_depth": 4, "sram.bytes_per_cycle": 300.0, "frequency_mhz": 1100},
+    {"dram.channels": 8, "pe.local_memory_bytes": 256 << 10},
 ]
 
 
@@ -40,12 +49,45 @@ def test_the_best_mapping_is_the_first_of_all(name: str, changes: dict[str, obje
     """Bounds leave out nothing that could come first, and ties are broken alike."""
     machine: Machine = preset(name).with_changes(changes)
     for shape in itertools.chain.from_iterable(_shapes(*size) for size in SIZES):
-        if not machine.peak_macs_per_cycle(shape.dtype.name):
-            continue
-        try:
-            expected = ranked_mappings(shape, machine)[0]
-        except UnsupportedError:
-            with pytest.raises(UnsupportedError):
-                choose_linear(shape, machine)
-        else:
-            assert choose_linear(shape, machine) == expected
+        _check(shape, machine)
+
+
+@given(
+    st.sampled_from(range(7)),
+    st.integers(1, 700),
+    st.integers(1, 64),
+    st.integers(1, 1500),
+    st.sampled_from(CHANGES),
+    st.sampled_from(VARIATIONS),
+)
+@settings(max_examples=25, deadline=None)
+def test_so_it_is_for_other_sizes_and_machines(
+    kind: int, rows: int, groups: int, outputs: int, base: tuple[str, dict[str, object]], changes: dict[str, object]
+) -> None:
+    """And a bound is none of a single mapping only: it holds for all."""
+    name, first = base
+    machine: Machine = preset(name).with_changes(first | changes)
+    shape = _shapes(rows, 32 * groups, outputs)[kind]
+    if machine.peak_macs_per_cycle(shape.dtype.name):
+        _check(shape, machine)
+        for mapping in candidates(shape, machine):
+            products = matrix_cycles(mapping, machine)
+            least = least_cycles_by_chunks(mapping, machine, products, mapping.expansions)
+            share = share_of_conflicts(mapping, machine)
+            assert (
+                least(mapping.chunk_bytes, 1.0)
+                <= least(mapping.chunk_bytes, share)
+                <= cycles(mapping, machine) * (1 + ROUNDING)
+            ), mapping
+
+
+def _check(shape: LinearShape, machine: Machine) -> None:
+    if not machine.peak_macs_per_cycle(shape.dtype.name):
+        return
+    try:
+        expected = ranked_mappings(shape, machine)[0]
+    except UnsupportedError:
+        with pytest.raises(UnsupportedError):
+            choose_linear(shape, machine)
+    else:
+        assert choose_linear(shape, machine) == expected
