@@ -6,7 +6,7 @@ Every check yields sentences. What only a run can tell (values in registers, whi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,28 +94,31 @@ def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[s
     except AssemblyError as error:
         yield f"{error.where}: {error.what}"
         return
-    for pc in np.flatnonzero(_may_be_wrong(kernel, machine, rows)).tolist():
-        instruction = BY_OPCODE[int(rows[pc, columns.OPCODE])]
-        for problem in _instruction_problems(kernel, machine, instruction, rows[pc]):
+    has_large_number = _has_large_number(kernel, machine, rows)
+    for pc in np.flatnonzero(has_large_number | _HAS_RULES[rows[:, columns.OPCODE]]).tolist():
+        row = rows[pc].tolist()
+        instruction = BY_OPCODE[row[columns.OPCODE]]
+        if has_large_number[pc]:
+            for operand in instruction.operands:
+                for problem in _operand_problems(kernel, machine, operand, row[columns.INDEX[operand.slot]]):
+                    yield f"instruction {pc} ({instruction.name}): {problem}"
+        for problem in _instruction_problems(kernel, machine, instruction, row):
             yield f"instruction {pc} ({instruction.name}): {problem}"
     yield from _flow_problems(rows)
 
 
-def _may_be_wrong(kernel: Kernel, machine: Machine, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Tell of each instruction whether a number is too large, or more than numbers is asked of it."""
+def _has_large_number(kernel: Kernel, machine: Machine, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell of each instruction whether it names a register, buffer or bank that is not there."""
     opcodes = rows[:, columns.OPCODE]
-    found = _HAS_RULES[opcodes]
-    limits = (machine.pe.registers, len(kernel.buffers), machine.accumulator.banks)
-    for is_number, limit in zip(_NUMBERS, limits, strict=True):
-        found |= (is_number[opcodes] & (rows >= limit)).any(axis=1)
-    return found
+    limits = np.full((len(_NUMBERS), 1, 1), machine.pe.registers)
+    limits[1:, 0, 0] = len(kernel.buffers), machine.accumulator.banks
+    return np.asarray((_NUMBERS[:, opcodes] & (rows >= limits)).any(axis=(0, 2)))
 
 
 def _instruction_problems(
-    kernel: Kernel, machine: Machine, instruction: Instruction, row: npt.NDArray[np.int64]
+    kernel: Kernel, machine: Machine, instruction: Instruction, row: Sequence[int]
 ) -> Iterator[str]:
-    for operand in instruction.operands:
-        yield from _operand_problems(kernel, machine, operand, int(row[columns.INDEX[operand.slot]]))
+    """Yield what is wrong with an instruction of `_HAS_RULES`."""
     path, feature = _FEATURES.get(instruction.name, ("", ""))
     if path and not machine.value(path):
         yield f"the machine has no {feature} ({path})"
@@ -127,8 +130,8 @@ def _instruction_problems(
         yield f"{row[columns.IMMEDIATE]} slots"
     if instruction.name in ("signal", "wait") and not 0 <= row[columns.IMMEDIATE] < SEMAPHORES:
         yield f"semaphore {row[columns.IMMEDIATE]} is outside 0..{SEMAPHORES - 1}"
-    if instruction.timing is Timing.MATRIX and not _matrix_rate(machine, int(row[columns.D1])):
-        yield f"the matrix engine has no rate for {dtypes.BY_CODE[int(row[columns.D1])].name} (matrix.rate_by_dtype)"
+    if instruction.timing is Timing.MATRIX and not _matrix_rate(machine, row[columns.D1]):
+        yield f"the matrix engine has no rate for {dtypes.BY_CODE[row[columns.D1]].name} (matrix.rate_by_dtype)"
 
 
 def _operand_problems(kernel: Kernel, machine: Machine, operand: Operand, number: int) -> Iterator[str]:
