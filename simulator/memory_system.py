@@ -144,6 +144,46 @@ def _serve_sram(
     return done
 
 
+@inlined_kernel
+def _are_few_units(numbers: Integers, first: Scalar, size: Scalar, pitch: Scalar) -> Scalar:
+    """Tell whether rows are whole interleave units of SRAM, fewer than there are slices, that load banks alike."""
+    interleave, banks = numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_BANKS]
+    if size >= numbers[hw.SRAM_SLICES] * interleave or banks * numbers[hw.SRAM_BANK_INTERLEAVE] != interleave:
+        return False
+    left = remainder(numbers, first, hw.SRAM_INTERLEAVE) + remainder(numbers, size, hw.SRAM_INTERLEAVE)
+    return left + remainder(numbers, pitch, hw.SRAM_INTERLEAVE) == 0
+
+
+@inner_kernel
+def _serve_units(
+    numbers: Integers,
+    state: State,
+    stats: Stats,
+    first: Scalar,
+    rows: Scalar,
+    size: Scalar,
+    pitch: Scalar,
+    start: Scalar,
+) -> Scalar:
+    """Do at once what `_serve_sram` does row by row, for rows that are whole units: all ask at the same time."""
+    interleave, banks, done = numbers[hw.SRAM_INTERLEAVE], numbers[hw.SRAM_BANKS], start
+    for row in range(rows):
+        index = quotient(numbers, first + row * pitch, hw.SRAM_INTERLEAVE)
+        for each in range(index, index + quotient(numbers, size, hw.SRAM_INTERLEAVE)):
+            unit = _unit_of(numbers, each, hw.SRAM_SLICES, numbers[hw.SRAM_FOLDS])
+            state.scratch[st.TOUCHED + unit] += 1
+    for unit in range(numbers[hw.SRAM_SLICES]):
+        units = state.scratch[st.TOUCHED + unit]
+        if units == 0:
+            continue
+        state.scratch[st.TOUCHED + unit] = 0
+        for bank in range(unit * banks, (unit + 1) * banks):
+            ticks = units * numbers[hw.SRAM_PIECE_TICKS]
+            done = max(done, _occupy(state, stats, st.SRAM_BANKS, bank, start, ticks))
+        state.ports[remainder(numbers, unit, hw.PORTS)] += units * interleave
+    return done
+
+
 @inner_kernel
 def _serve_dram(
     numbers: Integers, state: State, stats: Stats, first: Scalar, size: Scalar, is_write: Scalar, start: Scalar
@@ -278,6 +318,9 @@ def serve_memory(
     if address < DRAM_BASE:
         base, kind = SRAM_BASE, _IN_SRAM
         stats.counts[st.SRAM_WRITTEN if is_write else st.SRAM_READ] += rows * row_bytes
+        if rows > 1 and row_bytes > 0 and _are_few_units(numbers, address - base, row_bytes, pitch):
+            done = _serve_units(numbers, state, stats, address - base, rows, row_bytes, pitch, start)
+            return done + numbers[hw.SRAM_TICKS]
     if is_cached:
         storage, origin = _storage_of(code, address)
         origin = origin >> shift << shift

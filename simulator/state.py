@@ -71,11 +71,13 @@ AGENDA_COLUMNS = AGENDA_CLOCK + 3
 NEVER = (1 << 63) - 1
 # Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
 G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
-# Places in `State.scratch`: then extents and register values of a command that is being looked at.
+# Places in `State.scratch`: then extents and register values of a command that is being looked at, and how many
+# interleave units of each slice a transfer touches.
 (
     ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, RANDOM, CURRENT_PE, IS_EARLY, EXTENTS,
 ) = range(10)  # fmt: skip
 VALUES = EXTENTS + 6
+TOUCHED = VALUES + 8
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
@@ -178,7 +180,8 @@ def new_state(hardware: Hardware) -> State:
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
-        agenda=_zeros(pes, AGENDA_COLUMNS), turns=_zeros(2 << (pes - 1).bit_length(), 2), scratch=_zeros(VALUES + 8),
+        agenda=_zeros(pes, AGENDA_COLUMNS), turns=_zeros(2 << (pes - 1).bit_length(), 2),
+        scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])),
     )  # fmt: skip
 
 

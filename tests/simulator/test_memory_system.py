@@ -51,6 +51,12 @@ TRANSFERS = st.builds(
     Transfer, is_write=st.booleans(), in_dram=st.booleans(), mode=st.sampled_from(["none", "row", "column", "all"]),
     address=st.integers(0, 300_000), rows=st.integers(1, 3), size=st.integers(1, 9000), pitch=st.integers(0, 90_000),
 )  # fmt: skip
+WHOLE_UNITS = st.builds(
+    Transfer, is_write=st.booleans(), in_dram=st.just(False), mode=st.sampled_from(["none", "row"]),
+    address=st.integers(0, 500).map(lambda unit: 512 * unit), rows=st.integers(2, 10),
+    size=st.integers(1, 5).map(lambda units: 512 * units), pitch=st.integers(0, 150).map(lambda units: 512 * units),
+)  # fmt: skip
+"""Rows that the simulator serves together."""
 
 
 def unit_of(address: int, interleave: int, units: int) -> int:
@@ -125,8 +131,8 @@ def run(machine: Machine, transfer: Transfer, corner: tuple[int, int], shape: tu
     return Launcher(program, machine, None).run(launch, {}).stats
 
 
-@settings(max_examples=60, deadline=None)
-@given(TRANSFERS, st.sampled_from(MACHINES), st.data())
+@settings(max_examples=80, deadline=None)
+@given(TRANSFERS | WHOLE_UNITS, st.sampled_from(MACHINES), st.data())
 def test_banks_and_links(transfer: Transfer, changes: dict[str, object], data: st.DataObject) -> None:
     """Any command on any rectangle keeps each bank and each link busy as long as the twin says."""
     machine = preset("mtia-2i").with_changes({**changes, "sram.cache_step_bytes": 0})
