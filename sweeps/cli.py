@@ -71,7 +71,7 @@ def resume_sweep(store: str, name: str | None, workers: int | None, dask: str | 
     from sweeps.running import resume
 
     _check_place(workers, dask)
-    with _Meter(name or "sweep") as meter:
+    with _Meter(name or "") as meter:
         table = resume(store, name, workers=workers, dask=dask, observe=meter.observe, retry_failed=retry_failed)
     _print_front(table)
 
@@ -148,7 +148,8 @@ class _Meter(Progress):
     """Progress of a sweep: points per second, time left, size of the front."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"sweep {name}", "starting workers (the first start compiles the simulator's kernels)")
+        starting = "starting workers (the first start compiles the simulator's kernels)"
+        super().__init__(f"sweep {name}".rstrip(), starting)
         self._first: Advance | None = None
 
     def observe(self, advance: Advance) -> None:
