@@ -54,7 +54,7 @@ _Place = tuple[float, int, int, LinearMapping | None]
 are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
     """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
 

@@ -71,7 +71,7 @@ def _encoding(name: str, values: tuple[Value, ...]) -> tuple[int, int]:
     return word & _LOW, word >> 64
 
 
-_known_encoding = functools.lru_cache(maxsize=1 << 14)(_encoding)
+_known_encoding = functools.lru_cache(maxsize=1 << 12)(_encoding)
 """`_encoding`, kept: kernels repeat most of their instructions."""
 
 

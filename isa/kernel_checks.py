@@ -52,7 +52,7 @@ for _row in INSTRUCTIONS:
         ]
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def problems_of(kernel: Kernel, machine: Machine) -> tuple[str, ...]:
     """Return a sentence for every rule the kernel breaks on the machine; a compilation asks several times."""
     return tuple(_problems(kernel, machine))

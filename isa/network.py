@@ -227,7 +227,7 @@ def busiest_links(machine: Machine, first: Pattern, second: Pattern) -> tuple[tu
     return _busiest_links(machine.network, cluster, widths, first, second)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
 def _busiest_links(
     network: Network, cluster: tuple[int, int], widths: tuple[int, int], first: Pattern, second: Pattern
 ) -> tuple[tuple[float, float], ...]:
