@@ -3,13 +3,15 @@
 A body keeps its instructions; buffers and arguments get new numbers, some buffers the same in several bodies. Where PEs
 meet, core B drains and waits for the cores B of all PEs, then lets its core A go on: results are stored by core B,
 operands are loaded by core A. A core A that stores results meets the others as well. What a kernel does before
-`inputs_at` uses constants only, so it comes before its core A waits: weights are on their way while what they are
-multiplied with is still being made.
+`inputs_at` uses constants only, so it comes before its core A waits, and a core A that uses nothing else does not wait
+at all: weights are on their way while what they are multiplied with is still being made. The first ones of the next
+such kernel even come before a core A waits for something else. Local memory that is left gives the buffers of such
+weights more slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,7 +19,8 @@ import numpy as np
 
 from compiler.kernel_builder import BuiltKernel
 from isa.encoding import Value, decode_all, encode
-from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, Words
+from isa.kernel import BASE_ALIGNMENT_BYTES, MAX_SLOTS, Buffer, Kernel, Words
+from isa.machine_sections import ProcessingElement
 from isa.table import BY_NAME, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
@@ -26,6 +29,8 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _SYNCHRONIZING = ("signal", "wait", "barrier")
 _STORES = ("dma_out", "dma_scatter", "dma_copy")
 _EXTENT = ("rows", "columns")
+MOST_OWED = 32
+"""Meetings that a core A may go on without: half as many as a semaphore counts."""
 KEPT_KERNELS = 64
 """Kernels of which facts are kept: more than a program has, and few enough for a sweep over machines."""
 _AT_START = (1, 2)
@@ -55,6 +60,22 @@ class Body:
         """Instructions of core A that may come before the PEs have met."""
         return self.kernel.inputs_at if isinstance(self.kernel, BuiltKernel) else 0
 
+    @property
+    def uses_constants(self) -> bool:
+        """True if core A uses nothing else."""
+        return self.inputs_at >= len(self.kernel.core_a) - 1
+
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """Instructions of core A that may run long before the others, if those use constants only."""
+        return self.kernel.ahead if isinstance(self.kernel, BuiltKernel) and self.uses_constants else (0, 0)
+
+    @property
+    def streamed(self) -> frozenset[int]:
+        """Its buffers of constants that are loaded ahead."""
+        return self.kernel.streamed if isinstance(self.kernel, BuiltKernel) else frozenset()
+
 
 def joint_rectangle(bodies: Sequence[Body]) -> Rectangle:
     """Return the PEs that run all bodies."""
@@ -79,6 +100,30 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
     if "row" in broadcasts and body.rectangle[1] != whole[1]:
         return False
     return "column" not in broadcasts or body.rectangle[0] == whole[0]
+
+
+def passed_bodies(bodies: Sequence[Body]) -> dict[int, range]:
+    """Return by number of a body that begins ahead of others which ones it passes: from the first that waits on."""
+    passed: dict[int, range] = {}
+    for index in waits_by_body(bodies):
+        if any(index < other for other in passed):
+            continue
+        following = (other for other in range(index + 1, len(bodies)) if bodies[other].streamed)
+        other = next(following, len(bodies))
+        if other < len(bodies) and bodies[other].ahead != (0, 0) and not bodies[index].streamed:
+            passed[other] = range(index, other)
+    return passed
+
+
+def waits_by_body(bodies: Sequence[Body]) -> dict[int, int]:
+    """Return by number of a body whose core A waits for how many meetings it does: all since the last time."""
+    waits: dict[int, int] = {}
+    owed = 0
+    for index, body in enumerate(bodies):
+        owed += body.meets
+        if owed and (not body.uses_constants or owed == MOST_OWED):
+            waits[index], owed = owed, 0
+    return waits
 
 
 @lru_cache(maxsize=KEPT_KERNELS)
@@ -128,19 +173,27 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
     """Give each buffer of each body a number; bodies take turns with buffers that they may share.
 
     A buffer is a queue between two streams of commands. Where both are the same in another body, that body's data just
-    come next: nothing is waited for, and its first data may be on their way while the last ones are being used.
+    come next: nothing is waited for, and its first data may be on their way while the last ones are being used. Where
+    they come ahead of other bodies, these do not use it.
     """
     buffers: list[Buffer] = []
     streams: list[Streams | None] = []
     numbers: list[tuple[int, ...]] = []
+    passed = passed_bodies(bodies)
+    streamed: set[int] = set()
     for index, body in enumerate(bodies):
         taken: list[int] = []
+        is_passed = any(index in others for others in passed.values())
+        avoided = {number for other in passed.get(index, ()) for number in numbers[other]}
         for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
             if ends == NOBODY:
                 taken.append(0)
                 continue
             may_share = isinstance(body.kernel, BuiltKernel) and own in body.kernel.shared
-            number = _alike(buffer, ends, buffers, streams, taken) if may_share else None
+            kept = set(streamed if is_passed else avoided if own in body.streamed else ())
+            if own in body.streamed:
+                kept |= {number for number, other in enumerate(buffers) if other.name.partition(".")[0] != buffer.name}
+            number = _alike(buffer, ends, buffers, streams, {*taken, *kept}) if may_share else None
             if number is None:
                 number = len(buffers)
                 buffers.append(replace(buffer, name=f"{buffer.name}.{index}"))
@@ -149,6 +202,7 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
                 buffers[number] = _covering(buffers[number], buffer)
             taken.append(number)
         numbers.append(tuple(taken))
+        streamed |= {taken[own] for own in body.streamed}
     return Allocation(tuple(buffers), tuple(numbers))
 
 
@@ -157,7 +211,7 @@ def _alike(
     ends: Streams | None,
     known: Sequence[Buffer],
     streams: Sequence[Streams | None],
-    taken: Sequence[int],
+    taken: Collection[int],
 ) -> int | None:
     """Return the number of a known buffer between the same streams that grows least, if sharing saves memory."""
     growths = [
@@ -190,15 +244,33 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     )
 
 
-def join_kernels(bodies: Sequence[Body], registers: int) -> Kernel:
-    """Return the kernel of bodies that `can_join`, for cores with so many registers."""
+def deepened(bodies: Sequence[Body], allocation: Allocation, local_memory_bytes: int) -> Allocation:
+    """Return an allocation whose streamed buffers have the same number of slots more, as many as fit."""
+    numbers = {
+        allocation.numbers[index][own]
+        for index, body in enumerate(bodies) for own in body.streamed
+    }  # fmt: skip
+
+    def deeper(slots: int) -> Allocation:
+        buffers = (
+            replace(buffer, slots=buffer.slots + slots) if number in numbers else buffer
+            for number, buffer in enumerate(allocation.buffers)
+        )
+        return replace(allocation, buffers=tuple(buffers))
+
+    most = MAX_SLOTS - max((allocation.buffers[number].slots for number in numbers), default=MAX_SLOTS)
+    return next(found for slots in range(most, -1, -1) if (found := deeper(slots)).bytes <= local_memory_bytes or not slots)
+
+
+def join_kernels(bodies: Sequence[Body], pe: ProcessingElement) -> Kernel:
+    """Return the kernel of bodies that `can_join` and fit in the local memory of a PE."""
     kernels = [body.kernel for body in bodies]
-    allocation = allocate(bodies)
+    allocation = deepened(bodies, allocate(bodies), pe.local_memory_bytes)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=_encoded(_core_a(bodies, allocation, registers)),
+        core_a=_encoded(_core_a(bodies, allocation, pe.registers)),
         core_b=_encoded(_core_b(bodies, allocation)),
     )
 
@@ -209,20 +281,29 @@ def _encoded(lines: Iterator[Line]) -> Words:
 
 def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Line]:
     whole, has_stored = joint_rectangle(bodies), False
+    waits, passed = waits_by_body(bodies), passed_bodies(bodies)
+    begun_before = {others[0]: index for index, others in passed.items()}
     for index, body in enumerate(bodies):
         lines = _renumbered(bodies, index, CORE_A, allocation)
+        if index in passed:
+            first, end = body.ahead
+            lines = lines[:first] + lines[end:]
         early = 0
-        free: tuple[int, int] | None = None
-        if body.meets:
-            if has_stored:
-                yield "barrier", {}
-                yield "signal", {"value": A_IS_DONE}
+        free: tuple[int, int] | None = _AT_START
+        if body.meets and has_stored:
+            yield "barrier", {}
+            yield "signal", {"value": A_IS_DONE}
+        has_stored = has_stored and not body.meets
+        if index in begun_before:
+            other = begun_before[index]
+            ahead = _renumbered(bodies, other, CORE_A, allocation)[: bodies[other].ahead[1]]
+            yield from _on_own_pes(ahead, bodies[other].rectangle, whole)
+        if index in waits:
             free = _free_registers(lines, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(lines) or free is not None
             early = body.inputs_at if can_be_left else 0
             yield from _on_own_pes(lines[:early], body.rectangle, whole, free)
-            yield "wait", {"value": B_IS_DONE}
-            has_stored = False
+            yield from [("wait", {"value": B_IS_DONE})] * waits[index]
         yield from _on_own_pes(lines[early:], body.rectangle, whole, free)
         has_stored = has_stored or _stores(body.kernel)
     yield "halt", {}

@@ -140,7 +140,7 @@ class _Merger:
             kernel = (
                 group.bodies[0].kernel
                 if len(group.bodies) == 1
-                else join_kernels(group.bodies, self.machine.pe.registers)
+                else join_kernels(group.bodies, self.machine.pe)
             )
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))

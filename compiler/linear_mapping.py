@@ -135,7 +135,7 @@ class LinearMapping:
 
     @property
     def uses_up_x(self) -> bool:
-        """True if every PE has a tile, so that it can give a resident x back when it is done."""
+        """True if every PE has a tile, so that it multiplies a resident x."""
         return self.resident and self.output_tiles >= self.pe_count
 
     @property
@@ -146,9 +146,8 @@ class LinearMapping:
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
-        shape = self.shape
-        gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.resident and self.loads_early and not gets_computed
+        gets_scales = self.shape.is_scaled and self.shape.rounded_from is None
+        return self.resident and self.loads_early and not gets_scales
 
     @property
     def output_tiles(self) -> int:

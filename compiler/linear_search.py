@@ -187,14 +187,18 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
     """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
-    block, seen = _chunk_step(choice, machine), set()
+    block, seen = _chunk_step(choice, machine), set[int]()
+    most_bytes = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
     fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes not in seen:
+        is_short = not choice.loads_constants or _with_chunks(choice, chunk_bytes).weight_chunk_bytes <= most_bytes
+        if chunk_bytes not in seen and is_short:
             seen.add(chunk_bytes)
             yield chunk_bytes
+    if not seen:
+        yield round_up(min(smallest, choice.pe_k_bytes), block)
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:

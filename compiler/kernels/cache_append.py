@@ -1,5 +1,6 @@
 """Heads of new tokens into a cache [batch, head, position, head_dim]: core A loads rows, core B stores heads.
 
+Where no PE has two tokens core B does both, and core A has nothing to wait for.
 Token i of a sequence goes to position i behind the start, or to the position that an int32 input says.
 """
 
@@ -26,13 +27,14 @@ ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class AppendShape:
-    """Heads of a token and their elements, without and with the padding of the cache."""
+    """Heads of a token and their elements, without and with the padding of the cache; if no PE has two tokens."""
 
     heads: int
     head_dim: int
     padded_head_dim: int
     place_bytes: int
     dtype: Dtype
+    is_one_per_pe: bool = False
 
 
 def build(shape: AppendShape, machine: Machine) -> Kernel:
@@ -41,11 +43,13 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    x = builder.buffer("x", row_bytes, 2, shared=True)
+    slots = 1 if shape.is_one_per_pe else 2
+    x = builder.buffer("x", row_bytes, slots, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
-    out = builder.buffer("out", shape.heads * head_bytes, 2, shared=True) if padded else x
-    a, b = builder.core_a, builder.core_b
-    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
+    out = builder.buffer("out", shape.heads * head_bytes, slots, shared=True) if padded else x
+    b = builder.core_b
+    a = b if shape.is_one_per_pe else builder.core_a
+    places = load_indices(builder, a, "places", shape.place_bytes) if shape.place_bytes else None
     with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
         a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
@@ -81,7 +85,7 @@ def lower(context: Lowering, op: Operation) -> None:
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
     places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
     place_bytes = places.row_bytes if places else 0
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype)
+    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, x.rows <= context.machine.pe_count)
     kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,

@@ -43,9 +43,11 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         initial_bytes, initial_slots = mapping.tile_columns * 4, 2
     if shape.has_residual:
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
-    weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True)
+    weight = builder.buffer(
+        "weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True, streamed=mapping.loads_constants
+    )
     buffers = Buffers(
-        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=not mapping.resident or mapping.uses_up_x),
+        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=True),
         weight,
         builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
         builder.buffer(
@@ -87,13 +89,15 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
 
 
 def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buffers) -> Buffers:
-    slots = mapping.weight_slots
+    slots, streamed = mapping.weight_slots, mapping.loads_constants
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
         factor=builder.buffer("expanded", mapping.expanded_part_bytes, EXPANDED_SLOTS, shared=True),
-        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True),
-        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True)
+        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True, streamed=streamed),
+        zero_points=builder.buffer(
+            "zero_points", mapping.zero_point_chunk_bytes, slots, shared=True, streamed=streamed
+        )
         if has_zero_points
         else None,
         shifted=builder.buffer("shifted", mapping.expanded_part_bytes, 1, shared=True) if has_zero_points else None,

@@ -48,8 +48,19 @@ class Multiplier(Walk):
                 self._load_next_initial()
             self._multiply_chunks()
             self._finish()
-        if self.mapping.uses_up_x:
-            self.core.pop(self.buffers.x)
+        if self.mapping.resident:
+            self._give_x_back()
+
+    def _give_x_back(self) -> None:
+        """Pop a resident x. A PE without a tile has multiplied nothing yet: it names x in a product without rows."""
+        core = self.core
+        if not self.mapping.uses_up_x:
+            first, second = (self.buffers.x, self.buffers.factor)[:: -1 if self.mapping.is_swapped else 1]
+            core.emit(
+                self.mapping.instruction, bank=0, a=first, b=second, k_blocks=0, rows=0, columns=0,
+                a_dtype=self.mapping.shape.dtype.name, accumulate="add",
+            )  # fmt: skip
+        core.pop(self.buffers.x)
 
     def _load_resident_x(self) -> None:
         """Load all of x: transfers of a core complete in order, so one of core A would be there behind all weights."""

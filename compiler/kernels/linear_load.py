@@ -20,11 +20,15 @@ class Loader(Walk):
             if not mapping.loads_constants:
                 core.await_inputs()
         for _ in self.tiles():
-            if not self.loads_initial_late:
-                self._load_initial()
+            self._load_beside_chunks()
             self._load_chunks(self.weight_tile, self.x_row)
         if mapping.loads_constants:
             core.await_inputs()
+
+    def _load_beside_chunks(self) -> None:
+        """Load what a tile needs besides chunks."""
+        if not self.loads_initial_late:
+            self._load_initial()
 
     def _begin_rows(self) -> None:
         core = self.core
@@ -42,12 +46,13 @@ class Loader(Walk):
         """Load the first chunks of the weight, if this PE has a tile, and note their number."""
         core, mapping = self.core, self.mapping
         self.early = core.register()
-        with core.scratch() as tiles, core.scratch() as weight:
+        with core.scratch() as tiles:
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
             core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
             core.multiply(self.early, tiles, self.early)
+        with core.ahead(), core.scratch() as weight:
             self._find_first_tile(weight)
             with core.loop(self.early):
                 self._load_weight(weight)

@@ -129,7 +129,8 @@ class Walk:
     @property
     def loads_initial_late(self) -> bool:
         """Tell whether core B loads what accumulators start from: behind the first weights it would come too late."""
-        return self.mapping.resident and not self.mapping.shape.is_scaled
+        shape = self.mapping.shape
+        return self.mapping.resident and (not shape.is_scaled or shape.rounded_from is not None)
 
     def _broadcast(self, receivers: str) -> str:
         """Return how a read for several PEs is broadcast."""

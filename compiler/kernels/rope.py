@@ -1,5 +1,6 @@
 """Rotary embedding, one token at a time per PE: `(x1 cos - x2 sin, x2 cos + x1 sin)` for every head, in fp32.
 
+Core A loads ahead of core B, but where no PE has two tokens: then core B loads, and core A has nothing to wait for.
 Halves of a head are reached by offset and pitch; interleaved pairs are pulled apart and put together by two transposes.
 The rotated heads go to a dense activation, or straight into the key cache.
 """
@@ -44,6 +45,8 @@ class RopeShape:
     place_bytes: int
     into_cache: bool
     dtype: Dtype
+    is_one_per_pe: bool = False
+    """No PE has two tokens: core B loads what it needs."""
 
     @property
     def half(self) -> int:
@@ -81,15 +84,17 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
+    slots = 1 if shape.is_one_per_pe else 2
     buffers = _Buffers(
-        x=builder.buffer("x", shape.x_bytes, 2, shared=True),
-        cosines=builder.buffer("cosines", shape.table_bytes, 2, shared=True),
-        sines=builder.buffer("sines", shape.table_bytes, 2, shared=True),
-        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, 2, shared=True),
-        out=builder.buffer("out", shape.out_bytes, 2, shared=True),
+        x=builder.buffer("x", shape.x_bytes, slots, shared=True),
+        cosines=builder.buffer("cosines", shape.table_bytes, slots, shared=True),
+        sines=builder.buffer("sines", shape.table_bytes, slots, shared=True),
+        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, slots, shared=True),
+        out=builder.buffer("out", shape.out_bytes, slots, shared=True),
     )
-    _load(builder, buffers, shape)
-    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
+    loader = builder.core_b if shape.is_one_per_pe else builder.core_a
+    _load(builder, loader, buffers, shape)
+    places = load_indices(builder, loader, "places", shape.place_bytes) if shape.place_bytes else None
     if shape.interleaved:
         _rotate_interleaved(builder, buffers, shape, places)
     else:
@@ -97,9 +102,8 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
     return builder.build()
 
 
-def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
-    core = builder.core_a
-    positions = load_indices(builder, "positions", shape.position_bytes) if shape.position_bytes else None
+def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    positions = load_indices(builder, core, "positions", shape.position_bytes) if shape.position_bytes else None
     with dealt_items(core, core.argument("tokens")) as token, core.scratch() as address, core.scratch() as position:
         row_address(core, "x", "x_pitch", token, address)
         core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
@@ -123,9 +127,9 @@ def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
                 )  # fmt: skip
 
 
-def load_indices(builder: KernelBuilder, argument: str, row_bytes: int) -> BufferHandle:
-    """Let core A load a row of int32 once, for good, from the address in a launch argument; return its buffer."""
-    core, indices = builder.core_a, builder.buffer(argument, row_bytes, 1)
+def load_indices(builder: KernelBuilder, core: CoreBuilder, argument: str, row_bytes: int) -> BufferHandle:
+    """Let a core load a row of int32 once, for good, from the address in a launch argument; return its buffer."""
+    indices = builder.buffer(argument, row_bytes, 1)
     with core.scratch() as address:
         core.emit(
             "dma_in", out=indices, address=core.load_argument(argument, address), rows=1, row_bytes=row_bytes,
@@ -299,6 +303,7 @@ def lower(context: Lowering, op: Operation) -> None:
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0,
         places.row_bytes if places else 0, cache is not None, context.dtype,
+        is_one_per_pe=x.rows <= context.machine.pe_count,
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
