@@ -44,6 +44,8 @@ class AttentionShape:
     instruction: str
     block_rows: int
     key_step: int
+    past_is_kept: bool = False
+    """True if no launch of the program writes keys and values that come before those of the new tokens."""
 
     @property
     def row_bytes(self) -> int:
@@ -131,6 +133,13 @@ class AttentionTile:
     def key_pieces(self) -> int:
         """Slots that the keys of a chunk fill."""
         return self.keys // self.shape.key_step if self.is_narrow else 1
+
+    @property
+    def loads_past_early(self) -> bool:
+        """True if keys of the past may be loaded before the new ones are there: if nothing else comes with them."""
+        shape = self.shape
+        is_plain = shape.is_stacked and not shape.has_mask and shape.bias == "none"
+        return shape.past_is_kept and is_plain and self.parts > 1 and not self.is_shared
 
     @property
     def item_tokens(self) -> int:
@@ -238,8 +247,12 @@ def banks_of(tile: AttentionTile, machine: Machine) -> Banks:
 
 def fits(tile: AttentionTile, machine: Machine) -> bool:
     """Return whether local memory holds the buffers of a tile."""
-    sizes = buffer_sizes(tile, machine).values()
-    return sum(round_up(slot, 32) * slots + 64 for slot, slots in sizes) <= machine.pe.local_memory_bytes
+    return local_bytes(tile, machine) <= machine.pe.local_memory_bytes
+
+
+def local_bytes(tile: AttentionTile, machine: Machine) -> int:
+    """Return the local memory of the buffers of a tile, gaps included."""
+    return sum(round_up(slot, 32) * slots + 64 for slot, slots in buffer_sizes(tile, machine).values())
 
 
 def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:

@@ -20,7 +20,6 @@ import numpy as np
 from compiler.kernel_builder import BuiltKernel
 from isa.encoding import Value, decode_all, encode
 from isa.kernel import BASE_ALIGNMENT_BYTES, MAX_SLOTS, Buffer, Kernel, Words
-from isa.machine_sections import ProcessingElement
 from isa.table import BY_NAME, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
@@ -179,12 +178,14 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
     buffers: list[Buffer] = []
     streams: list[Streams | None] = []
     numbers: list[tuple[int, ...]] = []
+    used: list[set[int]] = []
     passed = passed_bodies(bodies)
     streamed: set[int] = set()
     for index, body in enumerate(bodies):
         taken: list[int] = []
+        used.append(set())
         is_passed = any(index in others for others in passed.values())
-        avoided = {number for other in passed.get(index, ()) for number in numbers[other]}
+        avoided = {number for other in passed.get(index, ()) for number in used[other]}
         for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
             if ends == NOBODY:
                 taken.append(0)
@@ -201,6 +202,7 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
             else:
                 buffers[number] = _covering(buffers[number], buffer)
             taken.append(number)
+            used[-1].add(number)
         numbers.append(tuple(taken))
         streamed |= {taken[own] for own in body.streamed}
     return Allocation(tuple(buffers), tuple(numbers))
@@ -262,15 +264,14 @@ def deepened(bodies: Sequence[Body], allocation: Allocation, local_memory_bytes:
     return next(found for slots in range(most, -1, -1) if (found := deeper(slots)).bytes <= local_memory_bytes or not slots)
 
 
-def join_kernels(bodies: Sequence[Body], pe: ProcessingElement) -> Kernel:
-    """Return the kernel of bodies that `can_join` and fit in the local memory of a PE."""
+def join_kernels(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Kernel:
+    """Return the kernel of bodies that `can_join` with these buffers, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
-    allocation = deepened(bodies, allocate(bodies), pe.local_memory_bytes)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=_encoded(_core_a(bodies, allocation, pe.registers)),
+        core_a=_encoded(_core_a(bodies, allocation, registers)),
         core_b=_encoded(_core_b(bodies, allocation)),
     )
 

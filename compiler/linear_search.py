@@ -32,7 +32,8 @@ SMALLEST_COMPUTED_CHUNK_BYTES, MAXIMUM_PART_CHUNK_BYTES = 64, 512
 where neighbours split K."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
-EXPANDED_ERROR = 1 / 100
+import os
+EXPANDED_ERROR = float(os.environ.get("EE", 1 / 100))
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
@@ -189,11 +190,13 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
     """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
     block, seen = _chunk_step(choice, machine), set[int]()
     most_bytes = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
+    import os
+    least = most_bytes * float(os.environ.get("LB", 0))
     fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        is_short = not choice.loads_constants or _with_chunks(choice, chunk_bytes).weight_chunk_bytes <= most_bytes
+        is_short = not choice.loads_constants or _with_chunks(choice, chunk_bytes).weight_chunk_bytes <= most_bytes and _with_chunks(choice, chunk_bytes).weight_chunk_bytes >= least
         if chunk_bytes not in seen and is_short:
             seen.add(chunk_bytes)
             yield chunk_bytes

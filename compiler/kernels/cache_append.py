@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
 from compiler.kernels.dealing import dealt_items, row_address
-from compiler.kernels.rope import cache_target, load_indices, token_address
+from compiler.kernels.rope import cache_target, first_pe_of, load_indices, token_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
@@ -24,17 +24,23 @@ ARGUMENTS = (
 )  # fmt: skip
 """Token `i` is written to position `i % sequence`, or `places[i % place_count]` if the kernel reads them."""
 
+PLACES_INPUT = 1
+"""Index among the inputs of cache_append, of one that writes a static cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppendShape:
-    """Heads of a token and their elements, without and with the padding of the cache; if no PE has two tokens."""
+    """Heads of a token and their elements, without and with the padding of the cache.
+
+    If no PE has two tokens, there is the PE of the first one.
+    """
 
     heads: int
     head_dim: int
     padded_head_dim: int
     place_bytes: int
     dtype: Dtype
-    is_one_per_pe: bool = False
+    first_pe: int | None = None
 
 
 def build(shape: AppendShape, machine: Machine) -> Kernel:
@@ -43,18 +49,18 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    slots = 1 if shape.is_one_per_pe else 2
+    slots = 2 if shape.first_pe is None else 1
     x = builder.buffer("x", row_bytes, slots, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
     out = builder.buffer("out", shape.heads * head_bytes, slots, shared=True) if padded else x
     b = builder.core_b
-    a = b if shape.is_one_per_pe else builder.core_a
+    a = builder.core_a if shape.first_pe is None else b
     places = load_indices(builder, a, "places", shape.place_bytes) if shape.place_bytes else None
-    with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:
+    with dealt_items(a, a.argument("tokens"), shape.first_pe or 0) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
         a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
         a.push(x)
-    with dealt_items(b, b.argument("tokens")) as token, b.scratch() as address:
+    with dealt_items(b, b.argument("tokens"), shape.first_pe or 0) as token, b.scratch() as address:
         if padded:
             _pad(b, shape, x, out)
         token_address(b, token, address, places)
@@ -83,12 +89,12 @@ def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHand
 def lower(context: Lowering, op: Operation) -> None:
     """Launch the copy of all new tokens; tokens are dealt over the PEs."""
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
-    places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
+    places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     place_bytes = places.row_bytes if places else 0
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, x.rows <= context.machine.pe_count)
+    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, first_pe_of(context, x.rows, 2))
     kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
         **cache_target(context, cache, places),
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+    context.launch(op, kernel, context.rectangle(x.rows + (shape.first_pe or 0)), arguments)

@@ -14,16 +14,24 @@ INDEX_BYTES = 4
 
 
 @contextmanager
-def dealt_items(core: CoreBuilder, count: Register) -> Iterator[Register]:
-    """Repeat the block for items p, p + P, ... below `count`, where this is PE p of P; yields the item's number."""
+def dealt_items(core: CoreBuilder, count: Register, first: int = 0) -> Iterator[Register]:
+    """Repeat the block for items p, p + P, ... below `count`, where this is PE p of P; yields the item's number.
+
+    PE `first` gets item 0; those before it get none.
+    """
     with core.scratch() as item, core.scratch() as stride, core.scratch() as trips:
         core.multiply(core.coordinate("row"), core.coordinate("columns"), item)
         core.increase(item, core.coordinate("column"))
         core.multiply(core.coordinate("rows"), core.coordinate("columns"), stride)
+        if first:
+            core.increase(item, -first)
         core.subtract(count, item, trips)
         core.increase(trips, stride)
         core.increase(trips, -1)
         core.compute("div", trips, stride, trips)
+        if first:
+            with core.when_less(item, 0):
+                core.copy(0, trips)
         with core.loop(trips):
             yield item
             core.increase(item, stride)

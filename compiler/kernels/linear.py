@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Operation
-from compiler.kernel_builder import KernelBuilder
+from compiler.kernel_builder import EARLY, KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
@@ -150,6 +150,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "out_bytes": out.row_bytes, "chunks": mapping.chunks, "row_rounds": mapping.row_rounds,
         "output_tiles": mapping.output_tiles, "initial": initial, "initial_pitch": initial_pitch,
     }  # fmt: skip
+    if mapping.loads_early:
+        arguments[EARLY] = mapping.weight_slots - 1
     if mapping.shape.activation == "sigmoid":
         arguments["outputs"] = mapping.shape.outputs
     for index, name in ((SCALES, "scales"), (ZERO_POINTS, "zero_points")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.kernel_builder import BufferHandle, Register
+from compiler.kernel_builder import EARLY, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 
 
@@ -50,7 +50,7 @@ class Loader(Walk):
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
+            core.minimum(core.argument("chunks"), core.load_argument(EARLY, self.early), self.early)
             core.multiply(self.early, tiles, self.early)
         with core.ahead(), core.scratch() as weight:
             self._find_first_tile(weight)

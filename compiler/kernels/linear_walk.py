@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
+from compiler.kernel_builder import EARLY, BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_shape import LinearShape
 from compiler.packing import ROW_ALIGNMENT_BYTES
@@ -59,7 +59,8 @@ def arguments_of(shape: LinearShape) -> tuple[str, ...]:
     packed = PACKED_ARGUMENTS if shape.packed else COMPUTED_ARGUMENTS if shape.is_computed else ()
     scaled = SCALED_ARGUMENTS if shape.is_scaled else ()
     row_scales = ROW_SCALE_ARGUMENTS if shape.is_scaled and not shape.rounded_from else ()
-    return (*ARGUMENTS, *activated, *packed, *scaled, *row_scales)
+    early = () if shape.is_computed else (EARLY,)
+    return (*ARGUMENTS, *early, *activated, *packed, *scaled, *row_scales)
 
 
 class Walk:

@@ -7,6 +7,7 @@ The rotated heads go to a dense activation, or straight into the key cache.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
@@ -45,8 +46,13 @@ class RopeShape:
     place_bytes: int
     into_cache: bool
     dtype: Dtype
-    is_one_per_pe: bool = False
-    """No PE has two tokens: core B loads what it needs."""
+    first_pe: int | None = None
+    """The PE of the first token where no PE has two: core B loads what it needs, core A what depends on nothing."""
+
+    @property
+    def is_one_per_pe(self) -> bool:
+        """True if no PE has two tokens."""
+        return self.first_pe is not None
 
     @property
     def half(self) -> int:
@@ -95,6 +101,8 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
     loader = builder.core_b if shape.is_one_per_pe else builder.core_a
     _load(builder, loader, buffers, shape)
     places = load_indices(builder, loader, "places", shape.place_bytes) if shape.place_bytes else None
+    if shape.is_one_per_pe:
+        builder.core_a.await_inputs()
     if shape.interleaved:
         _rotate_interleaved(builder, buffers, shape, places)
     else:
@@ -103,11 +111,39 @@ def build(shape: RopeShape, machine: Machine) -> Kernel:
 
 
 def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    if shape.is_one_per_pe and not shape.position_bytes:
+        with _tokens(builder.core_a, shape) as token:
+            _load_angles(builder, builder.core_a, buffers, shape, token, None)
+        with _tokens(core, shape) as token:
+            _load_x(core, buffers, shape, token)
+        return
     positions = load_indices(builder, core, "positions", shape.position_bytes) if shape.position_bytes else None
-    with dealt_items(core, core.argument("tokens")) as token, core.scratch() as address, core.scratch() as position:
+    with _tokens(core, shape) as token:
+        _load_x(core, buffers, shape, token)
+        _load_angles(builder, core, buffers, shape, token, positions)
+
+
+def _tokens(core: CoreBuilder, shape: RopeShape) -> AbstractContextManager[Register]:
+    return dealt_items(core, core.argument("tokens"), shape.first_pe or 0)
+
+
+def _load_x(core: CoreBuilder, buffers: _Buffers, shape: RopeShape, token: Register) -> None:
+    with core.scratch() as address:
         row_address(core, "x", "x_pitch", token, address)
         core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
         core.push(buffers.x)
+
+
+def _load_angles(
+    builder: KernelBuilder,
+    core: CoreBuilder,
+    buffers: _Buffers,
+    shape: RopeShape,
+    token: Register,
+    positions: BufferHandle | None,
+) -> None:
+    """Load the cosines and sines of a token's position."""
+    with core.scratch() as address, core.scratch() as position:
         if positions is None:
             core.compute("rem", token, core.argument("sequence"), position)
             core.increase(position, core.argument("start"))
@@ -143,7 +179,7 @@ def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape, 
     core, size = builder.core_b, shape.dtype.bytes
     place = _padding(shape)
     zeros = _zeros(builder) if place[2] else None
-    with dealt_items(core, core.argument("tokens")) as token:
+    with _tokens(core, shape) as token:
         _rotate(
             core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size,
             x_pitch=shape.head_dim * size, out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
@@ -225,7 +261,7 @@ def _rotate_interleaved(
     pairs = shape.heads * shape.half
     apart = builder.buffer("apart", 2 * pairs * size, 2)
     rotated = builder.buffer("rotated", 2 * pairs * size, 2)
-    with dealt_items(core, core.argument("tokens")) as token:
+    with _tokens(core, shape) as token:
         core.emit(
             "transpose",
             out=apart,
@@ -303,7 +339,7 @@ def lower(context: Lowering, op: Operation) -> None:
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0,
         places.row_bytes if places else 0, cache is not None, context.dtype,
-        is_one_per_pe=x.rows <= context.machine.pe_count,
+        first_pe=first_pe_of(context, x.rows, 1 if cache else 0),
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
@@ -317,7 +353,15 @@ def lower(context: Lowering, op: Operation) -> None:
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
         **(cache_target(context, cache, places) if cache else _target(context, name, sequence)),
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+    context.launch(op, kernel, context.rectangle(x.rows + (shape.first_pe or 0)), arguments)
+
+
+def first_pe_of(context: Lowering, tokens: int, part: int) -> int | None:
+    """Return the PE of the first token if no PE has two, apart from other `part`s of what attention gets, if it can."""
+    pe_count = context.machine.pe_count
+    if tokens > pe_count:
+        return None
+    return part * tokens if (part + 1) * tokens <= pe_count else 0
 
 
 def cache_target(context: Lowering, cache: CacheRegion, places: Region | None) -> dict[str, ArgumentValue]:

@@ -151,13 +151,16 @@ LOAD = """
 """
 
 
+PE = preset("mtia-2i").pe
+
+
 def _names(words: object) -> list[str]:
     return [instruction.name for instruction, _ in decode_all(words)]  # type: ignore[arg-type]
 
 
 def test_bodies_meet_once() -> None:
     """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
     core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
@@ -169,7 +172,7 @@ def test_bodies_meet_once() -> None:
 
 def test_a_smaller_rectangle_is_guarded() -> None:
     """PEs outside skip the body, and the rows it sees are its own."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
     assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
     rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
     assert rows[0] == {"destination": 2, "value": 1}
@@ -180,7 +183,7 @@ def test_a_core_a_that_stores_meets_too() -> None:
     """Then its core B waits for it as well."""
     store = _kernel(STORE)
     body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
-    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
     signalled = [
         operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
     ]
@@ -217,7 +220,7 @@ def test_bodies_take_turns_with_a_buffer() -> None:
     def body(slot_bytes: int, slots: int, shared: bool = True) -> Body:
         buffers = (replace(plain.buffers[0], slot_bytes=slot_bytes, slots=slots),)
         numbers = frozenset({0} if shared else ())
-        kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, 0, numbers)
+        kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, shared=numbers)
         return Body(kernel, (2, 3), False)
 
     whole = allocate([body(64, 2), body(96, 3), body(32, 1)])
