@@ -6,12 +6,13 @@ Token i of a sequence goes to position i behind the start, or to the position th
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from compiler.graph import Operation
-from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
-from compiler.kernels.dealing import dealt_items, row_address
-from compiler.kernels.rope import cache_target, first_pe_of, load_indices, token_address
+from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
+from compiler.kernels.dealing import dealt_items, one_item, row_address
+from compiler.kernels.rope import cache_target, skipped_pes, load_indices, token_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
@@ -32,7 +33,7 @@ PLACES_INPUT = 1
 class AppendShape:
     """Heads of a token and their elements, without and with the padding of the cache.
 
-    If no PE has two tokens, there is the PE of the first one.
+    Where no PE has two tokens, so many of the last PEs have none.
     """
 
     heads: int
@@ -40,7 +41,7 @@ class AppendShape:
     padded_head_dim: int
     place_bytes: int
     dtype: Dtype
-    first_pe: int | None = None
+    skipped_pes: int | None = None
 
 
 def build(shape: AppendShape, machine: Machine) -> Kernel:
@@ -49,18 +50,18 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    slots = 2 if shape.first_pe is None else 1
+    slots = 2 if shape.skipped_pes is None else 1
     x = builder.buffer("x", row_bytes, slots, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
     out = builder.buffer("out", shape.heads * head_bytes, slots, shared=True) if padded else x
     b = builder.core_b
-    a = builder.core_a if shape.first_pe is None else b
+    a = builder.core_a if shape.skipped_pes is None else b
     places = load_indices(builder, a, "places", shape.place_bytes) if shape.place_bytes else None
-    with dealt_items(a, a.argument("tokens"), shape.first_pe or 0) as token, a.scratch() as address:
+    with _tokens(a, shape) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
         a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
         a.push(x)
-    with dealt_items(b, b.argument("tokens"), shape.first_pe or 0) as token, b.scratch() as address:
+    with _tokens(b, shape) as token, b.scratch() as address:
         if padded:
             _pad(b, shape, x, out)
         token_address(b, token, address, places)
@@ -70,6 +71,11 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
         )  # fmt: skip
         b.pop(out)
     return builder.build()
+
+
+def _tokens(core: CoreBuilder, shape: AppendShape) -> AbstractContextManager[Register]:
+    tokens = core.argument("tokens")
+    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
 
 
 def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHandle) -> None:
@@ -91,10 +97,11 @@ def lower(context: Lowering, op: Operation) -> None:
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
     places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     place_bytes = places.row_bytes if places else 0
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, first_pe_of(context, x.rows, 2))
+    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2))
     kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
         **cache_target(context, cache, places),
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows + (shape.first_pe or 0)), arguments)
+    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
+    context.launch(op, kernel, context.rectangle(tokens), arguments)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from compiler.kernel_builder import BufferHandle, CoreBuilder, Register, Scalar, round_up
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register, Scalar, round_up
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from isa.machine import Machine
 
@@ -14,27 +14,35 @@ INDEX_BYTES = 4
 
 
 @contextmanager
-def dealt_items(core: CoreBuilder, count: Register, first: int = 0) -> Iterator[Register]:
-    """Repeat the block for items p, p + P, ... below `count`, where this is PE p of P; yields the item's number.
-
-    PE `first` gets item 0; those before it get none.
-    """
+def dealt_items(core: CoreBuilder, count: Register) -> Iterator[Register]:
+    """Repeat the block for items p, p + P, ... below `count`, where this is PE p of P; yields the item's number."""
     with core.scratch() as item, core.scratch() as stride, core.scratch() as trips:
         core.multiply(core.coordinate("row"), core.coordinate("columns"), item)
         core.increase(item, core.coordinate("column"))
         core.multiply(core.coordinate("rows"), core.coordinate("columns"), stride)
-        if first:
-            core.increase(item, -first)
         core.subtract(count, item, trips)
         core.increase(trips, stride)
         core.increase(trips, -1)
         core.compute("div", trips, stride, trips)
-        if first:
-            with core.when_less(item, 0):
-                core.copy(0, trips)
         with core.loop(trips):
             yield item
             core.increase(item, stride)
+
+
+@contextmanager
+def one_item(core: CoreBuilder, count: Register, skipped: int = 0) -> Iterator[Register]:
+    """Run the block on the last `count` PEs but those skipped, of which item 0 is the last; yields the item's number.
+
+    These are the PEs without a tile where a linear has fewer tiles than there are PEs: no weights pass their ports.
+    """
+    with core.scratch() as item, core.scratch() as place:
+        core.multiply(core.coordinate("rows"), core.coordinate("columns"), item)
+        core.multiply(core.coordinate("row"), core.coordinate("columns"), place)
+        core.increase(place, core.coordinate("column"))
+        core.subtract(item, place, item)
+        core.increase(item, -1 - skipped)
+        with core.when_less(item, count), core.when_at_least(item, ZERO):
+            yield item
 
 
 @dataclass(frozen=True, slots=True)

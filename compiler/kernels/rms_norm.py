@@ -7,13 +7,13 @@ row only its PE loads the weight.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from compiler.graph import Operation, RmsNormAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import dealt_items, row_address
+from compiler.kernels.dealing import dealt_items, one_item, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from isa.dtypes import Dtype
 from isa.errors import UnsupportedError
@@ -86,9 +86,9 @@ def _build(shape: RmsNormShape, machine: Machine, chunk: int, x_slots: int) -> K
     _load_weight(core_a, buffers, shape, machine)
     core_a.await_inputs()
     if shape.rows == "many":
-        with dealt_items(core_a, core_a.argument("rows")) as item:
+        with _rows(core_a, shape) as item:
             _load_x(core_a, buffers, shape, item)
-    with dealt_items(core, core.argument("rows")) as item, core.scratch() as address:
+    with _rows(core, shape) as item, core.scratch() as address:
         if shape.rows != "many":
             _load_x(core, buffers, shape, item)
         _statistic(core, buffers, shape, chunks)
@@ -99,11 +99,16 @@ def _build(shape: RmsNormShape, machine: Machine, chunk: int, x_slots: int) -> K
     return builder.build()
 
 
+def _rows(core: CoreBuilder, shape: RmsNormShape) -> AbstractContextManager[Register]:
+    rows = core.argument("rows")
+    return dealt_items(core, rows) if shape.rows == "many" else one_item(core, rows)
+
+
 def _load_weight(core: CoreBuilder, buffers: _Buffers, shape: RmsNormShape, machine: Machine) -> None:
     """Load the weight for good, or for the only row."""
     with ExitStack() as of_row:
         if shape.rows == "one":
-            of_row.enter_context(dealt_items(core, core.argument("rows")))
+            of_row.enter_context(_rows(core, shape))
         core.emit(
             "dma_in", out=buffers.weight, address=core.argument("weight"), rows=1, row_bytes=shape.padded_columns * 4,
             broadcast="all" if machine.dma.broadcast_reads and shape.rows != "one" else "none",
@@ -194,4 +199,6 @@ def lower(context: Lowering, op: Operation) -> None:
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
         "out": context.address(out), "out_pitch": out.pitch_bytes, "rows": x.rows,
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+    grid = context.machine.grid
+    rectangle = context.rectangle(x.rows) if rows == "many" else (grid.rows, grid.columns)
+    context.launch(op, kernel, rectangle, arguments)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, row_address
+from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, one_item, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import CacheRegion, Region
 from compiler.packing import padded_row_bytes
@@ -46,13 +46,13 @@ class RopeShape:
     place_bytes: int
     into_cache: bool
     dtype: Dtype
-    first_pe: int | None = None
-    """The PE of the first token where no PE has two: core B loads what it needs, core A what depends on nothing."""
+    skipped_pes: int | None = None
+    """Where no PE has two tokens, how many of the last PEs have none: core B loads x, core A what depends on nothing."""
 
     @property
     def is_one_per_pe(self) -> bool:
         """True if no PE has two tokens."""
-        return self.first_pe is not None
+        return self.skipped_pes is not None
 
     @property
     def half(self) -> int:
@@ -124,7 +124,8 @@ def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: R
 
 
 def _tokens(core: CoreBuilder, shape: RopeShape) -> AbstractContextManager[Register]:
-    return dealt_items(core, core.argument("tokens"), shape.first_pe or 0)
+    tokens = core.argument("tokens")
+    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
 
 
 def _load_x(core: CoreBuilder, buffers: _Buffers, shape: RopeShape, token: Register) -> None:
@@ -339,7 +340,7 @@ def lower(context: Lowering, op: Operation) -> None:
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0,
         places.row_bytes if places else 0, cache is not None, context.dtype,
-        first_pe=first_pe_of(context, x.rows, 1 if cache else 0),
+        skipped_pes=skipped_pes(context, x.rows, 1 if cache else 0),
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
@@ -353,11 +354,15 @@ def lower(context: Lowering, op: Operation) -> None:
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
         **(cache_target(context, cache, places) if cache else _target(context, name, sequence)),
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows + (shape.first_pe or 0)), arguments)
+    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
+    context.launch(op, kernel, context.rectangle(tokens), arguments)
 
 
-def first_pe_of(context: Lowering, tokens: int, part: int) -> int | None:
-    """Return the PE of the first token if no PE has two, apart from other `part`s of what attention gets, if it can."""
+def skipped_pes(context: Lowering, tokens: int, part: int) -> int | None:
+    """Return how many of the last PEs are left to other `part`s of what attention gets; None if some have two tokens.
+
+    Parts whose tokens all have PEs of their own are made at the same time.
+    """
     pe_count = context.machine.pe_count
     if tokens > pe_count:
         return None
