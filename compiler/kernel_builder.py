@@ -208,6 +208,11 @@ class CoreBuilder:
         yield
         self._places[place] = len(self._lines)
 
+    def pause(self, cycles: int) -> None:
+        """Emit a loop that takes about so many cycles, of one instruction each."""
+        with self.scratch() as left, self.loop(self.copy(cycles, left)):
+            self.increase(left, 0)
+
     # --- instructions ------------------------------------------------------------------------------------------
 
     def emit(self, name: str, **operands: OperandValue) -> None:

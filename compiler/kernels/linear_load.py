@@ -132,6 +132,13 @@ class Loader(Walk):
         self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
         self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
         core.increase(weight, mapping.weight_chunk_bytes)
+        if mapping.loads_constants:
+            self._let_others_pass()
+
+    def _let_others_pass(self) -> None:
+        """Ask for no more than passes the port: commands of core B would wait behind all that core A has asked for."""
+        chunk_bytes = self.mapping.weight_chunk_bytes + self.mapping.scale_chunk_bytes + self.mapping.zero_point_chunk_bytes
+        self.core.pause(int(chunk_bytes / self.machine.dma.bytes_per_cycle))
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
         """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""
