@@ -32,8 +32,7 @@ SMALLEST_COMPUTED_CHUNK_BYTES, MAXIMUM_PART_CHUNK_BYTES = 64, 512
 where neighbours split K."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
-import os
-EXPANDED_ERROR = float(os.environ.get("EE", 1 / 100))
+EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
@@ -102,8 +101,9 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
-    leaves it to other operations of the launch.
+    out; of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up
+    soonest with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of
+    the launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -120,7 +120,8 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
-            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
+            outputs = mapping.output_rounds * mapping.tile_outputs
+            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
         slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
@@ -187,21 +188,30 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 
 def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
-    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
+    """Yield the useful lengths of a chunk's rows in bytes, the longest first.
+
+    Chunks of constants that core A loads alone share buffers with those of other operations of a launch. So all are
+    about as long: at least a turn of all channels of DRAM, if as many as are preferred have their share of memory.
+    """
+    if not choice.loads_constants:
+        yield from _all_chunk_lengths(choice, machine)
+        return
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
+    least = min(most, machine.dram.channels * machine.dram.interleave_bytes)
+    sizes = {length: _with_chunks(choice, length).weight_chunk_bytes for length in _all_chunk_lengths(choice, machine)}
+    short = [length for length, size in sizes.items() if size <= most] or [min(sizes)]
+    yield from [length for length in short if sizes[length] >= least] or [max(short)]
+
+
+def _all_chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
     block, seen = _chunk_step(choice, machine), set[int]()
-    most_bytes = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
-    import os
-    least = most_bytes * float(os.environ.get("LB", 0))
     fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        is_short = not choice.loads_constants or _with_chunks(choice, chunk_bytes).weight_chunk_bytes <= most_bytes and _with_chunks(choice, chunk_bytes).weight_chunk_bytes >= least
-        if chunk_bytes not in seen and is_short:
+        if chunk_bytes not in seen:
             seen.add(chunk_bytes)
             yield chunk_bytes
-    if not seen:
-        yield round_up(min(smallest, choice.pe_k_bytes), block)
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:

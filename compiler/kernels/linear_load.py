@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from compiler.kernel_builder import EARLY, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
+from compiler.linear_cost import waits_for_weights
 
 
 class Loader(Walk):
@@ -52,7 +53,10 @@ class Loader(Walk):
             core.maximum(tiles, 0, tiles)
             core.minimum(core.argument("chunks"), core.load_argument(EARLY, self.early), self.early)
             core.multiply(self.early, tiles, self.early)
-        with core.ahead(), core.scratch() as weight:
+        with ExitStack() as block:
+            if waits_for_weights(mapping, self.machine):
+                block.enter_context(core.ahead())
+            weight = block.enter_context(core.scratch())
             self._find_first_tile(weight)
             with core.loop(self.early):
                 self._load_weight(weight)

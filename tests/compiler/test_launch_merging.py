@@ -151,7 +151,8 @@ LOAD = """
 """
 
 
-PE = preset("mtia-2i").pe
+def _joined(bodies: list[Body]) -> Kernel:
+    return join_kernels(bodies, allocate(bodies), registers=32)
 
 
 def _names(words: object) -> list[str]:
@@ -160,7 +161,7 @@ def _names(words: object) -> list[str]:
 
 def test_bodies_meet_once() -> None:
     """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
     core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
@@ -172,7 +173,7 @@ def test_bodies_meet_once() -> None:
 
 def test_a_smaller_rectangle_is_guarded() -> None:
     """PEs outside skip the body, and the rows it sees are its own."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
     rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
     assert rows[0] == {"destination": 2, "value": 1}
@@ -183,7 +184,7 @@ def test_a_core_a_that_stores_meets_too() -> None:
     """Then its core B waits for it as well."""
     store = _kernel(STORE)
     body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
-    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], PE)
+    joined = _joined([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     signalled = [
         operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
     ]
