@@ -60,7 +60,11 @@ are carried back to the accumulators."""
 
 
 def choose_tile(
-    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine,
+    cache: CacheRegion,
+    attributes: AttentionAttributes,
+    has_mask: bool,
+    bias: Bias,
+    machine: Machine,
     past_is_kept: bool = False,
 ) -> AttentionTile:
     """Return the tile with the shortest estimated time among those that fit in local memory."""

@@ -300,9 +300,11 @@ class BuiltKernel(Kernel):
     The first `inputs_at` instructions of core A touch no memory but constants, and wait only for room in buffers; no
     loop or branch leads across that place. Those of them that `ahead` tells, from the first to the one behind the last,
     may run long before: what stands in front of them only sets registers, and may run again to set them for the rest;
-    they push no more slots than the argument `EARLY` says. Of `shared` buffers (by number) all slots that are pushed are popped, and
-    no command reaches over the end of a slot, so that other kernels may use them before and after, with larger slots
-    and more of them. Some of them are `streamed`: with more slots constants are loaded further ahead.
+    they push no more slots than the argument `EARLY` says.
+
+    Of `shared` buffers (by number) all slots that are pushed are popped, and no command reaches over the end of a slot,
+    so that other kernels may use them before and after, with larger slots and more of them. Some of them are
+    `streamed`: with more slots constants are loaded further ahead.
     """
 
     inputs_at: int = 0

@@ -64,7 +64,6 @@ class Body:
         """True if core A uses nothing else."""
         return self.inputs_at >= len(self.kernel.core_a) - 1
 
-
     @property
     def ahead(self) -> tuple[int, int]:
         """Instructions of core A that may run long before the others, if those use constants only."""
@@ -261,7 +260,9 @@ def deepened(bodies: Sequence[Body], allocation: Allocation, local_memory_bytes:
         return replace(allocation, buffers=tuple(buffers))
 
     most = MAX_SLOTS - max((allocation.buffers[number].slots for number in numbers), default=MAX_SLOTS)
-    return next(found for slots in range(most, -1, -1) if (found := deeper(slots)).bytes <= local_memory_bytes or not slots)
+    return next(
+        found for slots in range(most, -1, -1) if (found := deeper(slots)).bytes <= local_memory_bytes or not slots
+    )
 
 
 def join_kernels(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Kernel:

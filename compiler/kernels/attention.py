@@ -95,7 +95,7 @@ def _past_is_kept(context: Lowering, op: Operation) -> bool:
     pasts = op.inputs[3:5]
     if len(pasts) < 2 or not all(past in graph.inputs for past in pasts):
         return False
-    writers = [context.producers[name] for name in op.inputs[1:3] if name in context.producers]
+    writers = [context.producers[name] for name in op.inputs[1:3] if name and name in context.producers]
     places = {"rope": rope.PLACES_INPUT, "cache_append": cache_append.PLACES_INPUT}
     return all(len(writer.inputs) <= places.get(writer.kind, 0) for writer in writers)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
 from compiler.kernels.dealing import dealt_items, one_item, row_address
-from compiler.kernels.rope import cache_target, skipped_pes, load_indices, token_address
+from compiler.kernels.rope import cache_target, load_indices, skipped_pes, token_address
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
@@ -97,7 +97,9 @@ def lower(context: Lowering, op: Operation) -> None:
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
     places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     place_bytes = places.row_bytes if places else 0
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2))
+    shape = AppendShape(
+        cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2)
+    )
     kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,

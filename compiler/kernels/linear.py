@@ -95,9 +95,7 @@ def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buf
         buffers,
         factor=builder.buffer("expanded", mapping.expanded_part_bytes, EXPANDED_SLOTS, shared=True),
         scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True, streamed=streamed),
-        zero_points=builder.buffer(
-            "zero_points", mapping.zero_point_chunk_bytes, slots, shared=True, streamed=streamed
-        )
+        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True, streamed=streamed)
         if has_zero_points
         else None,
         shifted=builder.buffer("shifted", mapping.expanded_part_bytes, 1, shared=True) if has_zero_points else None,

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
-from compiler.kernels.linear_walk import Buffers, Walk
+from compiler.kernels.linear_resident import ResidentLoader
+from compiler.kernels.linear_walk import Buffers
 from compiler.linear_mapping import LinearMapping
 from isa.dtypes import FP32, INT8, Dtype
 from isa.machine import Machine
@@ -17,7 +18,7 @@ Operand = tuple[BufferHandle, Register, Register]
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
-class Multiplier(Walk):
+class Multiplier(ResidentLoader):
     """Core B: matrix products, accumulators, and the way out.
 
     A packed weight is expanded one part of a chunk ahead of the products, beyond the ends of tiles: products that wait
@@ -37,7 +38,7 @@ class Multiplier(Walk):
 
     def emit(self) -> None:
         if self.mapping.resident:
-            self._load_resident_x()
+            self.load_resident_x()
         self._prepare()
         for _ in self.tiles():
             if self.loads_initial_late and self._has_initial:
@@ -49,30 +50,7 @@ class Multiplier(Walk):
             self._multiply_chunks()
             self._finish()
         if self.mapping.resident:
-            self._give_x_back()
-
-    def _give_x_back(self) -> None:
-        """Pop a resident x. A PE without a tile has multiplied nothing yet: it names x in a product without rows."""
-        core = self.core
-        if not self.mapping.uses_up_x:
-            first, second = (self.buffers.x, self.buffers.factor)[:: -1 if self.mapping.is_swapped else 1]
-            core.emit(
-                self.mapping.instruction, bank=0, a=first, b=second, k_blocks=0, rows=0, columns=0,
-                a_dtype=self.mapping.shape.dtype.name, accumulate="add",
-            )  # fmt: skip
-        core.pop(self.buffers.x)
-
-    def _load_resident_x(self) -> None:
-        """Load all of x: transfers of a core complete in order, so one of core A would be there behind all weights."""
-        core = self.core
-        with core.scratch() as address, core.scratch() as pitch, core.scratch() as rows:
-            core.emit(
-                "dma_in", out=self.buffers.x, out_pitch=core.argument("k_bytes"),
-                address=core.load_argument("x", address), address_pitch=core.load_argument("x_pitch", pitch),
-                rows=core.load_argument("rows", rows), row_bytes=core.argument("k_bytes"),
-                broadcast=self._broadcast(self.mapping.x_receivers),
-            )  # fmt: skip
-        core.push(self.buffers.x)
+            self.give_x_back()
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""

@@ -141,7 +141,9 @@ class Loader(Walk):
 
     def _let_others_pass(self) -> None:
         """Ask for no more than passes the port: commands of core B would wait behind all that core A has asked for."""
-        chunk_bytes = self.mapping.weight_chunk_bytes + self.mapping.scale_chunk_bytes + self.mapping.zero_point_chunk_bytes
+        chunk_bytes = (
+            self.mapping.weight_chunk_bytes + self.mapping.scale_chunk_bytes + self.mapping.zero_point_chunk_bytes
+        )
         self.core.pause(int(chunk_bytes / self.machine.dma.bytes_per_cycle))
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:

@@ -49,7 +49,11 @@ class _Buffers:
 
 def build(shape: RmsNormShape, machine: Machine) -> Kernel:
     """Return the kernel; raises UnsupportedError if a row does not fit in local memory."""
-    for chunk, x_slots in ((LARGEST_CHUNK, 2 if shape.rows == "many" else 1), (LARGEST_CHUNK, 1), (LARGEST_CHUNK // 4, 1)):
+    for chunk, x_slots in (
+        (LARGEST_CHUNK, 2 if shape.rows == "many" else 1),
+        (LARGEST_CHUNK, 1),
+        (LARGEST_CHUNK // 4, 1),
+    ):
         chunk = min(chunk, shape.padded_columns)
         if _local_bytes(shape, chunk, x_slots) <= machine.pe.local_memory_bytes:
             return _build(shape, machine, chunk, x_slots)

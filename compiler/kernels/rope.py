@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, one_item, row_address
+from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, one_item
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import CacheRegion, Region
 from compiler.packing import padded_row_bytes
@@ -47,7 +47,7 @@ class RopeShape:
     into_cache: bool
     dtype: Dtype
     skipped_pes: int | None = None
-    """Where no PE has two tokens, how many of the last PEs have none: core B loads x, core A what depends on nothing."""
+    """Where no PE has two tokens, how many of the last PEs have none. Core B loads x, core A the constants."""
 
     @property
     def is_one_per_pe(self) -> bool:
@@ -129,9 +129,10 @@ def _tokens(core: CoreBuilder, shape: RopeShape) -> AbstractContextManager[Regis
 
 
 def _load_x(core: CoreBuilder, buffers: _Buffers, shape: RopeShape, token: Register) -> None:
-    with core.scratch() as address:
-        row_address(core, "x", "x_pitch", token, address)
-        core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
+    with core.scratch() as address, core.scratch() as number:
+        core.multiply(token, core.load_argument("x_pitch", number), address)
+        core.increase(address, core.load_argument("x", number))
+        core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=core.copy(shape.x_bytes, number))
         core.push(buffers.x)
 
 
@@ -144,23 +145,24 @@ def _load_angles(
     positions: BufferHandle | None,
 ) -> None:
     """Load the cosines and sines of a token's position."""
-    with core.scratch() as address, core.scratch() as position:
+    with core.scratch() as address, core.scratch() as position, core.scratch() as row_bytes:
         if positions is None:
-            core.compute("rem", token, core.argument("sequence"), position)
-            core.increase(position, core.argument("start"))
+            core.compute("rem", token, core.load_argument("sequence", position), position)
+            core.increase(position, core.load_argument("start", address))
             core.multiply(position, shape.table_bytes, position)
         else:
-            core.compute("rem", token, core.argument("position_count"), position)
+            core.compute("rem", token, core.load_argument("position_count", position), position)
+        core.copy(shape.table_bytes, row_bytes)
         for name, buffer in (("cosines", buffers.cosines), ("sines", buffers.sines)):
-            table = core.argument(name)
+            core.load_argument(name, address)
             if positions is None:
-                core.add(position, table, address)
-                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=shape.table_bytes)
+                core.increase(address, position)
+                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=row_bytes)
                 core.push(buffer)
             else:
                 fetch_row(
-                    core, builder.machine, out=buffer, indices=positions, index=position, table=table,
-                    pitch=shape.table_bytes, row_bytes=shape.table_bytes,
+                    core, builder.machine, out=buffer, indices=positions, index=position, table=address,
+                    pitch=row_bytes, row_bytes=row_bytes,
                 )  # fmt: skip
 
 
