@@ -1,7 +1,7 @@
 """Buffers of one kernel that are never in use at the same time lie over one another in local memory.
 
-A kernel is cut by the meetings of its PEs in stretches of time. When PEs have met, all data that were handed over before
-are used up, so that what a buffer of an earlier stretch took is free for those of later ones.
+A kernel is cut by the meetings of its PEs in stretches of time. When PEs have met, all data that were handed over
+before are used up, so that what a buffer of an earlier stretch took is free for those of later ones.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Loader(Walk):
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
+            core.minimum(self.own_chunks(self.early), mapping.weight_slots - 1, self.early)
             core.multiply(self.early, tiles, self.early)
             self._find_first_tile(weight)
             with core.loop(self.early):
@@ -54,15 +54,18 @@ class Loader(Walk):
 
     def _prepare(self) -> None:
         """Note how many bytes of the weight a tile has."""
-        core = self.core
-        self.tile_step = core.multiply(core.argument("chunks"), self.mapping.weight_chunk_bytes, core.register())
+        core, bytes_of_chunk = self.core, self.mapping.weight_chunk_bytes * self.mapping.k_parts
+        self.tile_step = core.multiply(core.argument("chunks"), bytes_of_chunk, core.register())
 
     def _find_first_tile(self, weight_tile: Register) -> None:
-        """Point at the weight of this PE's first tile."""
+        """Point at the weight of this PE's first tile, and of its part of K."""
         core = self.core
         core.multiply(self.index, self.tile_step, weight_tile)
         with core.scratch() as base:
             core.increase(weight_tile, core.load_argument("weight", base))
+            if self.k_part is not None:
+                core.multiply(core.argument("chunks"), self.k_part, base)
+                core.increase(weight_tile, core.multiply(base, self.mapping.weight_chunk_bytes, base))
 
     def _find_next_tile(self, weight_tile: Register) -> None:
         """Point at the weight of this PE's next tile."""

@@ -49,6 +49,8 @@ class Buffers:
     """A packed weight without its zero points, between the two steps of the expansion."""
     turned_result: BufferHandle | None = None
     """Results with a row per output, before they are turned."""
+    zeros: BufferHandle | None = None
+    """A row of zeros, where accumulators start from bias or residual at one of several neighbours."""
     turned_residual: BufferHandle | None = None
     """The residual with a row per output."""
 
@@ -100,9 +102,10 @@ class Walk:
             core.load_coordinate("columns", columns)
             core.load_coordinate("row", index)
             core.load_coordinate("rows", stride)
-            if bands > 1:
-                core.compute("div", index, bands, index)
-                core.compute("div", stride, bands, stride)
+            turns = bands * self.mapping.k_parts
+            if turns > 1:
+                core.compute("div", index, turns, index)
+                core.compute("div", stride, turns, stride)
             core.multiply(index, columns, index)
             core.multiply(stride, columns, stride)
             core.increase(index, core.load_coordinate("column", columns))
