@@ -137,11 +137,7 @@ class _Merger:
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
-            kernel = (
-                group.bodies[0].kernel
-                if len(group.bodies) == 1
-                else join_kernels(group.bodies, self.machine)
-            )
+            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies, self.machine)
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
         return self._index_by_bodies[key]

@@ -154,7 +154,12 @@ class LinearMapping:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
         shape = self.shape
         gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.resident and self.loads_early and not gets_computed
+        return self.streams_constants or (self.resident and self.loads_early and not gets_computed)
+
+    @property
+    def streams_constants(self) -> bool:
+        """True if core B loads chunks of x, so that the weight does not wait for them, nor they for the weight."""
+        return not self.resident and self.loads_early and not self.shape.is_scaled and self.row_rounds == 1
 
     @property
     def output_tiles(self) -> int:

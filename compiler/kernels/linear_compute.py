@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_parts import add_parts
+from compiler.kernels.linear_stream import XStream
 from compiler.kernels.linear_walk import Buffers, Walk
 from compiler.linear_mapping import LinearMapping
 from isa.dtypes import FP32, INT8, Dtype
@@ -27,6 +28,7 @@ class Multiplier(Walk):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
+        self.stream = XStream(self) if mapping.streams_constants else None
         held = mapping.block_rows
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
@@ -43,6 +45,8 @@ class Multiplier(Walk):
         for _ in self.tiles():
             if self.loads_initial_late and self._has_initial:
                 self._load_first_initial()
+            if self.stream is not None:
+                self.stream.load_first()
             if self._starts_loaded:
                 self._start_accumulators()
             if self.loads_initial_late and self._has_initial:
@@ -66,10 +70,8 @@ class Multiplier(Walk):
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""
-        with self.core.scratch() as step:
-            self.core.multiply(self.stride, self.tile_bytes, step)
-            with self.core.when_less(self.out_offset, step):
-                self._load_initial()
+        with self.in_first_tile():
+            self._load_initial()
 
     def _load_next_initial(self) -> None:
         """Load what the next tile starts from, if there is one."""
@@ -116,6 +118,8 @@ class Multiplier(Walk):
 
     def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
+        if self.stream is not None:
+            self.stream.begin()
         if len(self.row_blocks) == 1:
             return
         held = self.mapping.block_rows
@@ -211,6 +215,8 @@ class Multiplier(Walk):
         with core.scratch() as blocks:
             core.minimum(left, mapping.part_bytes, blocks)
             core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
+            if self.stream is not None:
+                self.stream.load_next()
             if self.buffers.scales is not None:
                 self._expand_next(self.buffers.scales)
             self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)

@@ -27,10 +27,8 @@ class Loader(Walk):
             core.await_inputs()
 
     def _begin_rows(self) -> None:
-        core = self.core
-        core.multiply(self.first_row, core.argument("x_pitch"), self.x_row)
-        with core.scratch() as base:
-            core.increase(self.x_row, core.load_argument("x", base))
+        if not self.mapping.streams_constants:
+            self.find_x(self.x_row)
 
     def _begin_outputs(self) -> None:
         self._find_first_tile(self.weight_tile)
@@ -78,13 +76,16 @@ class Loader(Walk):
         core, mapping = self.core, self.mapping
         with ExitStack() as lent:
             weight, chunks = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
-            place = None if mapping.resident else self._first_x(x_row, lent)
+            place = None
+            if not (mapping.resident or mapping.streams_constants):
+                place = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+                self.find_first_chunk(x_row, *place)
             core.copy(weight_tile, weight)
             self.own_chunks(chunks)
             if mapping.loads_early:
                 if place is not None:
                     with core.loop(self.early):
-                        self._load_next_x(*place)
+                        self.load_x(*place)
                 core.subtract(chunks, self.early, chunks)
                 core.multiply(self.early, mapping.weight_chunk_bytes, self.early)
                 core.increase(weight, self.early)
@@ -92,29 +93,11 @@ class Loader(Walk):
             with core.loop(chunks):
                 # A computed second operand is turned next; one from DRAM comes behind x, for which PEs wait together.
                 if place is not None and not mapping.shape.is_computed:
-                    self._load_next_x(*place)
+                    self.load_x(*place)
                 self._load_weight(weight)
                 if place is not None and mapping.shape.is_computed:
-                    self._load_next_x(*place)
+                    self.load_x(*place)
                 self._end_chunk()
-
-    def _first_x(self, x_row: Register, lent: ExitStack) -> tuple[Register, Register]:
-        """Return the address of the first chunk of x, and the bytes of its rows that are left."""
-        core, part_bytes = self.core, self.mapping.k_part_bytes
-        address, left = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
-        core.copy(x_row, address)
-        if self.k_part is not None:
-            core.increase(address, core.multiply(self.k_part, part_bytes, left))
-        return address, self.own_k("k_bytes", part_bytes, left)
-
-    def _load_next_x(self, address: Register, left: Register) -> None:
-        """Load a chunk of x; the address moves to the next."""
-        core, mapping = self.core, self.mapping
-        with core.scratch() as size:
-            core.minimum(left, mapping.chunk_bytes, size)
-            self._load_x(address, self.tile_rows, size)
-        core.increase(address, mapping.chunk_bytes)
-        core.increase(left, -mapping.chunk_bytes)
 
     def _end_chunk(self) -> None:
         """Do what follows when a chunk of both operands is on its way."""
@@ -146,12 +129,3 @@ class Loader(Walk):
                 broadcast=self._broadcast(self.mapping.weight_receivers),
             )  # fmt: skip
         core.push(buffer)
-
-    def _load_x(self, address: Register, rows: Register, size: Register) -> None:
-        core = self.core
-        core.emit(
-            "dma_in", out=self.buffers.x, out_pitch=core.constant(self.mapping.chunk_bytes), address=address,
-            address_pitch=core.argument("x_pitch"), rows=rows, row_bytes=size,
-            broadcast=self._broadcast(self.mapping.x_receivers),
-        )  # fmt: skip
-        core.push(self.buffers.x)
