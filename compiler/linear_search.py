@@ -192,13 +192,16 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
         chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes not in seen:
+        if chunk_bytes not in seen and _with_chunks(choice, chunk_bytes).k_parts == choice.k_parts:
             seen.add(chunk_bytes)
             yield chunk_bytes
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
-    return replace(choice, chunks=-(-choice.pe_k_bytes // chunk_bytes), chunk_bytes=chunk_bytes)
+    chunks = -(-choice.pe_k_bytes // chunk_bytes)
+    is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
+    part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
+    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
