@@ -203,8 +203,7 @@ def group_indices(mode: Mode, rows: int, columns: int) -> range:
     return range(first, first + {"none": pes, "write": pes, "row": rows, "column": columns, "all": 1}[mode])
 
 
-@dataclass(frozen=True)
-class Pattern:
+class Pattern(NamedTuple):
     """Each group of a rectangle of PEs at the first corner moves one byte, spread over memory units or at one."""
 
     rows: int
@@ -213,10 +212,11 @@ class Pattern:
     units: int
     unit: int | None = None
 
-    def port_shares(self, ports: int) -> npt.NDArray[np.float64]:
+    def port_shares(self, ports: int) -> tuple[float, ...]:
         """Return the part of the byte that each port passes."""
-        units = np.arange(self.units) if self.unit is None else np.array([self.unit])
-        return np.bincount(units % ports, minlength=ports) / len(units)
+        if self.unit is not None:
+            return tuple(float(port == self.unit % ports) for port in range(ports))
+        return tuple(len(range(port, self.units, ports)) / self.units for port in range(ports))
 
 
 def link_cycles(machine: Machine, pattern: Pattern) -> tuple[float, ...]:
@@ -252,12 +252,19 @@ def _busiest_links(
     return tuple(kept)
 
 
-@functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
 def _link_cycles(network: Network, cluster: Pair, widths: Pair, pattern: Pattern) -> tuple[float, ...]:
-    targets = _targets(pattern.mode, cluster, (0, 0), (pattern.rows, pattern.columns))
-    table, links = network.routes(targets, is_write=pattern.mode == "write")
-    lengths = table[:, :, END] - table[:, :, FIRST]
-    shares = np.tile(pattern.port_shares(network.ports), len(targets)).repeat(lengths.ravel())
-    loads = np.bincount(links, shares, len(network.links))
+    size = (pattern.rows, pattern.columns)
+    return _cycles_by_shares(network, cluster, widths, pattern.mode, size, pattern.port_shares(network.ports))
+
+
+@functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
+def _cycles_by_shares(
+    network: Network, cluster: Pair, widths: Pair, mode: Mode, size: Pair, shares: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Return the cycles that each link is busy where each port passes its share; most patterns share evenly."""
+    targets = _targets(mode, cluster, (0, 0), size)
+    table, links = network.routes(targets, is_write=mode == "write")
+    lengths = (table[:, :, END] - table[:, :, FIRST]).ravel()
+    loads = np.bincount(links, np.tile(shares, len(targets)).repeat(lengths), len(network.links))
     of_link = np.repeat(widths, [network.row_links, len(network.links) - network.row_links])
     return tuple((loads / of_link).tolist())
