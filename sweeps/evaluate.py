@@ -19,7 +19,7 @@ from isa.machine import Machine
 from sweeps.cost_assumptions import cost_assumptions
 from sweeps.figures import MEASURES, figures_of, is_dominated, machine_figures, vector
 from sweeps.points import Objective
-from sweeps.workloads import Workload, graph_of
+from sweeps.workloads import Workload, compiler_of
 
 if TYPE_CHECKING:
     from isa.program import Program
@@ -128,12 +128,8 @@ def evaluate(task: Task) -> Outcome:
 
 
 def _compiled(run: Run, machine: Machine) -> Program | RunResult:
-    from compiler import compile_graph
-
-    workload = run.workload
     try:
-        graph = graph_of(workload)
-        return compile_graph(graph, machine, workload.dtype, quantize=workload.quantize, group_size=workload.group_size)
+        return compiler_of(run.workload).program(machine)
     except ToolError as error:
         return RunResult(run.key, "infeasible", one_line(error))
     except Exception as error:
