@@ -5,6 +5,8 @@ meet, core B drains and waits for the cores B of all PEs, then lets its core A g
 operands are loaded by core A. A core A that stores results meets the others as well. What a kernel does before
 `inputs_at` uses constants only, so it comes before its core A waits: weights are on their way while what they are
 multiplied with is still being made.
+
+Where local memory has no room for all buffers at once, those of bodies that a meeting parts lie over one another.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
 from isa import columns
 from isa.encoding import Value, encode_values, words_of
-from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel
+from isa.kernel import Buffer, Kernel, bytes_of
+from isa.machine import Machine
 from isa.table import BROADCAST, BY_NAME, BY_OPCODE, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
@@ -134,19 +138,25 @@ class Allocation:
     @property
     def bytes(self) -> int:
         """Bytes of local memory, gaps included."""
-        return sum(-(-buffer.bytes // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES for buffer in self.buffers)
+        return bytes_of(self.buffers)
 
 
-def allocate(bodies: Sequence[Body]) -> Allocation:
-    """Give each buffer of each body a number; bodies take turns with buffers that they may share.
+def allocate(bodies: Sequence[Body], local_memory_bytes: int) -> Allocation:
+    """Give each buffer of each body a number, and a place if not all have one behind each other.
 
     A buffer is a queue between two streams of commands. Where both are the same in another body, that body's data just
-    come next: nothing is waited for, and its first data may be on their way while the last ones are being used.
+    come next: nothing is waited for, and its first data may be on their way while the last ones are being used. So
+    bodies take turns with buffers that they may share.
     """
     buffers: list[Buffer] = []
     streams: list[Streams | None] = []
+    stretches: list[set[int]] = []
     numbers: list[tuple[int, ...]] = []
+    last = sum(body.meets for body in bodies)
+    stretch = 0
     for index, body in enumerate(bodies):
+        stretch += body.meets
+        early = _loaded_early(body.kernel) if body.meets else frozenset()
         taken: list[int] = []
         for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
             if ends == NOBODY:
@@ -158,11 +168,24 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
                 number = len(buffers)
                 buffers.append(replace(buffer, name=f"{buffer.name}.{index}"))
                 streams.append(ends if may_share else None)
+                stretches.append(set())
             else:
                 buffers[number] = _covering(buffers[number], buffer)
+            stretches[number] |= {stretch - (own in early), stretch} if may_share else set(range(last + 1))
             taken.append(number)
         numbers.append(tuple(taken))
+    if bytes_of(buffers) > local_memory_bytes:
+        return Allocation(overlaid(buffers, stretches), tuple(numbers))
     return Allocation(tuple(buffers), tuple(numbers))
+
+
+@lru_cache(maxsize=KEPT_KERNELS)
+def _loaded_early(kernel: Kernel) -> frozenset[int]:
+    """Return the buffers that are written before the PEs have met: those of constants."""
+    if not isinstance(kernel, BuiltKernel):
+        return frozenset()
+    early = _code(kernel)[CORE_A][: kernel.inputs_at]
+    return frozenset(early[_BUFFERS[early[:, columns.OPCODE]]].tolist())
 
 
 def _alike(
@@ -172,13 +195,16 @@ def _alike(
     streams: Sequence[Streams | None],
     taken: Sequence[int],
 ) -> int | None:
-    """Return the number of a known buffer between the same streams that grows least, if sharing saves memory."""
+    """Return the number of a known buffer between the same streams that grows least, if sharing saves memory.
+
+    Of those that grow alike it is one of the same name: weights are on their way longer than what they meet.
+    """
     growths = [
-        (_covering(other, buffer).bytes - other.bytes, number)
+        (_covering(other, buffer).bytes - other.bytes, not other.name.startswith(f"{buffer.name}."), number)
         for number, other in enumerate(known)
         if ends is not None and streams[number] == ends and number not in taken
     ]
-    growth, number = min(growths, default=(buffer.bytes + 1, 0))
+    growth, _, number = min(growths, default=(buffer.bytes + 1, False, 0))
     return number if growth <= buffer.bytes else None
 
 
@@ -203,10 +229,10 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     )
 
 
-def join_kernels(bodies: Sequence[Body], registers: int) -> Kernel:
-    """Return the kernel of bodies that `can_join`, for cores with so many registers."""
+def join_kernels(bodies: Sequence[Body], machine: Machine) -> Kernel:
+    """Return the kernel of bodies that `can_join`, whose buffers a PE of the machine has room for."""
     kernels = [body.kernel for body in bodies]
-    allocation = allocate(bodies)
+    allocation, registers = allocate(bodies, machine.pe.local_memory_bytes), machine.pe.registers
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),

@@ -64,7 +64,8 @@ def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, f
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else tiles_per_pe * mapping.chunks)
     x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
     all_weight_bytes, shape = mapping.weight_bytes, mapping.shape
-    weight_port_bytes = tiles_per_pe * all_weight_bytes / mapping.output_tiles
+    parts = 1 if shape.is_computed else mapping.k_parts
+    weight_port_bytes = tiles_per_pe * all_weight_bytes / mapping.output_tiles / parts
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
     copies = mapping.row_shares if is_shared else mapping.row_groups

@@ -203,11 +203,17 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
     fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
-    return np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.k_parts == 1:
+        return lengths
+    return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
-    return replace(choice, chunks=-(-choice.pe_k_bytes // chunk_bytes), chunk_bytes=chunk_bytes)
+    chunks = -(-choice.pe_k_bytes // chunk_bytes)
+    is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
+    part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
+    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import least_matrix_cycles
-from compiler.linear_flat import flat_choices
+from compiler.linear_flat import flat_choices, split_choices
 from compiler.linear_mapping import LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.machine import Machine
@@ -38,6 +38,7 @@ def streamed_tilings(shape: LinearShape, machine: Machine) -> Iterator[LinearMap
                     yield tiling
     if not may_be_resident(shape, machine):
         yield from flat_choices(shape, machine)
+        yield from split_choices(shape, machine)
 
 
 def _either_way(shape: LinearShape, machine: Machine, k_parts: int = 1, row_shares: int = 1) -> Iterator[LinearMapping]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from isa import columns, dtypes
 from isa.encoding import check_words
 from isa.errors import AssemblyError
-from isa.kernel import MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.kernel import BASE_ALIGNMENT_BYTES, MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
 from isa.reuse import Kept
 from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Operand, Timing
@@ -90,6 +90,9 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots"
         if buffer.slots > MAX_SLOTS:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots, at most {MAX_SLOTS} are possible"
+        base = buffer.base_bytes
+        if base is not None and (base < 0 or base % BASE_ALIGNMENT_BYTES):
+            yield f"buffer '{buffer.name}' begins at {base}, which is no multiple of {BASE_ALIGNMENT_BYTES}"
 
 
 def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[str]:
