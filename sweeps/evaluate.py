@@ -23,11 +23,14 @@ from sweeps.workloads import Workload, compiler_of
 
 if TYPE_CHECKING:
     from isa.program import Program
+    from simulator.launcher import Timings
     from simulator.report import Report
 
 PACKAGES = ("isa", "compiler", "simulator", "models")
 """Packages whose sources decide what a run measures."""
 _OWN_SOURCES = ("evaluate.py", "workloads.py")
+KEPT_TIMINGS = 32
+"""Runs of which is kept what launches took, for points that differ in energy only."""
 RunStatus = Literal["ok", "infeasible", "failed"]
 BOUND_OF: Mapping[str, str] = {measure: f"bound_{measure}" for measure in MEASURES}
 """By measure, the name under which a run keeps what it was bound to before: who discards asks that alone."""
@@ -166,7 +169,7 @@ def _simulated(run: Run, program: Program, bounds: Measures) -> RunResult:
 
     start = time.perf_counter()
     try:
-        report = Simulator(program).profile(indices=run.workload.indices)
+        report = Simulator(program, timings=_timings()).profile(indices=run.workload.indices)
     except ToolError as error:
         return RunResult(run.key, "infeasible", one_line(error))
     except Exception as error:
@@ -174,6 +177,13 @@ def _simulated(run: Run, program: Program, bounds: Measures) -> RunResult:
     seconds = time.perf_counter() - start
     measures = _measures(report) | {BOUND_OF[measure]: value for measure, value in bounds.items()}
     return RunResult(run.key, "ok", measures=measures, limit=_limit(report), seconds=seconds)
+
+
+@functools.cache
+def _timings() -> Timings:
+    from simulator.launcher import Timings
+
+    return Timings(KEPT_TIMINGS)
 
 
 def _measures(report: Report) -> dict[str, float]:
