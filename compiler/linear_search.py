@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -28,6 +27,7 @@ from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_recta
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
+from isa.reuse import Kept
 
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
@@ -58,9 +58,16 @@ _Place = tuple[float, int, int, LinearMapping | None]
 are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
 
 
-@lru_cache(maxsize=64)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    return _CHOSEN.result(shape, machine, lambda view: _least_costly(shape, view))
+
+
+_CHOSEN = Kept[LinearMapping](256)
+
+
+def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the mapping that `ranked_mappings` has first.
 
     Best first: of choices, of ways to cut their K, and of these with what conflicts in DRAM add, the one is looked at
     next that costs least at least. The search ends when that is more than a mapping that is known: none that is left
@@ -198,7 +205,10 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
     fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
-    return np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.k_parts == 1:
+        return lengths
+    return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:

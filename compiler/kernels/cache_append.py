@@ -35,7 +35,7 @@ class AppendShape:
     dtype: Dtype
 
 
-def build(shape: AppendShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: AppendShape) -> Kernel:
     """Return the kernel."""
     suffix = "_places" if shape.place_bytes else ""
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
@@ -82,7 +82,7 @@ def lower(context: Lowering, op: Operation) -> None:
     places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
     place_bytes = places.row_bytes if places else 0
     shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype)
-    kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
         **cache_target(context, cache, places),

@@ -33,7 +33,7 @@ from isa.machine import Machine
 from isa.machine_sections import dtype_family
 
 
-def build(mapping: LinearMapping, machine: Machine) -> Kernel:
+def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     """Return the kernel of a mapping."""
     shape = mapping.shape
     builder = KernelBuilder(_name(mapping), machine, arguments_of(shape))
@@ -157,6 +157,6 @@ def lower(context: Lowering, op: Operation) -> None:
     if "row_scales" in arguments_of(mapping.shape):
         row_scales = context.region(op.inputs[ROW_SCALES])
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
-    kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
+    kernel = context.kernel(build, mapping)
     grid = (mapping.grid_rows, mapping.grid_columns)
     context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)

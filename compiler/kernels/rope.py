@@ -77,7 +77,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: RopeShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RopeShape) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
@@ -303,7 +303,7 @@ def lower(context: Lowering, op: Operation) -> None:
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
         raise UnsupportedError(what, where=op.name, help="head_dim must be a multiple of 16")
-    kernel = context.kernel(("rope", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     start: Dim = attributes.start if attributes.start is not None else 0
     sequence = int(context.mapped.graph.value(op.inputs[0] or "").shape[1])  # type: ignore[arg-type]
     arguments: dict[str, ArgumentValue] = {
