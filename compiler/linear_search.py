@@ -155,9 +155,7 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield a choice with every useful split of K."""
     for chunk_bytes in _chunk_lengths(choice, machine).tolist():
-        chunked = _with_chunks(choice, chunk_bytes)
-        if chunked.k_parts == choice.k_parts:
-            yield from _with_slots(chunked, machine)
+        yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
 
 
 def _has_padding(mapping: LinearMapping) -> bool:
