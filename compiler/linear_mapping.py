@@ -79,6 +79,8 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    early_chunks: int = 0
+    """Chunks of the weight that core A loads before it hears that x is on its way, if it is to wait for that."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
