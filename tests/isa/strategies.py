@@ -64,7 +64,5 @@ def kernels(draw: st.DrawFn) -> Kernel:
     arguments = tuple(draw(st.lists(NAMES, max_size=4, unique=True)))
     names = draw(st.lists(NAMES, max_size=4, unique=True))
     bases = st.none() | st.integers(0, 99).map(lambda units: 64 * units)
-    buffers = tuple(
-        Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9)), draw(bases)) for name in names
-    )
+    buffers = tuple(Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9)), draw(bases)) for name in names)
     return Kernel(draw(NAMES), arguments, buffers, draw(codes(len(names))), draw(codes(len(names))))
