@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 from compiler.kernel_builder import EARLY
 from compiler.kernel_joining import (
@@ -28,6 +28,7 @@ from compiler.kernel_joining import (
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
+from isa.machine_sections import PerDtype
 from isa.program import Argument, Entry, Launch, Program, Touch
 
 SHORTEST_LAYER = 4
@@ -43,12 +44,22 @@ def merge_launches(program: Program) -> Program:
     return replace(program, kernels=tuple(merger.kernels), entries=entries)
 
 
+_Key = tuple[tuple[int, Rectangle, bool], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Launches that become one; `bodies` are their kernels."""
 
     launches: tuple[Launch, ...]
     bodies: tuple[Body, ...]
+
+    @property
+    def key(self) -> _Key:
+        """What groups have in common whose launches run the same code."""
+        return tuple(
+            (launch.kernel, body.rectangle, body.meets) for launch, body in zip(self.launches, self.bodies, strict=True)
+        )
 
 
 class _Merger:
@@ -57,9 +68,9 @@ class _Merger:
     def __init__(self, program: Program) -> None:
         self.program, self.machine = program, program.machine
         self.kernels: list[Kernel] = []
-        self._index_by_bodies: dict[tuple[tuple[int, Rectangle, bool], ...], int] = {}
-        self._allocated = cache(allocate)
-        self._deepened = cache(self._deepen)
+        self._index_by_bodies: dict[_Key, int] = {}
+        self._known_to_fit: dict[_Key, bool] = {}
+        self._allocations: dict[_Key, Allocation] = {}
         self._ranges = {item.name: (item.address, item.address + item.bytes) for item in program.storages}
 
     def entry(self, entry: Entry) -> Entry:
@@ -121,14 +132,17 @@ class _Merger:
         return first < other_end and other_first < end
 
     def _fits(self, group: _Group) -> bool:
+        key = group.key
+        if key not in self._known_to_fit:
+            self._known_to_fit[key] = self._has_room(group)
+        return self._known_to_fit[key]
+
+    def _has_room(self, group: _Group) -> bool:
         if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
-        allocation = self._allocated(group.bodies)
+        allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
-
-    def _deepen(self, bodies: tuple[Body, ...]) -> Allocation:
-        return deepened(bodies, self._allocated(bodies), self.machine.pe.local_memory_bytes)
 
     @cached_property
     def _start_seconds(self) -> float:
@@ -160,7 +174,7 @@ class _Merger:
 
     def _arguments(self, group: _Group) -> Iterator[Argument]:
         """Yield the arguments of all launches; what is streamed is loaded as far ahead as its buffers have slots."""
-        allocation = self._deepened(group.bodies) if len(group.bodies) > 1 else None
+        allocation = self._deepened(group) if len(group.bodies) > 1 else None
         for index, (launch, body) in enumerate(zip(group.launches, group.bodies, strict=True)):
             for name, argument in zip(body.kernel.arguments, launch.arguments, strict=True):
                 if allocation and body.streamed and name == EARLY:
@@ -169,18 +183,22 @@ class _Merger:
                 else:
                     yield argument
 
+    def _deepened(self, group: _Group) -> Allocation:
+        """Return where the buffers of a group are, with all of local memory in use."""
+        key = group.key
+        if key not in self._allocations:
+            self._allocations[key] = deepened(group.bodies, self.machine.pe.local_memory_bytes)
+        return self._allocations[key]
+
     def _kernel(self, group: _Group) -> int:
-        key = tuple(
-            (launch.kernel, body.rectangle, body.meets)
-            for launch, body in zip(group.launches, group.bodies, strict=True)
-        )
+        key = group.key
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
             kernel = (
                 group.bodies[0].kernel
                 if len(group.bodies) == 1
-                else join_kernels(group.bodies, self._deepened(group.bodies), self.machine.pe.registers)
+                else join_kernels(group.bodies, self._deepened(group), self.machine.pe.registers)
             )
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
@@ -221,6 +239,5 @@ def _least_seconds(launch: Launch, program: Program, entry: Entry) -> float:
 
 
 def _fastest_macs_per_second(machine: Machine) -> float:
-    names = type(machine.matrix.rate_by_dtype).model_fields
-    rates = [machine.peak_macs_per_second(name) for name in names if machine.matrix.rate_by_dtype[name]]
+    rates = [machine.peak_macs_per_second(name) for name in PerDtype.model_fields if machine.matrix.rate_by_dtype[name]]
     return max(rates)

@@ -13,6 +13,8 @@ from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
 from compiler.kernels.dealing import dealt_items, one_item, row_address
 from compiler.kernels.rope import cache_target, load_indices, skipped_pes, token_address
+from compiler.kernels.token_blocks import ARGUMENTS as BLOCK_ARGUMENTS
+from compiler.kernels.token_blocks import Store, TokenBlocks, choose_blocks, dealt_blocks, load_item, store_item
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
@@ -44,7 +46,7 @@ class AppendShape:
     skipped_pes: int | None = None
 
 
-def build(shape: AppendShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: AppendShape) -> Kernel:
     """Return the kernel."""
     suffix = "_places" if shape.place_bytes else ""
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
@@ -70,6 +72,19 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
             rows=shape.heads, row_bytes=head_bytes,
         )  # fmt: skip
         b.pop(out)
+    return builder.build()
+
+
+def build_blocks(machine: Machine, plan: TokenBlocks, head_bytes: int, store: Store) -> Kernel:
+    """Return the kernel for blocks of tokens of heads without padding."""
+    name = f"cache_append_{plan.all_heads}x{head_bytes}_{store}_{plan.tokens}x{plan.heads}"
+    builder = KernelBuilder(name, machine, BLOCK_ARGUMENTS)
+    x = builder.buffer("x", plan.tokens * plan.heads * head_bytes, 2, shared=True)
+    with dealt_blocks(builder.core_a, plan) as item:
+        load_item(builder.core_a, plan, x, item, head_bytes)
+    with dealt_blocks(builder.core_b, plan) as item:
+        store_item(builder.core_b, plan, x, item, head_bytes, store)
+        builder.core_b.pop(x)
     return builder.build()
 
 
@@ -100,10 +115,28 @@ def lower(context: Lowering, op: Operation) -> None:
     shape = AppendShape(
         cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2)
     )
-    kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
-    arguments: dict[str, ArgumentValue] = {
-        "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
-        **cache_target(context, cache, places),
-    }  # fmt: skip
+    target = cache_target(context, cache, places)
+    head_bytes, batch = cache.padded_head_dim * cache.dtype.bytes, x.rows // cache.sequence
+    plan = choose_blocks(cache.heads, batch, cache.sequence, context.machine.pe_count)
+    is_plain = places is None and cache.head_dim == cache.padded_head_dim
+    if plan is not None and is_plain and head_bytes % context.machine.dma.alignment_bytes == 0:
+        store: Store = "pieces" if cache.token_bytes == head_bytes else "heads"
+        items = batch * plan.blocks(cache.sequence) * plan.groups
+        kernel = context.kernel(build_blocks, plan, head_bytes, store)
+        arguments: dict[str, ArgumentValue] = {
+            "x": context.address(x), "x_pitch": x.pitch_bytes, "sequence": cache.sequence,
+            "blocks": plan.blocks(cache.sequence), "items": items,
+            **{name: value for name, value in target.items() if not name.startswith("place")},
+        }  # fmt: skip
+        context.launch(op, kernel, context.rectangle(items), arguments)
+        return
+    kernel = context.kernel(build, shape)
+    arguments = {
+        "x": context.address(x),
+        "x_pitch": x.pitch_bytes,
+        "tokens": x.rows,
+        "sequence": cache.sequence,
+        **target,
+    }
     tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
     context.launch(op, kernel, context.rectangle(tokens), arguments)

@@ -47,7 +47,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: RmsNormShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RmsNormShape) -> Kernel:
     """Return the kernel; raises UnsupportedError if a row does not fit in local memory."""
     for chunk, x_slots in (
         (LARGEST_CHUNK, 2 if shape.rows == "many" else 1),
@@ -198,7 +198,7 @@ def lower(context: Lowering, op: Operation) -> None:
     padded = out.row_bytes // context.dtype.bytes
     rows: Rows = "one" if x.rows == 1 else "one per PE" if x.rows <= context.machine.pe_count else "many"
     shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype, rows)
-    kernel = context.kernel(("rms_norm", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
         "out": context.address(out), "out_pitch": out.pitch_bytes, "rows": x.rows,
