@@ -40,6 +40,8 @@ EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
+STREAMED_X_SLOTS = 3
+"""Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -228,7 +230,7 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
     """Yield a mapping with the most slots that fit, whole chunks and parts of them."""
     x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
     for slots in range(_wanted_slots(chunked, machine), 1, -1):
-        x_slots = 1 if chunked.resident else slots
+        x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
         mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
