@@ -84,6 +84,8 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    core_b_has_time: bool = False
+    """Core B issues so few commands for its products that it can load x as well."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -169,7 +171,7 @@ class LinearMapping:
 
         It counts the rows of each block in a register, and has none left for x where there are many blocks.
         """
-        is_plain = not self.resident and self.loads_early and not self.shape.is_scaled
+        is_plain = self.core_b_has_time and not self.resident and self.loads_early and not self.shape.is_scaled
         most_rows = (STREAMED_BLOCKS - self.is_swapped - (self.shape.packed is not None)) * self.block_rows
         return is_plain and self.row_rounds == 1 and self.tile_rows <= most_rows
 
