@@ -309,7 +309,7 @@ class KernelBuilder:
         """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
         kernel = BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at, frozenset(self._shared),
+            inputs_at=self.core_a.inputs_at, shared=frozenset(self._shared),
         )  # fmt: skip
         verify(kernel, self.machine)
         return kernel

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
 from compiler.kernel_builder import BuiltKernel
 from isa.encoding import Value, decode_all, encode
-from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, Words
+from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, KernelPart, Words
 from isa.table import BY_NAME, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
@@ -194,52 +195,63 @@ def join_kernels(bodies: Sequence[Body], registers: int) -> Kernel:
     """Return the kernel of bodies that `can_join`, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
     allocation = allocate(bodies)
+    codes_a, codes_b = list(_core_a(bodies, allocation, registers)), list(_core_b(bodies, allocation))
+    starts = zip(_starts(codes_a), _starts(codes_b), strict=True)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=_encoded(_core_a(bodies, allocation, registers)),
-        core_b=_encoded(_core_b(bodies, allocation)),
+        core_a=_encoded(codes_a),
+        core_b=_encoded(codes_b),
+        parts=tuple(KernelPart(kernel.name, *start) for kernel, start in zip(kernels, starts, strict=True)),
     )
 
 
-def _encoded(lines: Iterator[Line]) -> Words:
+def _encoded(codes: Sequence[Sequence[Line]]) -> Words:
+    lines = (*(line for code in codes for line in code), ("halt", {}))
     return np.array([encode(name, operands) for name, operands in lines], dtype=np.uint64)
 
 
-def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Line]:
+def _starts(codes: Sequence[Sequence[Line]]) -> list[int]:
+    """Return where the code of each body begins."""
+    return [0, *accumulate(len(code) for code in codes[:-1])]
+
+
+def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[list[Line]]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
         lines = _renumbered(bodies, index, CORE_A, allocation)
+        code: list[Line] = []
         early = 0
         free: tuple[int, int] | None = None
         if body.meets:
             if has_stored:
-                yield "barrier", {}
-                yield "signal", {"value": A_IS_DONE}
+                code += [("barrier", {}), ("signal", {"value": A_IS_DONE})]
             free = _free_registers(lines, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(lines) or free is not None
             early = body.inputs_at if can_be_left else 0
-            yield from _on_own_pes(lines[:early], body.rectangle, whole, free)
-            yield "wait", {"value": B_IS_DONE}
+            code += _on_own_pes(lines[:early], body.rectangle, whole, free)
+            code.append(("wait", {"value": B_IS_DONE}))
             has_stored = False
-        yield from _on_own_pes(lines[early:], body.rectangle, whole, free)
+        code += _on_own_pes(lines[early:], body.rectangle, whole, free)
+        yield code
         has_stored = has_stored or _stores(body.kernel)
-    yield "halt", {}
 
 
-def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
+def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[list[Line]]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
+        code: list[Line] = []
         if body.meets:
-            yield "barrier", {}
-            yield "signal", {"value": B_IS_DONE}
+            code += [("barrier", {}), ("signal", {"value": B_IS_DONE})]
             if has_stored:
-                yield "wait", {"value": A_IS_DONE}
+                code.append(("wait", {"value": A_IS_DONE}))
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        code += _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        yield code
         has_stored = has_stored or _stores(body.kernel)
-    yield "halt", {}
 
 
 @lru_cache(maxsize=KEPT_KERNELS)

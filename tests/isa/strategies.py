@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from isa.encoding import encode, words_of
-from isa.kernel import Buffer, Kernel
+from isa.kernel import Buffer, Kernel, KernelPart
 from isa.table import INSTRUCTIONS, SLOTS, Instruction, Kind, Operand
 
 _INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -64,4 +64,11 @@ def kernels(draw: st.DrawFn) -> Kernel:
     arguments = tuple(draw(st.lists(NAMES, max_size=4, unique=True)))
     names = draw(st.lists(NAMES, max_size=4, unique=True))
     buffers = tuple(Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9))) for name in names)
-    return Kernel(draw(NAMES), arguments, buffers, draw(codes(len(names))), draw(codes(len(names))))
+    core_a, core_b = draw(codes(len(names))), draw(codes(len(names)))
+    part_names = draw(st.lists(NAMES, max_size=3))
+    starts = [
+        sorted(draw(st.lists(st.integers(0, len(core) - 1), min_size=len(part_names), max_size=len(part_names))))
+        for core in (core_a, core_b)
+    ]
+    parts = tuple(KernelPart(*part) for part in zip(part_names, *starts, strict=True))
+    return Kernel(draw(NAMES), arguments, buffers, core_a, core_b, parts)
