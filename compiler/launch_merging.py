@@ -105,7 +105,7 @@ class _Merger:
     def _fits(self, group: _Group) -> bool:
         if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
-        allocation = allocate(group.bodies)
+        allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
 
@@ -133,11 +133,7 @@ class _Merger:
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
-            kernel = (
-                group.bodies[0].kernel
-                if len(group.bodies) == 1
-                else join_kernels(group.bodies, self.machine.pe.registers)
-            )
+            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies, self.machine)
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
         return self._index_by_bodies[key]

@@ -8,11 +8,15 @@ from dataclasses import replace
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 
+import numpy as np
+import numpy.typing as npt
+
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import (
     LeastCycles,
     cycles,
     least_cycles_by_chunks,
+    least_matrix_cycles,
     loading_cycles,
     matrix_cycles,
     multiplies_long,
@@ -78,12 +82,14 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
         if not order:
             expansions = max(EXPANSIONS) if shape.packed else 1
             bounds[place] = least_cycles_by_chunks(choice, machine, products[place], expansions)
-            for chunk_bytes in _chunk_lengths(choice, machine):
-                heappush(queue, (bounds[place](chunk_bytes, 1.0), place, -chunk_bytes, None))
+            lengths = _chunk_lengths(choice, machine)
+            for chunk_bytes, bound in zip(lengths.tolist(), bounds[place](lengths, 1.0).tolist(), strict=True):
+                if bound <= least * error:
+                    heappush(queue, (bound, place, -chunk_bytes, None))
         elif chunked is None:
             chunked = _with_chunks(choice, -order)
-            bound = bounds[place](-order, share_of_conflicts(chunked, machine))
-            heappush(queue, (bound, place, order, chunked))
+            bound = bounds[place](np.array(-order), share_of_conflicts(chunked, machine))
+            heappush(queue, (float(bound), place, order, chunked))
         else:
             found = [(cycles(mapping, machine), mapping) for mapping in _with_slots(chunked, machine)]
             estimates[place, order] = found
@@ -93,8 +99,7 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
 
 def _least_products(choice: LinearMapping, machine: Machine) -> float:
     """Return how long products of every completed form of a choice take at least."""
-    least = matrix_cycles(choice, machine)
-    return min(least, matrix_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
+    return least_matrix_cycles(choice, machine) if _has_padding(choice) else matrix_cycles(choice, machine)
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -142,8 +147,10 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield a choice with every useful split of K."""
-    for chunk_bytes in _chunk_lengths(choice, machine):
-        yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
+    for chunk_bytes in _chunk_lengths(choice, machine).tolist():
+        chunked = _with_chunks(choice, chunk_bytes)
+        if chunked.k_parts == choice.k_parts:
+            yield from _with_slots(chunked, machine)
 
 
 def _has_padding(mapping: LinearMapping) -> bool:
@@ -185,20 +192,20 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         )  # fmt: skip
 
 
-def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
-    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
-    block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
+def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the useful lengths of a chunk's rows in bytes, the longest first."""
+    block, k_bytes = _chunk_step(choice, machine), choice.pe_k_bytes
+    fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
-    for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
-        chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes not in seen:
-            seen.add(chunk_bytes)
-            yield chunk_bytes
+    wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
+    return np.unique(-(k_bytes // -wanted // block) * block)[::-1]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
-    return replace(choice, chunks=-(-choice.pe_k_bytes // chunk_bytes), chunk_bytes=chunk_bytes)
+    chunks = -(-choice.pe_k_bytes // chunk_bytes)
+    is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
+    part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
+    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

@@ -112,7 +112,7 @@ def _read_machine(data: Any, where: str) -> Machine:
 
 
 _MACHINE_PARTS: Codec[dict[str, Any]] = record(dict, fields=PLAIN_TABLE, code_digest=TEXT, timing_digest=TEXT)
-_BUFFER = record(Buffer, name=TEXT, slot_bytes=INTEGER, slots=INTEGER)
+_BUFFER = record(Buffer, name=TEXT, slot_bytes=INTEGER, slots=INTEGER, base_bytes=optional(INTEGER))
 _KERNEL_PART = record(KernelPart, name=TEXT, core_a=INTEGER, core_b=INTEGER)
 
 

@@ -66,6 +66,8 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     if mapping.turned_result_bytes:
         size, slots = mapping.turned_result_bytes, mapping.turned_result_slots
         buffers = replace(buffers, turned_result=builder.buffer("turned_result", size, slots, shared=True))
+    if mapping.starts_apart:
+        buffers = replace(buffers, zeros=builder.buffer("zeros", mapping.initial_row_bytes, 1))
     if mapping.turned_residual_bytes:
         buffers = replace(
             buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2, shared=True)

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
+from compiler.kernels.linear_parts import add_parts
+from compiler.kernels.linear_stream import XStream
 from compiler.kernels.linear_walk import Buffers, Walk
 from compiler.linear_mapping import LinearMapping
 from isa.dtypes import FP32, INT8, Dtype
@@ -26,6 +28,7 @@ class Multiplier(Walk):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
+        self.stream = XStream(self) if mapping.streams_constants else None
         held = mapping.block_rows
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
@@ -42,6 +45,8 @@ class Multiplier(Walk):
         for _ in self.tiles():
             if self.loads_initial_late and self._has_initial:
                 self._load_first_initial()
+            if self.stream is not None:
+                self.stream.load_first()
             if self._starts_loaded:
                 self._start_accumulators()
             if self.loads_initial_late and self._has_initial:
@@ -65,10 +70,8 @@ class Multiplier(Walk):
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""
-        with self.core.scratch() as step:
-            self.core.multiply(self.stride, self.tile_bytes, step)
-            with self.core.when_less(self.out_offset, step):
-                self._load_initial()
+        with self.in_first_tile():
+            self._load_initial()
 
     def _load_next_initial(self) -> None:
         """Load what the next tile starts from, if there is one."""
@@ -83,7 +86,9 @@ class Multiplier(Walk):
             core.subtract(self.out_offset, step, self.out_offset)
 
     def _prepare(self) -> None:
-        """Make what all tiles need: the first part of a packed weight."""
+        """Make what all tiles need: zeros to start from, the first part of a packed weight."""
+        if self.buffers.zeros is not None:
+            self._fill_zeros(self.buffers.zeros)
         if self.buffers.scales is None:
             return
         core = self.core
@@ -113,6 +118,8 @@ class Multiplier(Walk):
 
     def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
+        if self.stream is not None:
+            self.stream.begin()
         if len(self.row_blocks) == 1:
             return
         held = self.mapping.block_rows
@@ -128,23 +135,44 @@ class Multiplier(Walk):
                 yield block * len(self.column_blocks) + index, block, start, width
 
     def _start_accumulators(self) -> None:
-        shape, initial = self.mapping.shape, self.buffers.turned_residual or self.buffers.initial
-        spread = "column" if self.mapping.is_swapped else "row"
-        for bank, block, start, width in self._banks():
-            extent = self._extent(block, width)
-            if shape.has_residual:
-                residual_pitch = self.mapping.turned_residual_pitch_bytes
-                offset, pitch = self._place_in_tile(block, start, shape.out_dtype, residual_pitch)
-                self._with_offset(
-                    offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name,
-                    spread="full", **extent,
-                )  # fmt: skip
-            else:
-                self._with_offset(
-                    start * FP32.bytes, "acc_load", bank=bank, a=initial, a_pitch=FP32.bytes, a_dtype=FP32.name,
-                    spread=spread, **extent,
-                )  # fmt: skip
+        initial = self.buffers.turned_residual or self.buffers.initial
+        for part in range(self.mapping.k_parts if self.mapping.starts_apart else 1):
+            with self._at_part(part):
+                for bank, block, start, width in self._banks():
+                    if self.mapping.owners[block] == part or self.buffers.zeros is None:
+                        self._start_accumulator(bank, block, start, width, initial)
+                    else:
+                        self._load_accumulator(bank, self.buffers.zeros, 0, self._extent(block, width))
         self.core.pop(initial)
+
+    @contextmanager
+    def _at_part(self, part: int) -> Iterator[None]:
+        """Run the code at the PEs that have this part of K, or at all if it is not split."""
+        if self.k_part is None:
+            yield
+            return
+        with self.core.when_equal(self.k_part, part):
+            yield
+
+    def _start_accumulator(self, bank: int, block: int, start: int, width: int, initial: BufferHandle) -> None:
+        """Load an accumulator with its part of bias or residual."""
+        shape, extent = self.mapping.shape, self._extent(block, width)
+        if not shape.has_residual:
+            self._load_accumulator(bank, initial, start * FP32.bytes, extent)
+            return
+        residual_pitch = self.mapping.turned_residual_pitch_bytes
+        offset, pitch = self._place_in_tile(block, start, shape.out_dtype, residual_pitch)
+        self._with_offset(
+            offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name, spread="full",
+            **extent,
+        )  # fmt: skip
+
+    def _load_accumulator(self, bank: int, source: BufferHandle, offset: int, extent: dict[str, Any]) -> None:
+        """Load an accumulator with one number per output, the same in all rows of x."""
+        spread = "column" if self.mapping.is_swapped else "row"
+        self._with_offset(
+            offset, "acc_load", bank=bank, a=source, a_pitch=FP32.bytes, a_dtype=FP32.name, spread=spread, **extent
+        )
 
     def _extent(self, block: int, width: Register | int) -> dict[str, Any]:
         """Return the rows and columns of an accumulator that holds `width` outputs of a block of rows."""
@@ -187,6 +215,8 @@ class Multiplier(Walk):
         with core.scratch() as blocks:
             core.minimum(left, mapping.part_bytes, blocks)
             core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
+            if self.stream is not None:
+                self.stream.load_next()
             if self.buffers.scales is not None:
                 self._expand_next(self.buffers.scales)
             self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
@@ -337,7 +367,16 @@ class Multiplier(Walk):
     @contextmanager
     def _summed(self, block: int) -> Iterator[None]:
         """Run the code for a block of rows where it is complete: if neighbours split K, at its owner."""
-        yield
+        if self.k_part is None:
+            yield
+            return
+        owner = self.mapping.owners[block]
+        for bank, other, start, width in self._banks():
+            if other == block:
+                with self._columns(start, width) as columns:
+                    add_parts(self.core, self.mapping, self.k_part, bank, owner, self._extent(block, columns))
+        with self.core.when_equal(self.k_part, owner):
+            yield
 
     @contextmanager
     def _has_rows(self, block: int) -> Iterator[None]:
