@@ -186,7 +186,10 @@ class Launcher:
             detail = f"'{kernel.buffers[int(detail)].name}'"
         what = sentence.format(detail=detail, extra=int(error[st.ERROR_EXTRA]))
         place = f"PE ({pe // columns}, {pe % columns}) core {'AB'[core]} instruction {pc}: {text}"
-        return SimulationError(what, where=f"launch {launch.name}, kernel {kernel.name}, {place}")
+        where = f"launch {launch.name}, kernel {kernel.name}, {place}"
+        if len(launch.parts) > 1 and 0 <= pc < len(words):
+            where += f", of operation {launch.parts[int(code.instructions[core, pc, st.PART])].operation}"
+        return SimulationError(what, where=where)
 
 
 def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:

@@ -22,7 +22,8 @@ def shared_name(operation: str, kernel: str) -> str:
     name = _LAYER.sub("*", operation)
     if name != operation or not _SERIAL.search(name):
         return name
-    return f"{_SERIAL.sub('*', name)} ({kernel})"
+    kinds = dict.fromkeys(_SERIAL.sub("*", name).split("&"))
+    return f"{'&'.join(kinds)} ({kernel})"
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
@@ -41,12 +42,12 @@ def _joined(name: str) -> str:
 
 
 def _cut(name: str, width: int) -> str:
-    """Return a name without its beginning, or if it is short, without the end of the kernel's name behind it."""
+    """Return a name without its beginning, or if it is short, without that of the kernel's name behind it."""
     if len(name) <= width:
         return name
-    head, bracket, _ = name.partition(" (")
+    head, bracket, kernel = name.partition(" (")
     if bracket and len(head) < width - _LONGEST_CUT:
-        return f"{name[: width - 3]}..)"
+        return f"{head} (..{kernel[len(head) + 4 - width :]}"
     rest = name[len(name) - width + 2 :]
     path = re.match(rf"[^./&]{{0,{_LONGEST_CUT}}}[./&](?=[^./&]+[./&])", rest)
     return f"..{rest[path.end() :] if path else rest}"

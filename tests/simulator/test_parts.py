@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as hypothesis
 
+from isa.errors import SimulationError
 from isa.kernel import KernelPart
 from isa.machine import Machine, preset
 from isa.memory_map import DRAM_BASE
@@ -109,6 +110,15 @@ def test_a_part_ends_on_the_last_of_all_pes() -> None:
     assert _parts_cycles(only_one, FILL) == [_cycles(only_one), 0]
     first, second = _parts_cycles(only_one, MEET + FILL)
     assert first == _cycles(only_one) and second == _cycles(only_one + MEET + FILL) - first > 0
+
+
+def test_an_error_names_the_operation() -> None:
+    """That whose code it happened in."""
+    code = f".part one\n{FILL}.part two\n{READ}halt"
+    wrong = job(code, ".part one\n.part two\nhalt", BUFFERS, (64,))
+    with pytest.raises(SimulationError) as caught:
+        wrong.profile()
+    assert caught.value.where.endswith("none, of operation two")
 
 
 @pytest.mark.parametrize(("name", "sequence", "past"), [("llama-tiny", 1, 77), ("llama-tiny-wide", 9, 20)])
