@@ -24,6 +24,7 @@ from compiler.graph import AttentionAttributes
 from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
+from isa.reuse import Kept
 
 _DEPTHS = (
     Depths(2, 2, 2, 2, 2),
@@ -60,6 +61,16 @@ def choose_tile(
     cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
 ) -> AttentionTile:
     """Return the tile with the shortest estimated time among those that fit in local memory."""
+    asked = (cache, attributes, has_mask, bias)
+    return _CHOSEN.result(asked, machine, lambda view: _fastest_tile(*asked, view))
+
+
+_CHOSEN = Kept[AttentionTile](64)
+
+
+def _fastest_tile(
+    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
+) -> AttentionTile:
     shape = AttentionShape(
         cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
         cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,

@@ -10,7 +10,7 @@
 
 An operand that the instruction table calls a register takes a `Register` or an int; an int becomes a constant that is
 loaded once, before the code. Arguments and coordinates are loaded there too. Names, operands and ranges are checked by
-`isa.encoding`; `isa.kernel.verify` checks the whole.
+`isa.encoding`; `Lowering.kernel` checks the whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from isa.encoding import Value, encode_values, instruction_named
 from isa.errors import UnsupportedError
-from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel, verify
+from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel
 from isa.machine import Machine
 from isa.table import BY_NAME, Kind
 
@@ -312,10 +312,8 @@ class KernelBuilder:
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
     def build(self) -> Kernel:
-        """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
-        kernel = BuiltKernel(
+        """Return the kernel."""
+        return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
             inputs_at=self.core_a.inputs_at, shared=frozenset(self._shared),
         )  # fmt: skip
-        verify(kernel, self.machine)
-        return kernel

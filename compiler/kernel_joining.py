@@ -187,8 +187,8 @@ def _loaded_early(kernel: Kernel) -> frozenset[int]:
     """Return the buffers that are written before the PEs have met: those of constants."""
     if not isinstance(kernel, BuiltKernel):
         return frozenset()
-    code = _code(kernel)[CORE_A][: kernel.inputs_at]
-    return frozenset(code[_BUFFERS[code[:, columns.OPCODE]]].tolist())
+    early = _code(kernel)[CORE_A][: kernel.inputs_at]
+    return frozenset(early[_BUFFERS[early[:, columns.OPCODE]]].tolist())
 
 
 def _alike(

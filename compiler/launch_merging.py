@@ -15,6 +15,7 @@ from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_ke
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
+from isa.machine_sections import PerDtype
 from isa.program import Entry, Launch, Program, Touch
 
 SHORTEST_LAYER = 4
@@ -173,6 +174,5 @@ def _least_seconds(launch: Launch, program: Program, entry: Entry) -> float:
 
 
 def _fastest_macs_per_second(machine: Machine) -> float:
-    names = type(machine.matrix.rate_by_dtype).model_fields
-    rates = [machine.peak_macs_per_second(name) for name in names if machine.matrix.rate_by_dtype[name]]
+    rates = [machine.peak_macs_per_second(name) for name in PerDtype.model_fields if machine.matrix.rate_by_dtype[name]]
     return max(rates)

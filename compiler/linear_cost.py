@@ -46,7 +46,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     transfer = max(memory * share_of_conflicts(mapping, machine), inside)
     latency = chunk_trips * _latency_cycles(machine)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
-    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
+    apart = memory * share_of_conflicts(mapping, machine) + latency + chunk_trips * _refresh_cycles(mapping, machine)
+    turnaround = _turnaround_cycles(mapping, apart if mapping.streams_constants else loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
     edges += part_trips * (COMPUTED_TRIP_CYCLES if mapping.shape.is_computed else TRIP_CYCLES)
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
@@ -183,13 +184,14 @@ def _latency_cycles(machine: Machine) -> float:
 def _refresh_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long a chunk of the weight is expected to wait for a channel of DRAM that is being refreshed.
 
-    PEs that receive x together go from chunk to chunk together, so that each waits for the channels of all.
+    PEs that receive x together, in order with the weight, go from chunk to chunk together: each waits for the channels
+    of all.
     """
     if mapping.shape.is_computed:
         return 0.0
     dram, timing = machine.dram, machine.dram_timing
     in_step = {"none": 1, "row": mapping.grid_columns, "column": mapping.grid_rows, "all": mapping.pe_count}
-    chunks = 1 if mapping.resident else in_step[mapping.x_receivers]
+    chunks = 1 if mapping.resident or mapping.streams_constants else in_step[mapping.x_receivers]
     pieces = min(chunks * math.ceil(mapping.weight_chunk_bytes / dram.interleave_bytes), dram.channels)
     return (1 - timing.refresh_efficiency**pieces) * timing.refresh_block_ns / machine.cycle_ns
 

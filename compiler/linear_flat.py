@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import LinearMapping, padded_outputs
+from compiler.linear_mapping import STREAMED_BLOCKS, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.machine import Machine
 
@@ -41,7 +41,7 @@ def split_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMappin
     columns = banks // -(-shape.rows // held)
     for k_parts in K_PARTS:
         parts = machine.pe_count // k_parts
-        is_even = machine.grid.rows % k_parts == 0 and k_parts <= -(-shape.rows // held)
+        is_even = machine.grid.rows % k_parts == 0 and k_parts <= -(-shape.rows // held) <= STREAMED_BLOCKS
         if is_even and padded_outputs(shape) <= parts * columns * held:
             for tile in _tiles(shape, machine, k_parts, columns * held):
                 yield from _split(_choice(shape, machine, k_parts, 1, shape.rows, tile), machine, k_parts)

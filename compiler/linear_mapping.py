@@ -36,6 +36,9 @@ EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
 TURNED_SLOTS = 3
 """Chunks of a computed [K, N] that are turned at the same time."""
+STREAMED_BLOCKS = 4
+"""Blocks of rows of a tile up to which core B has registers for loading x; one less if it turns results, and if it
+expands weights."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
 
@@ -79,6 +82,8 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    early_chunks: int = 0
+    """Chunks of the weight that core A loads before it hears that x is on its way, if it is to wait for that."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -89,6 +94,8 @@ class LinearMapping:
             return "resident"
         if self.bands > 1:
             return "banded"
+        if self.is_flat and self.k_parts > 1:
+            return "split"
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
@@ -158,8 +165,13 @@ class LinearMapping:
 
     @property
     def streams_constants(self) -> bool:
-        """True if core B loads chunks of x, so that the weight does not wait for them, nor they for the weight."""
-        return not self.resident and self.loads_early and not self.shape.is_scaled and self.row_rounds == 1
+        """True if core B loads chunks of x, so that the weight does not wait for them, nor they for the weight.
+
+        It counts the rows of each block in a register, and has none left for x where there are many blocks.
+        """
+        is_plain = not self.resident and self.loads_early and not self.shape.is_scaled
+        most_rows = (STREAMED_BLOCKS - self.is_swapped - (self.shape.packed is not None)) * self.block_rows
+        return is_plain and self.row_rounds == 1 and self.tile_rows <= most_rows
 
     @property
     def output_tiles(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -28,6 +27,7 @@ from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_recta
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
+from isa.reuse import Kept
 
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
@@ -40,6 +40,8 @@ EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
+STREAMED_X_SLOTS = 3
+"""Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -58,9 +60,16 @@ _Place = tuple[float, int, int, LinearMapping | None]
 are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
 
 
-@lru_cache(maxsize=64)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    return _CHOSEN.result(shape, machine, lambda view: _least_costly(shape, view))
+
+
+_CHOSEN = Kept[LinearMapping](256)
+
+
+def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the mapping that `ranked_mappings` has first.
 
     Best first: of choices, of ways to cut their K, and of these with what conflicts in DRAM add, the one is looked at
     next that costs least at least. The search ends when that is more than a mapping that is known: none that is left
@@ -148,9 +157,7 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield a choice with every useful split of K."""
     for chunk_bytes in _chunk_lengths(choice, machine).tolist():
-        chunked = _with_chunks(choice, chunk_bytes)
-        if chunked.k_parts == choice.k_parts:
-            yield from _with_slots(chunked, machine)
+        yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
 
 
 def _has_padding(mapping: LinearMapping) -> bool:
@@ -198,7 +205,10 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
     fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
-    return np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.k_parts == 1:
+        return lengths
+    return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
@@ -220,7 +230,7 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
     """Yield a mapping with the most slots that fit, whole chunks and parts of them."""
     x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
     for slots in range(_wanted_slots(chunked, machine), 1, -1):
-        x_slots = 1 if chunked.resident else slots
+        x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
         mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)

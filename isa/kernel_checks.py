@@ -5,7 +5,6 @@ Every check yields sentences. What only a run can tell (values in registers, whi
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from isa.kernel import (
     local_bytes,
 )  # fmt: skip
 from isa.problems import duplicates
+from isa.reuse import Kept
 from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Operand, Timing
 
 if TYPE_CHECKING:
@@ -61,10 +61,19 @@ _RULED = (columns.OPCODE, columns.MODE, columns.D1, columns.IMMEDIATE)
 """What `_instruction_problems` looks at."""
 
 
-@functools.lru_cache(maxsize=64)
 def problems_of(kernel: Kernel, machine: Machine) -> tuple[str, ...]:
     """Return a sentence for every rule the kernel breaks on the machine; a compilation asks several times."""
-    return tuple(_problems(kernel, machine))
+    known = _KNOWN.result(kernel, machine, lambda view: tuple(_problems(kernel, view)))
+    return (*known, *_memory_problems(kernel, machine))
+
+
+_KNOWN = Kept[tuple[str, ...]](256)
+
+
+def _memory_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
+    """Yield what is known without a look at the code, but differs between many machines."""
+    if local_bytes(kernel) > machine.pe.local_memory_bytes:
+        yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
 
 
 def _problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
@@ -95,8 +104,6 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
         base = buffer.base_bytes
         if base is not None and (base < 0 or base % BASE_ALIGNMENT_BYTES):
             yield f"buffer '{buffer.name}' begins at {base}, which is no multiple of {BASE_ALIGNMENT_BYTES}"
-    if local_bytes(kernel) > machine.pe.local_memory_bytes:
-        yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
 
 
 def _part_problems(kernel: Kernel) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.kernel_builder import BufferHandle, Register
+from compiler.kernel_builder import ZERO, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 
 
@@ -19,6 +19,9 @@ class Loader(Walk):
             self._load_early()
             if not mapping.loads_constants:
                 core.await_inputs()
+            if self.buffers.begun is not None:
+                core.emit("lw", destination=ZERO, a=self.buffers.begun)
+                core.pop(self.buffers.begun)
         for _ in self.tiles():
             if not self.loads_initial_late:
                 self._load_initial()
@@ -44,7 +47,7 @@ class Loader(Walk):
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(self.own_chunks(self.early), mapping.weight_slots - 1, self.early)
+            core.minimum(self.own_chunks(self.early), mapping.early_chunks or mapping.weight_slots - 1, self.early)
             core.multiply(self.early, tiles, self.early)
             self._find_first_tile(weight)
             with core.loop(self.early):

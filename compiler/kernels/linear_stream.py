@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from compiler.kernels.linear_walk import Walk
 
+WORD_BYTES = 4
+MULTIPLYING_KINDS = ("linear", "matmul", "attention")
+EARLY_CHUNKS = 2
+"""As many as the port brings while what was made last is stored and all PEs meet."""
+
 
 class XStream:
     """Where the next chunk of x is, and how many are left, in registers of core B; for a single tile of rows.
 
     Transfers of a core complete in order. So x does not come behind weights, which core A loads, and these are on their
-    way as long as they have slots, whatever becomes of x.
+    way as long as they have slots, whatever becomes of x. But the port of a PE serves in turn who asks: where little
+    time is before x, core A asks for a few chunks of the weight until it hears that x is on its way.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -30,13 +36,13 @@ class XStream:
 
     def load_first(self) -> None:
         """Load the chunks that come before the first products; nothing in later tiles."""
-        core = self.core
-        with (
-            self.walk.in_first_tile(),
-            core.scratch() as ahead,
-            core.loop(core.copy(self.walk.mapping.x_slots - 1, ahead)),
-        ):
-            self.load_next()
+        core, begun = self.core, self.walk.buffers.begun
+        with self.walk.in_first_tile():
+            with core.scratch() as ahead, core.loop(core.copy(self.walk.mapping.x_slots - 1, ahead)):
+                self.load_next()
+            if begun is not None:
+                core.emit("fill", out=begun, rows=1, columns=1, out_dtype="fp32", value=0.0)
+                core.push(begun)
 
     def load_next(self) -> None:
         """Load a chunk, if there is one left; behind the last of a tile comes the first of the next."""

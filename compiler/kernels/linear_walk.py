@@ -49,6 +49,8 @@ class Buffers:
     """A packed weight without its zero points, between the two steps of the expansion."""
     turned_result: BufferHandle | None = None
     """Results with a row per output, before they are turned."""
+    begun: BufferHandle | None = None
+    """A word for core A: core B has begun to load x."""
     zeros: BufferHandle | None = None
     """A row of zeros, where accumulators start from bias or residual at one of several neighbours."""
     turned_residual: BufferHandle | None = None
