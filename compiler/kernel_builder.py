@@ -315,5 +315,5 @@ class KernelBuilder:
         """Return the kernel."""
         return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at, frozenset(self._shared),
+            inputs_at=self.core_a.inputs_at, shared=frozenset(self._shared),
         )  # fmt: skip

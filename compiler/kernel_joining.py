@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
 from isa import columns
 from isa.encoding import Value, encode_values, words_of
-from isa.kernel import Buffer, Kernel, bytes_of
+from isa.kernel import Buffer, Kernel, KernelPart, bytes_of
 from isa.machine import Machine
 from isa.table import BROADCAST, BY_NAME, BY_OPCODE, Instruction, Kind, Unit
 
@@ -34,6 +35,8 @@ _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Code = npt.NDArray[np.int64]
 """Instructions of a core as `isa.columns` has them."""
+_NOTHING = np.zeros((0, len(columns.NAMES)), np.int64)
+"""No instructions."""
 CORE_A, CORE_B = 0, 1
 Rectangle = tuple[int, int]
 Stream = tuple[int, int]
@@ -232,14 +235,22 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
 def join_kernels(bodies: Sequence[Body], machine: Machine) -> Kernel:
     """Return the kernel of bodies that `can_join`, whose buffers a PE of the machine has room for."""
     kernels = [body.kernel for body in bodies]
-    allocation, registers = allocate(bodies, machine.pe.local_memory_bytes), machine.pe.registers
+    allocation = allocate(bodies, machine.pe.local_memory_bytes)
+    codes_a, codes_b = [*_core_a(bodies, allocation, machine.pe.registers)], [*_core_b(bodies, allocation)]
+    starts = zip(_starts(codes_a), _starts(codes_b), strict=True)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=columns.encode_columns(np.concatenate([*_core_a(bodies, allocation, registers)])),
-        core_b=columns.encode_columns(np.concatenate([*_core_b(bodies, allocation)])),
+        core_a=columns.encode_columns(np.concatenate([*codes_a, _line("halt")])),
+        core_b=columns.encode_columns(np.concatenate([*codes_b, _line("halt")])),
+        parts=tuple(KernelPart(kernel.name, *start) for kernel, start in zip(kernels, starts, strict=True)),
     )
+
+
+def _starts(codes: Sequence[Code]) -> list[int]:
+    """Return where the code of each body begins."""
+    return [0, *accumulate(len(code) for code in codes[:-1])]
 
 
 def _line(name: str, *values: Value) -> Code:
@@ -248,38 +259,41 @@ def _line(name: str, *values: Value) -> Code:
 
 
 def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Code]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
         code = _renumbered(bodies, index, CORE_A, allocation)
+        pieces: list[Code] = []
         early = 0
         free: tuple[int, int] | None = None
         if body.meets:
             if has_stored:
-                yield _line("barrier")
-                yield _line("signal", A_IS_DONE)
+                pieces += [_line("barrier"), _line("signal", A_IS_DONE)]
             free = _free_registers(code, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(code) or free is not None
             early = body.inputs_at if can_be_left else 0
-            yield from _on_own_pes(code[:early], body.rectangle, whole, free)
-            yield _line("wait", B_IS_DONE)
+            pieces += [*_on_own_pes(code[:early], body.rectangle, whole, free), _line("wait", B_IS_DONE)]
             has_stored = False
-        yield from _on_own_pes(code[early:], body.rectangle, whole, free)
+        yield _one([*pieces, *_on_own_pes(code[early:], body.rectangle, whole, free)])
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
+
+
+def _one(pieces: Sequence[Code]) -> Code:
+    return np.concatenate([_NOTHING, *pieces])
 
 
 def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Code]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
+        pieces: list[Code] = []
         if body.meets:
-            yield _line("barrier")
-            yield _line("signal", B_IS_DONE)
+            pieces += [_line("barrier"), _line("signal", B_IS_DONE)]
             if has_stored:
-                yield _line("wait", A_IS_DONE)
+                pieces.append(_line("wait", A_IS_DONE))
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        yield _one([*pieces, *_on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)])
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
 
 
 def uses_banks_early(kernel: Kernel) -> bool:
