@@ -349,5 +349,6 @@ class KernelBuilder:
         """Return the kernel."""
         return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at, self.core_a.runs_ahead, frozenset(self._shared), frozenset(self._streamed),
+            inputs_at=self.core_a.inputs_at, ahead=self.core_a.runs_ahead, shared=frozenset(self._shared),
+            streamed=frozenset(self._streamed),
         )  # fmt: skip

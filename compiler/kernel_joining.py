@@ -13,9 +13,10 @@ Where local memory has no room for all buffers at once, those of bodies that a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
 from isa import columns
 from isa.encoding import Value, encode_values, words_of
-from isa.kernel import MAX_SLOTS, Buffer, Kernel, bytes_of
+from isa.kernel import MAX_SLOTS, Buffer, Kernel, KernelPart, bytes_of
 from isa.table import BROADCAST, BY_NAME, BY_OPCODE, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
@@ -37,6 +38,8 @@ _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Code = npt.NDArray[np.int64]
 """Instructions of a core as `isa.columns` has them."""
+_NOTHING = np.zeros((0, len(columns.NAMES)), np.int64)
+"""No instructions."""
 CORE_A, CORE_B = 0, 1
 Rectangle = tuple[int, int]
 Stream = tuple[int, int]
@@ -327,13 +330,21 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
 def join_kernels(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Kernel:
     """Return the kernel of bodies that `can_join` with these buffers, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
+    codes_a, codes_b = _core_a(bodies, allocation, registers), [*_core_b(bodies, allocation)]
+    starts = zip(_starts(codes_a), _starts(codes_b), strict=True)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=columns.encode_columns(np.concatenate([*_core_a(bodies, allocation, registers)])),
-        core_b=columns.encode_columns(np.concatenate([*_core_b(bodies, allocation)])),
+        core_a=columns.encode_columns(np.concatenate([*codes_a, _line("halt")])),
+        core_b=columns.encode_columns(np.concatenate([*codes_b, _line("halt")])),
+        parts=tuple(KernelPart(kernel.name, *start) for kernel, start in zip(kernels, starts, strict=True)),
     )
+
+
+def _starts(codes: Sequence[Code]) -> list[int]:
+    """Return where the code of each body begins."""
+    return [0, *accumulate(len(code) for code in codes[:-1])]
 
 
 def _line(name: str, *values: Value) -> Code:
@@ -341,48 +352,67 @@ def _line(name: str, *values: Value) -> Code:
     return columns.decode_columns(np.array([encode_values(name, values)], np.uint64))
 
 
-def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Code]:
+def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> list[Code]:
+    """Return the code of each body; from one that others begin before, jumps lead to what they do there and back."""
     whole, has_stored = joint_rectangle(bodies), False
     waits, passed = waits_by_body(bodies), passed_bodies(bodies)
     begun_before = {others[0]: index for index, others in passed.items()}
+    codes: list[Code] = []
+    left_at: dict[int, tuple[int, int]] = {}
     for index, body in enumerate(bodies):
         code = _renumbered(bodies, index, CORE_A, allocation)
-        if index in passed:
-            first, end = body.ahead
-            code = np.concatenate([code[:first], code[end:]])
+        pieces: list[Code] = []
         early = 0
         free: tuple[int, int] | None = _AT_START
+        if index in passed:
+            first, end = body.ahead
+            ahead = _one([*_on_own_pes(code[:end], body.rectangle, whole)])
+            pieces += [_line("jump", len(ahead) + 1), ahead, _line("jump", 0)]
+            code = _one([code[:first], code[end:]])
         if body.meets and has_stored:
-            yield _line("barrier")
-            yield _line("signal", A_IS_DONE)
+            pieces += [_line("barrier"), _line("signal", A_IS_DONE)]
         has_stored = has_stored and not body.meets
         if index in begun_before:
-            other = begun_before[index]
-            ahead = _renumbered(bodies, other, CORE_A, allocation)[: bodies[other].ahead[1]]
-            yield from _on_own_pes(ahead, bodies[other].rectangle, whole)
+            left_at[begun_before[index]] = index, sum(map(len, pieces))
+            pieces.append(_line("jump", 0))
         if index in waits:
             free = _free_registers(code, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(code) or free is not None
             early = body.inputs_at if can_be_left else 0
-            yield from _on_own_pes(code[:early], body.rectangle, whole, free)
-            yield from [_line("wait", B_IS_DONE)] * waits[index]
-        yield from _on_own_pes(code[early:], body.rectangle, whole, free)
+            pieces += _on_own_pes(code[:early], body.rectangle, whole, free)
+            pieces += [_line("wait", B_IS_DONE)] * waits[index]
+        codes.append(_one([*pieces, *_on_own_pes(code[early:], body.rectangle, whole, free)]))
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
+    _connect(codes, left_at)
+    return codes
+
+
+def _connect(codes: Sequence[Code], left_at: Mapping[int, tuple[int, int]]) -> None:
+    """Set the targets of jumps to what a body does ahead, by its number from which body and where, and of those back."""
+    starts = _starts(codes)
+    for number, (index, place) in left_at.items():
+        ahead, back = 1, int(codes[number][0, columns.IMMEDIATE])
+        distance = starts[number] - starts[index]
+        codes[index][place, columns.IMMEDIATE] = distance + ahead - (place + 1)
+        codes[number][back, columns.IMMEDIATE] = place + 1 - (distance + back + 1)
+
+
+def _one(pieces: Sequence[Code]) -> Code:
+    return np.concatenate([_NOTHING, *pieces])
 
 
 def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Code]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
+        pieces: list[Code] = []
         if body.meets:
-            yield _line("barrier")
-            yield _line("signal", B_IS_DONE)
+            pieces += [_line("barrier"), _line("signal", B_IS_DONE)]
             if has_stored:
-                yield _line("wait", A_IS_DONE)
+                pieces.append(_line("wait", A_IS_DONE))
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        yield _one([*pieces, *_on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)])
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
 
 
 def uses_banks_early(kernel: Kernel) -> bool:

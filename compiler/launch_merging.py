@@ -161,15 +161,11 @@ class _Merger:
     def _merged(self, group: _Group, index: int) -> Launch:
         launches, (rows, columns) = group.launches, joint_rectangle(group.bodies)
         return Launch(
-            name=f"{index}:{'+'.join(launch.operation for launch in launches)}",
-            operation="+".join(launch.operation for launch in launches),
+            name=f"{index}:{'..'.join(dict.fromkeys((launches[0].operation, launches[-1].operation)))}",
             kernel=self._kernel(group), row=launches[0].row, column=launches[0].column, rows=rows, columns=columns,
             arguments=tuple(self._arguments(group)),
             waits=(index - 1,) if index else (), signals=index,
-            useful_macs=sum((launch.useful_macs for launch in launches), start=0),
-            issued_macs=sum((launch.issued_macs for launch in launches), start=0),
-            rounded_macs=tuple(part for launch in launches for part in launch.rounded_macs),
-            touches=tuple(touch for launch in launches for touch in launch.touches),
+            parts=tuple(part for launch in launches for part in launch.parts),
         )  # fmt: skip
 
     def _arguments(self, group: _Group) -> Iterator[Argument]:

@@ -149,11 +149,15 @@ def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 
 def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    """Yield tiles and parts of the grid, K in one chunk."""
+    """Yield tiles and parts of the grid, K in one chunk.
+
+    Core B has no time for anything else where every block of K is a command of its own.
+    """
+    has_time = machine.matrix.max_repeat_blocks > 1
     streamed = () if shape.rounded_from else streamed_tilings(shape, machine)
     for choice in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(choice):
-            yield choice
+            yield replace(choice, core_b_has_time=has_time)
 
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

@@ -18,7 +18,7 @@ from isa.affine import Dim
 from isa.dtypes import Dtype
 from isa.kernel import Kernel, verify
 from isa.machine import Machine
-from isa.program import Argument, Launch, RoundedMacs
+from isa.program import Argument, Launch, LaunchPart, RoundedMacs
 from isa.reuse import Kept
 
 ArgumentValue = Argument | Dim
@@ -117,7 +117,6 @@ class Lowering:
         self.launches.append(
             Launch(
                 name=f"{index}:{op.name}",
-                operation=op.name,
                 kernel=kernel,
                 row=0,
                 column=0,
@@ -126,10 +125,7 @@ class Lowering:
                 arguments=tuple(value if isinstance(value, Argument) else Argument(value) for value in values),
                 waits=(index - 1,) if index else (),
                 signals=index,
-                useful_macs=useful_macs,
-                issued_macs=issued_macs,
-                rounded_macs=rounded_macs,
-                touches=touched,
+                parts=(LaunchPart(op.name, useful_macs, issued_macs, rounded_macs, touched),),
             )
         )
 

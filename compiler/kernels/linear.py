@@ -24,7 +24,7 @@ from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
-from compiler.kernels.linear_stream import EARLY_CHUNKS, MULTIPLYING_KINDS, WORD_BYTES
+from compiler.kernels.linear_stream import WORD_BYTES
 from compiler.kernels.linear_walk import Buffers, arguments_of
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
@@ -127,22 +127,13 @@ def _name(mapping: LinearMapping) -> str:
 
 
 def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:
-    """Return the mapping with the order of tiles that brings less from DRAM, and of weights and x that starts sooner.
+    """Return the mapping with the order of tiles that brings less from DRAM.
 
     Either order reads x for every tile and the weight for every tile of rows. What of it comes from DRAM should be what
     was read just before, so that it may lie in the cache: the weight, unless it is x that has no place in SRAM.
-
-    What multiplies takes so long that all slots of the weight fill meanwhile. What takes less than that must not wait
-    for its own transfers behind those of the weight.
     """
     place = context.mapped.storages[context.region(op.inputs[0]).storage]
-    producer = context.mapped.graph.producers().get(op.inputs[0] or "")
-    is_behind_products = producer is not None and producer.kind in MULTIPLYING_KINDS
-    return replace(
-        mapping,
-        keeps_weight=not mapping.resident and place.space == "sram",
-        early_chunks=EARLY_CHUNKS if mapping.streams_constants and not is_behind_products else 0,
-    )
+    return replace(mapping, keeps_weight=not mapping.resident and place.space == "sram")
 
 
 def lower(context: Lowering, op: Operation) -> None:

@@ -145,7 +145,7 @@ class Walk:
 
     def tiles(self) -> Iterator[None]:
         """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
-        if self.mapping.keeps_weight and self.mapping.row_rounds > 1:
+        if self.mapping.keeps_weight and not self.mapping.streams_constants:
             self._begin_outputs()
             for _ in self.output_tiles():
                 for _ in self.row_tiles():

@@ -19,9 +19,9 @@ from compiler.launch_merging import _Group, _Merger, _repeats
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
 from isa.errors import SimulationError
-from isa.kernel import Buffer, Kernel, bytes_of, local_bytes
+from isa.kernel import Buffer, Kernel, KernelPart, bytes_of, local_bytes
 from isa.machine import preset
-from isa.program import Program
+from isa.program import LaunchPart, Program
 from simulator import Simulator
 from simulator import state as st
 from simulator.launcher import Launcher
@@ -169,6 +169,7 @@ def test_bodies_meet_once() -> None:
     joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
+    assert joined.parts == (KernelPart("store", 0, 0), KernelPart("load", 7, 9)), "each begins where it begins to wait"
     core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
     assert _names(joined.core_a).count("wait") == 1 and _names(joined.core_b).count("barrier") == 1
     assert [operands["value"] for instruction, operands in core_b if instruction.name == "signal"] == [B_IS_DONE]
@@ -204,7 +205,7 @@ def test_a_core_a_that_multiplies_meets() -> None:
     store, load = (_kernel(text) for text in (STORE, LOAD))
     attention = next(kernel for kernel in program.kernels if kernel.name.startswith("attention"))
     assert uses_banks_early(attention) and not uses_banks_early(load)
-    launch = replace(program.entries[0].launches[0], touches=())
+    launch = replace(program.entries[0].launches[0], parts=(LaunchPart("x"),))
     merger = _Merger(replace(program, kernels=(store, load, attention)))
     group = merger._extended(_Group((), ()), replace(launch, kernel=0))
     assert not merger._extended(group, replace(launch, kernel=1)).bodies[-1].meets
