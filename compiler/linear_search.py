@@ -115,8 +115,9 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
-    leaves it to other operations of the launch.
+    out; of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up
+    soonest with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of
+    the launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -133,7 +134,8 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
-            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
+            outputs = mapping.output_rounds * mapping.tile_outputs
+            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
         slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
@@ -210,9 +212,26 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
     lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.shares_slots:
+        return _alike(choice, lengths, machine)
     if choice.k_parts == 1:
         return lengths
     return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
+
+
+def _alike(choice: LinearMapping, lengths: npt.NDArray[np.int64], machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the lengths with which chunks are about as long as those of other operations that share their slots.
+
+    That is a turn of all channels of DRAM at least, if as many as are preferred have their share of memory.
+    """
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
+    least = min(most, machine.dram.channels * machine.dram.interleave_bytes)
+    sizes = np.array([_with_chunks(choice, length).weight_chunk_bytes for length in lengths.tolist()])
+    short = sizes <= most
+    if not short.any():
+        return lengths[-1:]
+    long_enough = short & (sizes >= least)
+    return lengths[long_enough] if long_enough.any() else lengths[short][:1]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:

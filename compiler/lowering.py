@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
@@ -43,6 +44,11 @@ class Lowering:
     def dtype(self) -> Dtype:
         """Element type of activations, weights and caches."""
         return self.mapped.dtype
+
+    @cached_property
+    def producers(self) -> Mapping[str, Operation]:
+        """The operation that makes each value."""
+        return self.mapped.graph.producers()
 
     def region(self, value: str | None) -> Region:
         """Return where a value lies."""

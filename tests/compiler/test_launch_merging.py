@@ -156,13 +156,17 @@ LOAD = """
 """
 
 
+def _joined(bodies: list[Body]) -> Kernel:
+    return join_kernels(bodies, allocate(bodies, MACHINE.pe.local_memory_bytes), MACHINE.pe.registers)
+
+
 def _names(words: object) -> list[str]:
     return [instruction.name for instruction, _ in decode_all(words)]  # type: ignore[arg-type]
 
 
 def test_bodies_meet_once() -> None:
     """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
     assert joined.parts == (KernelPart("store", 0, 0), KernelPart("load", 7, 9)), "each begins where it begins to wait"
@@ -175,7 +179,7 @@ def test_bodies_meet_once() -> None:
 
 def test_a_smaller_rectangle_is_guarded() -> None:
     """PEs outside skip the body, and the rows it sees are its own."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
     rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
     assert rows[0] == {"destination": 2, "value": 1}
