@@ -388,7 +388,7 @@ def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> l
 
 
 def _connect(codes: Sequence[Code], left_at: Mapping[int, tuple[int, int]]) -> None:
-    """Set the targets of jumps to what bodies do ahead, by number from which body and where, and of those back."""
+    """Set the targets of jumps to what a body does ahead, by its number from which body and where, and back."""
     starts = _starts(codes)
     for number, (index, place) in left_at.items():
         ahead, back = 1, int(codes[number][0, columns.IMMEDIATE])

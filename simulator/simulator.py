@@ -163,7 +163,7 @@ class Simulator:
             launches.append(rows.launch_row(launch, result, bindings, clock + gap))
             operations += rows.operation_rows(launch, index, result, bindings, launches[-1].start_cycles)
             spans += [(gap, background_joules(machine, self._seconds(gap))),
-                      (result.ticks, energy_parts(machine, result.stats, self._seconds(result.ticks)))]  # fmt: skip
+                      (result.ticks, rows.measured(result.stats, result.ticks).energy_parts_joules)]  # fmt: skip
             clock += gap + result.ticks
             rp.add_stats(total, result.stats)
         launched = clock - sum(result.ticks for result in timed)

@@ -202,7 +202,7 @@ def test_macs_are_those_of_the_commands(rows: int, dtype: str) -> None:
     assert 0 < report.model_utilization <= report.utilization["se" if dtype == "fp32" else "dpe"]
     (launch,) = program.entries[0].launches
     assert launch.useful_macs == rows * 172 * 333
-    assert report.issued_macs == launch.issued_macs >= launch.useful_macs
+    assert report.issued_macs == launch.parts[0].issued_macs >= launch.useful_macs
 
 
 def test_equal_tiles_share_a_kernel() -> None:
