@@ -87,11 +87,12 @@ class _Merger:
         """
         launches, repeats = entry.launches, _repeats(entry.launches)
         seconds = [_least_seconds(launch, self.program, entry) for launch in launches]
+        first_repeat, longest = min(repeats, default=len(launches)), max(repeats.values(), default=0)
         ways = [(0.0, _Group((), ()))] + [(math.inf, _Group((), ()))] * len(launches)
         for begin in range(len(launches)):
             group = _Group((), ())
             for end in range(begin, len(launches)):
-                is_layer = end in repeats and end - begin >= repeats[end]
+                is_layer = end >= first_repeat and end - begin >= repeats.get(end, longest)
                 if end > begin and (is_layer or self._starts_anew(sum(seconds[begin:end]), seconds[end])):
                     break
                 group = self._extended(group, launches[end])
