@@ -10,25 +10,27 @@
 
 An operand that the instruction table calls a register takes a `Register` or an int; an int becomes a constant that is
 loaded once, before the code. Arguments and coordinates are loaded there too. Names, operands and ranges are checked by
-`isa.encoding`; `isa.kernel.verify` checks the whole.
+`isa.encoding`; `Lowering.kernel` checks the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from isa.encoding import Value, encode, instruction_named
+from isa.encoding import Value, encode_values, instruction_named
 from isa.errors import UnsupportedError
-from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel, verify
+from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel
 from isa.machine import Machine
-from isa.table import Kind
+from isa.table import BY_NAME, Kind
 
 _INTEGER_LIMIT = 1 << 31
+EARLY = "early"
+"""The launch argument that says how many slots of its streamed buffers a kernel may fill ahead."""
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -58,13 +60,27 @@ Coordinate = Literal["row", "column", "rows", "columns"]
 ZERO = Register(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One instruction; `target` is the index of a place in the core's list of places, for branches."""
+class _Branch(NamedTuple):
+    """A branch to a place that is not known yet; `place` is its index in the core's list of places."""
 
     name: str
-    operands: dict[str, Value]
-    target: int | None = None
+    registers: tuple[int, ...]
+    place: int
+
+
+_Word = tuple[int, int]
+_DEFAULTS: Mapping[str, tuple[tuple[str, bool, Value | None], ...]] = {
+    name: tuple(
+        (
+            operand.name,
+            operand.kind is Kind.REGISTER,
+            0 if operand.kind is Kind.REGISTER else operand.choices[0] if operand.kind is Kind.CHOICE else None,
+        )
+        for operand in row.operands
+    )
+    for name, row in BY_NAME.items()
+}
+"""By instruction its operands: the name, whether it is a register that is read, and what it is if it is left out."""
 
 
 class CoreBuilder:
@@ -74,11 +90,12 @@ class CoreBuilder:
         self._arguments = arguments
         self._fresh = list(range(registers - 1, 0, -1))
         self._returned: list[Register] = []
-        self._prologue: list[_Line] = []
+        self._prologue: list[_Word] = []
         self._cached: dict[tuple[str, object], Register] = {}
-        self._lines: list[_Line] = []
+        self._lines: list[_Word | _Branch] = []
         self._places: list[int] = []
         self._inputs_at: int | None = None
+        self._ahead: tuple[int, int] | None = None
 
     # --- registers ---------------------------------------------------------------------------------------------
 
@@ -102,11 +119,11 @@ class CoreBuilder:
             return ZERO
         if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
             raise ValueError(f"constant {value} does not fit 32 bits")
-        return self._once("li", "value", value)
+        return self._once("li", value)
 
     def argument(self, name: str) -> Register:
         """Return a register that holds a launch argument throughout; do not write it."""
-        return self._once("arg", "value", self._arguments.index(name))
+        return self._once("arg", self._arguments.index(name))
 
     def load_argument(self, name: str, into: Register) -> Register:
         """Emit `into = argument`, for one that is needed rarely."""
@@ -115,18 +132,18 @@ class CoreBuilder:
 
     def coordinate(self, which: Coordinate) -> Register:
         """Return a register that holds this PE's row or column, or the launch's rows or columns."""
-        return self._once("coord", "which", which)
+        return self._once("coord", which)
 
     def load_coordinate(self, which: Coordinate, into: Register) -> Register:
         """Emit `into = coordinate`, for one that is needed rarely."""
         self.emit("coord", destination=into, which=which)
         return into
 
-    def _once(self, instruction: str, operand: str, value: int | str) -> Register:
+    def _once(self, instruction: str, value: int | str) -> Register:
         key = (instruction, value)
         if key not in self._cached:
             register = self.register()
-            self._prologue.append(_Line(instruction, {"destination": register.number, operand: value}))
+            self._prologue.append(encode_values(instruction, (register.number, value)))
             self._cached[key] = register
         return self._cached[key]
 
@@ -181,48 +198,48 @@ class CoreBuilder:
     @contextmanager
     def loop(self, count: Scalar) -> Iterator[None]:
         """Repeat the block `count` times, not at all if it is not positive."""
-        yield from self._until_end("loop", {"left": self._read(count)})
+        yield from self._until_end("loop", count)
 
     @contextmanager
     def when_less(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left < right`."""
-        yield from self._until_end("bge", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("bge", left, right)
 
     @contextmanager
     def when_at_least(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left >= right`."""
-        yield from self._until_end("blt", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("blt", left, right)
 
     @contextmanager
     def when_equal(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left == right`."""
-        yield from self._until_end("bne", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("bne", left, right)
 
-    def _until_end(self, name: str, operands: dict[str, Value]) -> Iterator[None]:
+    def _until_end(self, name: str, *operands: Scalar) -> Iterator[None]:
         place = len(self._places)
         self._places.append(-1)
-        self._lines.append(_Line(name, operands, place))
+        self._lines.append(_Branch(name, tuple(map(self._read, operands)), place))
         yield
         self._places[place] = len(self._lines)
+
+    def pause(self, cycles: int) -> None:
+        """Emit a loop that takes about so many cycles, of one instruction each."""
+        with self.scratch() as left, self.loop(self.copy(cycles, left)):
+            self.increase(left, 0)
 
     # --- instructions ------------------------------------------------------------------------------------------
 
     def emit(self, name: str, **operands: OperandValue) -> None:
         """Emit an instruction with the operands of its row in `isa.table`; registers and choices left out are 0."""
-        instruction = instruction_named(name)
-        values: dict[str, Value] = {}
-        for operand in instruction.operands:
-            value = operands.pop(operand.name, None)
-            if value is None and operand.kind is Kind.REGISTER:
-                value = 0
-            if value is None and operand.kind is Kind.CHOICE:
-                value = operand.choices[0]
+        values: list[Value] = []
+        for operand, is_read, default in _DEFAULTS[instruction_named(name).name]:
+            value = operands.pop(operand, default)
             if value is None:
-                raise ValueError(f"{name} needs the operand '{operand.name}'")
-            values[operand.name] = self._read(value) if operand.kind is Kind.REGISTER else _plain(value)
+                raise ValueError(f"{name} needs the operand '{operand}'")
+            values.append(self._read(value) if is_read else _plain(value))
         if operands:
             raise ValueError(f"{name} has no operand {', '.join(sorted(operands))}")
-        self._lines.append(_Line(name, values))
+        self._lines.append(encode_values(name, tuple(values)))
 
     def push(self, buffer: BufferHandle, slots: int = 1) -> None:
         """Emit `push`: make written slots visible."""
@@ -245,23 +262,35 @@ class CoreBuilder:
             raise ValueError("await_inputs stands inside a loop or branch")
         self._inputs_at = len(self._lines)
 
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Note that the block may run long before the rest (see `BuiltKernel`); not inside a loop or branch."""
+        if any(place == -1 for place in self._places):
+            raise ValueError("what may run ahead stands inside a loop or branch")
+        start = len(self._lines)
+        yield
+        self._ahead = start, len(self._lines)
+
     @property
     def inputs_at(self) -> int:
         """Instructions before the noted place, 0 if none is."""
         return 0 if self._inputs_at is None else len(self._prologue) + self._inputs_at
 
+    @property
+    def runs_ahead(self) -> tuple[int, int]:
+        """First instruction of the noted block, and the one behind it; (0, 0) if there is none."""
+        start, end = self._ahead or (-len(self._prologue),) * 2
+        return len(self._prologue) + start, len(self._prologue) + end
+
     def words(self) -> np.ndarray:
         """Return the code as uint64[n, 2], ending with halt."""
-        start = len(self._prologue)
-        rows = [encode(line.name, line.operands) for line in self._prologue]
+        words = [*self._prologue]
         for index, line in enumerate(self._lines):
-            operands = line.operands
-            if line.target is not None:
-                operands = {**operands, "target": self._places[line.target] - index - 1}
-            rows.append(encode(line.name, operands))
-        assert start + len(self._lines) == len(rows)
-        rows.append(encode("halt", {}))
-        return np.array(rows, dtype=np.uint64)
+            if isinstance(line, _Branch):
+                line = encode_values(line.name, (*line.registers, self._places[line.place] - index - 1))
+            words.append(line)
+        words.append(encode_values("halt", ()))
+        return np.array(words, dtype=np.uint64)
 
 
 def _plain(value: OperandValue) -> Value:
@@ -275,13 +304,19 @@ class BuiltKernel(Kernel):
     """A kernel of which it is known what may run before its launch's inputs are there.
 
     The first `inputs_at` instructions of core A touch no memory but constants, and wait only for room in buffers; no
-    loop or branch leads across that place. Of `shared` buffers (by number) all slots that are pushed are popped, and
-    no command reaches over the end of a slot, so that other kernels may use them before and after, with larger slots
-    and more of them.
+    loop or branch leads across that place. Those of them that `ahead` tells, from the first to the one behind the last,
+    may run long before: what stands in front of them only sets registers, and may run again to set them for the rest;
+    they push no more slots than the argument `EARLY` says.
+
+    Of `shared` buffers (by number) all slots that are pushed are popped, and no command reaches over the end of a slot,
+    so that other kernels may use them before and after, with larger slots and more of them. Some of them are
+    `streamed`: with more slots constants are loaded further ahead.
     """
 
     inputs_at: int = 0
+    ahead: tuple[int, int] = (0, 0)
     shared: frozenset[int] = frozenset()
+    streamed: frozenset[int] = frozenset()
 
 
 class KernelBuilder:
@@ -291,25 +326,29 @@ class KernelBuilder:
         self.name, self.machine, self.arguments = name, machine, arguments
         self._buffers: list[Buffer] = []
         self._shared: set[int] = set()
+        self._streamed: set[int] = set()
         self.core_a = CoreBuilder(arguments, machine.pe.registers)
         self.core_b = CoreBuilder(arguments, machine.pe.registers)
 
-    def buffer(self, name: str, slot_bytes: int, slots: int, *, shared: bool = False) -> BufferHandle:
+    def buffer(
+        self, name: str, slot_bytes: int, slots: int, *, shared: bool = False, streamed: bool = False
+    ) -> BufferHandle:
         """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows.
 
-        It is `shared` if it may be (see `BuiltKernel`).
+        It is `shared` if it may be, and `streamed` besides (see `BuiltKernel`).
         """
         buffer = Buffer(name, round_up(slot_bytes, SLOT_ALIGNMENT_BYTES), slots)
         if shared:
             self._shared.add(len(self._buffers))
+        if streamed:
+            self._streamed.add(len(self._buffers))
         self._buffers.append(buffer)
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
     def build(self) -> Kernel:
-        """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
-        kernel = BuiltKernel(
+        """Return the kernel."""
+        return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at, frozenset(self._shared),
+            inputs_at=self.core_a.inputs_at, ahead=self.core_a.runs_ahead, shared=frozenset(self._shared),
+            streamed=frozenset(self._streamed),
         )  # fmt: skip
-        verify(kernel, self.machine)
-        return kernel

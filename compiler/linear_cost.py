@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from isa.dtypes import Dtype
@@ -22,8 +25,10 @@ SRAM, which comes in rows."""
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
 """How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted), and how
 busy banks are that keep up with the bus all the same."""
-LeastCycles = Callable[[int, float], float]
-"""What `cycles` is at least, by the bytes of a chunk's rows and the share of conflicts."""
+CLEARLY = 0.75
+"""Share of the time for loading that other work may take beside it, so that there is time to catch up."""
+LeastCycles = Callable[[npt.NDArray[np.int64], float], npt.NDArray[np.float64]]
+"""What `cycles` is at least, by the bytes of a chunk's rows, several at once, and the share of conflicts."""
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -114,14 +119,14 @@ def least_cycles_by_chunks(
     latency = _latency_cycles(machine)
     trip = COMPUTED_TRIP_CYCLES if tiling.shape.is_computed else TRIP_CYCLES
 
-    def least(chunk_bytes: int, share_of_conflicts: float) -> float:
+    def least(chunk_bytes: npt.NDArray[np.int64], share_of_conflicts: float) -> npt.NDArray[np.float64]:
         chunks = -(-k_bytes // chunk_bytes)
         padded = 1.0 if tiling.shape.packed else chunks * chunk_bytes / k_bytes
-        transfer = max(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
+        transfer = np.maximum(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
         stages = (transfer, expansion, least_products)
-        longest, trips = max(stages), tiles_per_pe * chunks
+        longest, trips = np.maximum(transfer, max(expansion, least_products)), tiles_per_pe * chunks
         others = (sum(stages) - longest) / (trips * most_expansions)
-        return longest + others + min(latency, longest / (trips * most_expansions)) + trips * trip
+        return longest + others + np.minimum(latency, longest / (trips * most_expansions)) + trips * trip
 
     return least
 
@@ -263,25 +268,37 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
-    shape, held = mapping.shape, mapping.block_rows
-    rows = round_up(mapping.tile_rows, held)
-    if mapping.instruction == "vmml":
-        rows = mapping.tile_rows
-    if mapping.is_swapped:
+    return _matrix_cycles(mapping, machine, mapping.is_swapped)
+
+
+def least_matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the busiest PE multiplies with the operands in the order that takes less."""
+    least = _matrix_cycles(mapping, machine, False)
+    return min(least, _matrix_cycles(mapping, machine, True)) if mapping.instruction == "mml" else least
+
+
+def _matrix_cycles(mapping: LinearMapping, machine: Machine, is_swapped: bool) -> float:
+    shape, held, rows = mapping.shape, mapping.block_rows, mapping.tile_rows
+    if is_swapped:
         fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
-        rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
-    columns = sum(_multiplied_columns(width, mapping, machine) for width in mapping.rounds_outputs)
+        whole, rest = divmod(rows, held)
+        rows = whole * max(held, fill) + (max(rest, fill) if rest else 0)
+    elif mapping.instruction == "mml":
+        rows = round_up(rows, held)
+    columns = (mapping.output_rounds - 1) * _multiplied_columns(mapping.tile_outputs, mapping, machine, is_swapped)
+    last = mapping.last_tile_outputs or mapping.tile_outputs
+    columns += _multiplied_columns(last, mapping, machine, is_swapped)
     products = rows * columns * shape.parts * mapping.pe_k_bytes // shape.dtype.bytes
     return mapping.row_rounds * products / machine.peak_macs_per_cycle(shape.dtype.name)
 
 
-def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) -> int:
+def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine, is_swapped: bool) -> int:
     """Return the columns that cost time in a tile with so many outputs."""
     held = mapping.block_rows
     if mapping.instruction == "vmml":
         lanes = machine.simd.multiply_adds_per_cycle
-        return sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
-    return round_up(width, held) if mapping.is_swapped else width
+        return width // held * round_up(held, lanes) + round_up(width % held, lanes)
+    return round_up(width, held) if is_swapped else width
 
 
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:
@@ -293,6 +310,13 @@ def loading_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the second operand takes to come from DRAM once for each round of rows, if it lies there."""
     loaded_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
     return loaded_bytes / machine.dram_bytes_per_cycle
+
+
+def waits_for_weights(mapping: LinearMapping, machine: Machine) -> bool:
+    """Tell whether DRAM takes clearly longest for a weight: then nothing is lost if it comes before what is urgent."""
+    trips = mapping.row_rounds * mapping.output_rounds * mapping.chunks
+    expansion = trips * _expansion_cycles(mapping, machine)
+    return max(matrix_cycles(mapping, machine), expansion) <= CLEARLY * loading_cycles(mapping, machine)
 
 
 def _commands_per_part(mapping: LinearMapping, machine: Machine) -> int:

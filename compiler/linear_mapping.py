@@ -150,7 +150,7 @@ class LinearMapping:
 
     @property
     def uses_up_x(self) -> bool:
-        """True if every PE has a tile, so that it can give a resident x back when it is done."""
+        """True if every PE has a tile, so that it multiplies a resident x."""
         return self.resident and self.output_tiles >= self.pe_count
 
     @property
@@ -161,9 +161,13 @@ class LinearMapping:
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
-        shape = self.shape
-        gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.streams_constants or (self.resident and self.loads_early and not gets_computed)
+        gets_scales = self.shape.is_scaled and self.shape.rounded_from is None
+        return self.streams_constants or (self.resident and self.loads_early and not gets_scales)
+
+    @property
+    def shares_slots(self) -> bool:
+        """True if chunks of the weight are on their way beside those of other operations of a launch."""
+        return self.resident and self.loads_constants
 
     @property
     def streams_constants(self) -> bool:

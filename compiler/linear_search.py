@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
+
+import numpy as np
+import numpy.typing as npt
 
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import (
     LeastCycles,
     cycles,
     least_cycles_by_chunks,
+    least_matrix_cycles,
     loading_cycles,
     matrix_cycles,
     multiplies_long,
@@ -24,6 +27,7 @@ from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_recta
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
+from isa.reuse import Kept
 
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
@@ -58,9 +62,16 @@ _Place = tuple[float, int, int, LinearMapping | None]
 are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
 
 
-@lru_cache(maxsize=64)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    return _CHOSEN.result(shape, machine, lambda view: _least_costly(shape, view))
+
+
+_CHOSEN = Kept[LinearMapping](256)
+
+
+def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the mapping that `ranked_mappings` has first.
 
     Best first: of choices, of ways to cut their K, and of these with what conflicts in DRAM add, the one is looked at
     next that costs least at least. The search ends when that is more than a mapping that is known: none that is left
@@ -82,12 +93,14 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
         if not order:
             expansions = max(EXPANSIONS) if shape.packed else 1
             bounds[place] = least_cycles_by_chunks(choice, machine, products[place], expansions)
-            for chunk_bytes in _chunk_lengths(choice, machine):
-                heappush(queue, (bounds[place](chunk_bytes, 1.0), place, -chunk_bytes, None))
+            lengths = _chunk_lengths(choice, machine)
+            for chunk_bytes, bound in zip(lengths.tolist(), bounds[place](lengths, 1.0).tolist(), strict=True):
+                if bound <= least * error:
+                    heappush(queue, (bound, place, -chunk_bytes, None))
         elif chunked is None:
             chunked = _with_chunks(choice, -order)
-            bound = bounds[place](-order, share_of_conflicts(chunked, machine))
-            heappush(queue, (bound, place, order, chunked))
+            bound = bounds[place](np.array(-order), share_of_conflicts(chunked, machine))
+            heappush(queue, (float(bound), place, order, chunked))
         else:
             found = [(cycles(mapping, machine), mapping) for mapping in _with_slots(chunked, machine)]
             estimates[place, order] = found
@@ -97,16 +110,16 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
 
 def _least_products(choice: LinearMapping, machine: Machine) -> float:
     """Return how long products of every completed form of a choice take at least."""
-    least = matrix_cycles(choice, machine)
-    return min(least, matrix_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
+    return least_matrix_cycles(choice, machine) if _has_padding(choice) else matrix_cycles(choice, machine)
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
-    leaves it to other operations of the launch.
+    out; of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up
+    soonest with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of
+    the launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -123,7 +136,8 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
-            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
+            outputs = mapping.output_rounds * mapping.tile_outputs
+            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
         slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
@@ -156,7 +170,7 @@ def _may_load_x(choice: LinearMapping, machine: Machine) -> bool:
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield a choice with every useful split of K."""
-    for chunk_bytes in _chunk_lengths(choice, machine):
+    for chunk_bytes in _chunk_lengths(choice, machine).tolist():
         yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
 
 
@@ -201,16 +215,33 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         )  # fmt: skip
 
 
-def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
-    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
-    block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
+def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the useful lengths of a chunk's rows in bytes, the longest first."""
+    block, k_bytes = _chunk_step(choice, machine), choice.pe_k_bytes
+    fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
-    for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
-        chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes not in seen and _with_chunks(choice, chunk_bytes).k_parts == choice.k_parts:
-            seen.add(chunk_bytes)
-            yield chunk_bytes
+    wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
+    lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.shares_slots:
+        return _alike(choice, lengths, machine)
+    if choice.k_parts == 1:
+        return lengths
+    return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
+
+
+def _alike(choice: LinearMapping, lengths: npt.NDArray[np.int64], machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the lengths with which chunks are about as long as those of other operations that share their slots.
+
+    That is a turn of all channels of DRAM at least, if as many as are preferred have their share of memory.
+    """
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
+    least = min(most, machine.dram.channels * machine.dram.interleave_bytes)
+    sizes = np.array([_with_chunks(choice, length).weight_chunk_bytes for length in lengths.tolist()])
+    short = sizes <= most
+    if not short.any():
+        return lengths[-1:]
+    long_enough = short & (sizes >= least)
+    return lengths[long_enough] if long_enough.any() else lengths[short][:1]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:

@@ -1,7 +1,7 @@
 """What a kernel module gets to lower an operation: places, addresses, and where to put kernels and launches.
 
 `compiler/kernels/KIND.py` has `lower(context, op)`. It asks `context.region(value)`, `context.cache(value)` and
-`context.packed(op, index)` for places, builds kernels through `context.kernel(key, build)` and ends with
+`context.packed(op, index)` for places, builds kernels through `context.kernel(build, ...)` and ends with
 `context.launch(...)`; launches run one after the other, each waits for the one before.
 """
 
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
 from compiler.touched import touches
 from isa.affine import Dim
 from isa.dtypes import Dtype
-from isa.kernel import Kernel
+from isa.kernel import Kernel, verify
 from isa.machine import Machine
-from isa.program import Argument, Launch, RoundedMacs
+from isa.program import Argument, Launch, LaunchPart, RoundedMacs
+from isa.reuse import Kept
 
 ArgumentValue = Argument | Dim
+_KERNELS = Kept[Kernel](256)
 
 
 class Lowering:
@@ -41,6 +44,11 @@ class Lowering:
     def dtype(self) -> Dtype:
         """Element type of activations, weights and caches."""
         return self.mapped.dtype
+
+    @cached_property
+    def producers(self) -> Mapping[str, Operation]:
+        """The operation that makes each value."""
+        return self.mapped.graph.producers()
 
     def region(self, value: str | None) -> Region:
         """Return where a value lies."""
@@ -66,10 +74,15 @@ class Lowering:
         """Return the bytes of the packed constant input."""
         return self.mapped.storages[self.mapped.packed[op.name, index]].bytes
 
-    def kernel(self, key: Hashable, build: Callable[[], Kernel]) -> int:
-        """Return the index of the kernel for `key`; `build` makes it when the key is new."""
+    def kernel(self, build: Callable[..., Kernel], *arguments: Hashable) -> int:
+        """Return the index of the kernel that `build(machine, *arguments)` makes, of nothing else.
+
+        Raises ProgramError with all problems if the machine cannot run it.
+        """
+        key = (build, *arguments)
         if key not in self._index_by_key:
-            kernel = build()
+            kernel = _KERNELS.result(key, self.machine, lambda machine: build(machine, *arguments))
+            verify(kernel, self.machine)
             if kernel not in self._index_by_kernel:
                 self._index_by_kernel[kernel] = len(self.kernels)
                 self.kernels.append(self._renamed(kernel))
@@ -104,7 +117,6 @@ class Lowering:
         self.launches.append(
             Launch(
                 name=f"{index}:{op.name}",
-                operation=op.name,
                 kernel=kernel,
                 row=0,
                 column=0,
@@ -113,10 +125,7 @@ class Lowering:
                 arguments=tuple(value if isinstance(value, Argument) else Argument(value) for value in values),
                 waits=(index - 1,) if index else (),
                 signals=index,
-                useful_macs=useful_macs,
-                issued_macs=issued_macs,
-                rounded_macs=rounded_macs,
-                touches=touched,
+                parts=(LaunchPart(op.name, useful_macs, issued_macs, rounded_macs, touched),),
             )
         )
 

@@ -65,7 +65,7 @@ def _vectors(rows: Scalar, columns: Scalar, lanes: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: Integers, traits: Integers) -> Scalar:
+def _matrix_ticks(hardware: Hardware, counts: Integers, fields: Integers, values: Integers, traits: Integers) -> Scalar:
     """Return how long a product occupies the matrix engine; count what it multiplies.
 
     Of a compressed b only kept elements are multiplied: two blocks stream in the time of one; rows of a fill as ever.
@@ -74,8 +74,8 @@ def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: In
     k_bytes, fill = hardware.numbers[hw.BLOCK_K_BYTES], hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
     share = 2 if traits[tr.B_BYTES] == tr.COMPRESSED else 1
     k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype] // share
-    stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
-    stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
+    counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
+    counts[st.ACTIVE_MACS + dtype] += k * rows * columns
     ticks = values[0] * hardware.numbers[hw.MATRIX_TICKS + dtype]
     if share == 1 and rows * k_bytes <= columns * fill:  # no division for the most frequent case
         return ticks * columns
@@ -85,28 +85,28 @@ def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: In
 
 @inlined_kernel
 def work_ticks(
-    hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, traits: Integers
+    hardware: Hardware, counts: Integers, fields: Integers, values: Integers, extents: Integers, traits: Integers
 ) -> Scalar:
     """Return how long a command occupies its unit, without memory and port limits; count the work."""
     rows, columns, timing = values[6], values[7], traits[tr.TIMING]
     fixed, lanes = hardware.cost[timing, hw.FIXED], hardware.cost[timing, hw.LANES]
     if timing == _MATRIX:
-        return _matrix_ticks(hardware, stats, fields, values, traits)
+        return _matrix_ticks(hardware, counts, fields, values, traits)
     if timing == _VECTOR_MATRIX:
         k = values[0] * hardware.numbers[hw.BLOCK_K_BYTES] // hardware.numbers[hw.ELEMENT_BYTES + fields[col.D1]]
-        stats.counts[st.ISSUED_MACS + _FP32] += k * rows * columns
-        stats.counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
+        counts[st.ISSUED_MACS + _FP32] += k * rows * columns
+        counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
         return fixed + k * _vectors(rows, columns, lanes) * _CYCLE
     if timing in (_TRANSFER, _LAYOUT):
         moved = max(extents[0] * extents[1], extents[2] * extents[3])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
     if timing in (_ACCUMULATOR, _LINK):
-        stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
+        counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
         return fixed + _vectors(rows, columns, lanes) * _CYCLE
     if timing == _LUT:
-        stats.counts[st.LUT_ELEMENTS] += rows * columns
+        counts[st.LUT_ELEMENTS] += rows * columns
     else:
-        stats.counts[st.SIMD_ELEMENTS] += rows * columns
+        counts[st.SIMD_ELEMENTS] += rows * columns
     each = max(hardware.numbers[hw.VECTOR_TICKS + fields[col.D0]], hardware.numbers[hw.VECTOR_TICKS + fields[col.D1]])
     return fixed + _vectors(rows, columns, lanes) * each
 
@@ -153,7 +153,7 @@ def finish(
     code: Code,
     hardware: Hardware,
     state: State,
-    stats: Stats,
+    counts: Integers,
     stream: Scalar,
     pe: Scalar,
     unit: Scalar,
@@ -163,18 +163,22 @@ def finish(
     start: Scalar,
     done: Scalar,
 ) -> None:
-    """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
+    """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete.
+
+    `counts` are those of the part of the kernel it is in.
+    """
     timing = code.traits[fields[col.OPCODE], tr.TIMING]
     read, written = _local_bytes(extents)
     begin = max(start, state.pe[pe, unit])
-    local_done = memory.serve_local(hardware, state, stats, pe, read, written, begin)
+    local_done = memory.serve_local(hardware, state, counts, pe, read, written, begin)
     occupancy = max(occupancy, local_done - begin)
     latency = hardware.cost[timing, hw.LATENCY]
     end = max(begin + occupancy + latency, done) + jitter(hardware, state)
     end = max(end, state.stream[stream, st.FINISH])
     state.pe[pe, unit] = begin + occupancy
     state.stream[stream, st.FINISH] = end
-    stats.busy[pe, unit] += occupancy
+    counts[st.BUSY + unit] += occupancy
+    counts[st.PART_END] = max(counts[st.PART_END], end)
     if unit == _FI:
         slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
         state.stream[stream, st.IN_FLIGHT + slot] = end

@@ -204,7 +204,7 @@ def _issue(
         return codes.OK, STOP
     pe = core // st.CORES
     state.core[core, st.TIME] += hardware.numbers[hw.ISSUE_TICKS + fields[col.OPCODE]]
-    stats.counts[st.COMMANDS] += 1
+    stats.parts[fields[st.PART], st.COMMANDS] += 1
     if fields[col.OPCODE] != _PUSH and fields[col.OPCODE] != _POP:
         values = state.scratch[st.VALUES :]
         for slot in range(8):
@@ -446,7 +446,7 @@ def step_core(
             return error
         if finished:
             state.core[core, st.TIME] += hardware.numbers[hw.SCALAR_TICKS]
-            stats.counts[st.SCALAR_INSTRUCTIONS] += 1
+            stats.parts[fields[st.PART], st.SCALAR_INSTRUCTIONS] += 1
             state.core[core, st.EXECUTED] += 1
             state.core[core, st.PC] = action if action >= 0 else _follow_loops(state, core, pc + 1, False)
         if action == STOP:

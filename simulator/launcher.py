@@ -7,8 +7,9 @@ them. When nothing is executed, launches that agree in all of these are simulate
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
 from isa.network import routes
 from isa.program import Argument, Launch, Program
+from isa.reuse import Kept
 from isa.table import BY_NAME
 from simulator import codes, deadlock, dram, sequencer, traits
 from simulator import hardware as hw
@@ -29,8 +31,8 @@ from simulator import state as st
 from simulator.device import Device
 from simulator.index_distribution import SEED, IndexDistribution
 from simulator.meaning.codes import SENTENCES as MEANING_SENTENCES
-from simulator.meaning.tables import make_tables
-from simulator.traits import traits_table
+from simulator.meaning.tables import Tables, make_tables
+from simulator.parts import TimedPart, parts_of, sum_up
 
 _LINKS = 4
 _LOAD_WORD = BY_NAME["lw"].opcode
@@ -39,11 +41,19 @@ UNIFORM = IndexDistribution()
 
 @dataclass(frozen=True)
 class Timed:
-    """What one launch took: duration in ticks and its counters; `reused` if an equal launch was simulated before."""
+    """What one launch took: duration in ticks, counters, and those of its parts in order.
+
+    It was `reused` if an equal launch was simulated before.
+    """
 
     ticks: int
     stats: st.Stats
+    parts: tuple[TimedPart, ...]
     reused: bool
+
+
+class Timings(Kept[tuple[Timed, ...]]):
+    """What the launches of the last so many profiles took, for machines in whose time nothing differs."""
 
 
 class Launcher:
@@ -58,11 +68,7 @@ class Launcher:
         )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(self._hardware)
-        self._traits = traits_table()
-        matrix, accumulator = machine.matrix, machine.accumulator
-        self._tables = make_tables(
-            matrix.block_k_bytes, accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes
-        )
+        self._tables = _tables(machine, device)
         self._memory = _memory(machine, device)
         self._used_bytes = 0
         self._functional = device is not None
@@ -93,22 +99,24 @@ class Launcher:
         key = self._key(launch, bindings)
         if self._reuse and key in self._known:
             known = self._known[key]
-            return Timed(known.ticks, known.stats, reused=True)
+            return replace(known, reused=True)
         code = self._code(launch, bindings)
-        ticks, stats = self._simulate(code, ahead=self._ahead and self._may_run_ahead(code))
+        parts = len(self._program.kernels[launch.kernel].operation_parts)
+        ticks, stats = self._simulate(code, parts, ahead=self._ahead and self._may_run_ahead(code))
         if ticks < 0:
             raise self._error(launch, code)
         stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
-        timed = Timed(ticks, stats, reused=False)
+        sum_up(stats)
+        timed = Timed(ticks, stats, tuple(parts_of(stats, ticks)), reused=False)
         self._known[key] = timed
         return timed
 
-    def _simulate(self, code: st.Code, ahead: bool) -> tuple[int, st.Stats]:
-        stats = st.new_stats(self._hardware)
+    def _simulate(self, code: st.Code, parts: int, ahead: bool) -> tuple[int, st.Stats]:
+        stats = st.new_stats(self._hardware, parts)
         st.reset(self._hardware, self._state)
         ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables, ahead=ahead)
         # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
-        return self._simulate(code, ahead=False) if ahead and ticks < 0 else (ticks, stats)
+        return self._simulate(code, parts, ahead=False) if ahead and ticks < 0 else (ticks, stats)
 
     def _may_run_ahead(self, code: st.Code) -> bool:
         """Tell whether PEs meet only where `simulator.ahead` expects it: not by links, nor twice at one time."""
@@ -141,7 +149,7 @@ class Launcher:
         """Tell whether data choose rows in a kernel: its time then depends on how many rows its tables have."""
         instructions, *_ = self._decoded(kernel)
         opcodes = instructions[..., columns.OPCODE]
-        return bool(self._traits[opcodes, traits.INDEXED].any() or (opcodes == _LOAD_WORD).any())
+        return bool(self._tables.traits[opcodes, traits.INDEXED].any() or (opcodes == _LOAD_WORD).any())
 
     def _decoded(self, kernel: int) -> tuple[npt.NDArray[np.int64], ...]:
         if kernel not in self._codes:
@@ -157,7 +165,7 @@ class Launcher:
         storages = [self._program.storage_by_name[name] for name in names]
         tables = np.array([(one.address, one.address + one.bytes) for one in storages], np.int64).reshape(-1, 2)
         found = routes(self._machine, launch.row, launch.column, launch.rows, launch.columns)
-        return st.Code(instructions, buffers, header, self._traits, tables, found.table, found.links)
+        return st.Code(instructions, buffers, header, self._tables.traits, tables, found.table, found.links)
 
     def _error(self, launch: Launch, code: st.Code) -> SimulationError:
         error = self._state.scratch
@@ -179,18 +187,37 @@ class Launcher:
             detail = f"'{kernel.buffers[int(detail)].name}'"
         what = sentence.format(detail=detail, extra=int(error[st.ERROR_EXTRA]))
         place = f"PE ({pe // columns}, {pe % columns}) core {'AB'[core]} instruction {pc}: {text}"
-        return SimulationError(what, where=f"launch {launch.name}, kernel {kernel.name}, {place}")
+        where = f"launch {launch.name}, kernel {kernel.name}, {place}"
+        if len(launch.parts) > 1 and 0 <= pc < len(words):
+            where += f", of operation {launch.parts[int(code.instructions[core, pc, st.PART])].operation}"
+        return SimulationError(what, where=where)
 
 
 def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
     parts = (decode_columns(kernel.core_a), decode_columns(kernel.core_b))
-    instructions = np.zeros((2, max(len(part) for part in parts), parts[0].shape[1]), dtype=np.int64)
+    instructions = np.zeros((2, max(len(part) for part in parts), st.PART + 1), dtype=np.int64)
     for number, part in enumerate(parts):
-        instructions[number, : len(part)] = part
+        instructions[number, : len(part), : st.PART] = part
+    for index, begin in enumerate(kernel.operation_parts):
+        instructions[0, begin.core_a :, st.PART] = instructions[1, begin.core_b :, st.PART] = index
     buffers = np.zeros((len(kernel.buffers), 3), dtype=np.int64)
     for index, (base, buffer) in enumerate(zip(buffer_bases(kernel), kernel.buffers, strict=True)):
         buffers[index] = base, buffer.slot_bytes, buffer.slots
     return instructions, np.array([len(part) for part in parts], dtype=np.int64), buffers
+
+
+def _tables(machine: Machine, device: Device | None) -> Tables:
+    """Return tables with scratch space for a machine, without any where nothing is executed."""
+    if device is None:
+        return _tables_without_scratch()
+    accumulator = machine.accumulator
+    sizes = (accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes)
+    return make_tables(machine.matrix.block_k_bytes, *sizes)
+
+
+@functools.cache
+def _tables_without_scratch() -> Tables:
+    return make_tables(block_k_bytes=1, bank_rows=1, bank_columns=1, local_bytes=1)
 
 
 def _memory(machine: Machine, device: Device | None) -> st.Memory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.affine import evaluate
 from isa.container import load_program
 from isa.errors import ProgramError, SimulationError
 from isa.machine import Machine, load_machine, machine_fields
-from isa.program import Absent, Entry, Launch, Program
+from isa.program import Absent, Entry, Program
 from simulator import hardware as hw
 from simulator import report as rp
 from simulator import state as st
@@ -23,9 +22,10 @@ from simulator.bounds import lower_bound
 from simulator.device import Device
 from simulator.energy import background_joules, bands, energy_parts, host_joules, within_tdp
 from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
-from simulator.launcher import Launcher, Timed
+from simulator.launcher import Launcher, Timed, Timings
 from simulator.ports import moved_bytes
 from simulator.power import peak_watts
+from simulator.report_rows import Rows, counters_of
 
 Array = npt.NDArray[np.generic]
 Progress = Callable[[int, int], None]
@@ -40,9 +40,19 @@ class Result:
 
 
 class Simulator:
-    """A program on a machine: the program's own, or another one with an equal code digest."""
+    """A program on a machine: the program's own, or another one with an equal code digest.
 
-    def __init__(self, program: Program | str | Path, machine: Machine | str | Path | None = None) -> None:
+    Profiles with the same `timings` simulate launches once for all machines that have the same in all that these
+    depend on, if the programs are one but for the machine, as `compiler.GraphCompiler` makes them. Reports are those
+    of profiles without.
+    """
+
+    def __init__(
+        self,
+        program: Program | str | Path,
+        machine: Machine | str | Path | None = None,
+        timings: Timings | None = None,
+    ) -> None:
         self.program = program if isinstance(program, Program) else load_program(program)
         chosen = self.program.machine if machine is None else machine
         self.machine = chosen if isinstance(chosen, Machine) else load_machine(chosen)
@@ -56,6 +66,7 @@ class Simulator:
         self._device: Device | None = None
         self._runner: tuple[tuple[int, int], Launcher] | None = None
         self._timers: dict[IndexDistribution, Launcher] = {}
+        self._timings = timings
 
     def entry(self, name: str | None = None) -> Entry:
         """Return an entry by name; without a name, the only or first one."""
@@ -118,24 +129,41 @@ class Simulator:
         distribution = parse_distribution(indices)
         chosen = self.entry(entry)
         bindings = bind_dims(chosen, {**(dims or {}), **sizes})
-        timer = self._timers.get(distribution) if reuse else None
-        if timer is None:
-            timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=distribution)
-            if reuse:
-                self._timers[distribution] = timer
-        timed = _run_all(timer, chosen, bindings, progress)
+        timed: Sequence[Timed]
+        if self._timings is not None and reuse:
+            key = (_Code(self.program), chosen.name, tuple(sorted(bindings.items())), distribution)
+
+            def run(view: Machine) -> tuple[Timed, ...]:
+                return (
+                    *_run_all(Launcher(self.program, view, None, indices=distribution), chosen, bindings, progress),
+                )
+
+            timed = self._timings.result(key, self.machine, run)
+        else:
+            timed = _run_all(self._timer(distribution, reuse), chosen, bindings, progress)
         return self._report(chosen, bindings, timed, moved_bytes(chosen, bindings), distribution)
 
-    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int,
+    def _timer(self, indices: IndexDistribution, reuse: bool) -> Launcher:
+        """Return the launcher of the last profile, which knows its launches, or a new one."""
+        timer = self._timers.get(indices) if reuse else None
+        if timer is None:
+            timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=indices)
+            if reuse:
+                self._timers[indices] = timer
+        return timer
+
+    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: Sequence[Timed], host_bytes: int,
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
-        operations, spans, clock = [], [], 0
+        rows, clock = Rows(self.program, machine), 0
+        launches, operations, spans = [], list[rp.OperationReport](), []
         for index, (launch, result) in enumerate(zip(entry.launches, timed, strict=True)):
             starting_ns = machine.launch_ns(launch.rows * launch.columns, replaces=index > 0)
             gap = round(starting_ns / machine.cycle_ns * hw.TICKS_PER_CYCLE)
-            operations.append(self._operation(launch, result, bindings, clock + gap))
+            launches.append(rows.launch_row(launch, result, bindings, clock + gap))
+            operations += rows.operation_rows(launch, index, result, bindings, launches[-1].start_cycles)
             spans += [(gap, background_joules(machine, self._seconds(gap))),
-                      (result.ticks, operations[-1].energy_parts_joules)]  # fmt: skip
+                      (result.ticks, rows.measured(result.stats, result.ticks).energy_parts_joules)]  # fmt: skip
             clock += gap + result.ticks
             rp.add_stats(total, result.stats)
         launched = clock - sum(result.ticks for result in timed)
@@ -147,8 +175,8 @@ class Simulator:
         counters = total.counts
         dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
         useful = sum(operation.useful_macs for operation in operations)
-        stats = [(launch, result.stats) for launch, result in zip(entry.launches, timed, strict=True)]
-        bound = lower_bound(self.program, machine, stats, bindings)
+        counted = [pair for each in zip(entry.launches, timed, strict=True) for pair in counters_of(*each)]
+        bound = lower_bound(self.program, machine, counted, bindings)
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
             cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched),
@@ -176,29 +204,27 @@ class Simulator:
             simulated_launches=sum(not result.reused for result in timed),
             notes=(*_index_notes(int(counters[st.ROWS_DRAWN]), indices),
                    *_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])), *_power_notes(machine, peak)),
-            operations=tuple(operations),
+            operations=tuple(operations), launches=tuple(launches),
         )  # fmt: skip
 
     def _seconds(self, ticks: int) -> float:
         return ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
 
-    def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
-        stats, counters = result.stats, result.stats.counts
-        bound = lower_bound(self.program, self.machine, [(launch, stats)], bindings)
-        return rp.OperationReport(
-            name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
-            start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
-            useful_macs=evaluate(launch.useful_macs, bindings),
-            issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
-            stated_macs=launch.stated_macs(bindings),
-            dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
-            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), sram_hit_rate=rp.sram_hit_rate(stats),
-            commands=int(counters[: st.ISSUED_MACS].sum()),
-            energy_parts_joules=energy_parts(self.machine, stats, self._seconds(result.ticks)),
-            lower_bound_cycles=bound.seconds * self.machine.cycles_per_second, lower_bound_resource=bound.resource,
-            bound_by=rp.bound_of(self.machine, stats, result.ticks),
-            utilization=rp.utilization_of(self.machine, stats, result.ticks),
-        )  # fmt: skip
+
+class _Code:
+    """What of a program decides how its launches run: all but the machine. The same one, not an equal one, is equal."""
+
+    def __init__(self, program: Program) -> None:
+        self._parts = (program.kernels, program.storages, program.entries)
+        self._is_lenient = program.capacity_ignored
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self._parts)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Code) or other._is_lenient != self._is_lenient:
+            return False
+        return all(mine is theirs for mine, theirs in zip(self._parts, other._parts, strict=True))
 
 
 def _differing_code_fields(left: Machine, right: Machine) -> list[str]:

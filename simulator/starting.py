@@ -72,12 +72,14 @@ def complete(
         error = commands.perform(chip, pe, fields, values, extents)
         if error:
             return error
-    traits = chip.code.traits[fields[col.OPCODE]]
-    occupancy = commands.work_ticks(chip.hardware, chip.stats, fields, values, extents, traits)
-    commands.finish(
-        chip.code, chip.hardware, state, chip.stats, stream, pe, unit, fields, extents, occupancy, now, done
-    )
-    chip.stats.counts[fields[col.OPCODE]] += 1
+    traits, counts = chip.code.traits[fields[col.OPCODE]], chip.stats.parts[fields[st.PART]]
+    occupancy = commands.work_ticks(chip.hardware, counts, fields, values, extents, traits)
+    commands.finish(chip.code, chip.hardware, state, counts, stream, pe, unit, fields, extents, occupancy, now, done)
+    counts[fields[col.OPCODE]] += 1
+    if unit == _FI:  # what shared memories and links counted when they served it
+        for counter in range(st.DRAM_READ, st.DRAM_ROWS + 1):
+            counts[counter] += chip.stats.counts[counter]
+            chip.stats.counts[counter] = 0
     queues.dequeue(state, stream, now)
     _wake_after(chip.code, state, stream, pe, fields)
     return codes.OK

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from isa import columns
 from isa.kernel import MAX_SLOTS
 from simulator import cache, dram
 from simulator import hardware as hw
@@ -78,21 +79,28 @@ G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
 ) = range(10)  # fmt: skip
 VALUES = EXTENTS + 6
 TOUCHED = VALUES + 8
-# Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
+# Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters, and
+# how many ticks the units and local memories of all PEs were busy.
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
 (
-    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
-    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED, ROWS_DRAWN,
-    CACHE_HIT, CACHE_FILLED,
+    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, CACHE_HIT, CACHE_FILLED, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
+    LOCAL_READ, LOCAL_WRITTEN, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, SCALAR_INSTRUCTIONS, COMMANDS,
+    WORDS_ASSUMED, ROWS_DRAWN,
 ) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 34)  # fmt: skip
+BUSY = ROWS_DRAWN + 1
+COUNTERS = BUSY + LOCAL + 1
+PART_END = COUNTERS
+"""Column of `Stats.parts` behind the counters: when the last command of the part was complete."""
+PART = len(columns.NAMES)
+"""Column of `Code.instructions` behind those of `isa.columns`: the part of the kernel that an instruction is in."""
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
 ROWS, COLUMNS, LENGTH = range(3)
 ARGUMENTS = LENGTH + CORES
 
 
 class Code(NamedTuple):
-    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table.
+    """A launch: instructions int64[2, n, PART + 1], buffers int64[n, 3] (base, slot bytes, slots), header, traits.
 
     `tables` int64[n, 2] has the first address and the end of each storage that the arguments name; `routes` and `links`
     are those of `isa.network.routes`.
@@ -127,11 +135,15 @@ class State(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Counters of a launch; times in ticks. `busy` is [PE, unit or local memory], `server_busy` as `State.servers`."""
+    """Counters of a launch; times in ticks. `server_busy` is as `State.servers`.
+
+    `parts` has a row for each part of the kernel: the counters of what its code does. While a launch runs, `counts` has
+    what is not on a part yet, or on none; see `simulator.parts`.
+    """
 
     counts: Integers
-    busy: Integers
     server_busy: Integers
+    parts: Integers
 
 
 class Memory(NamedTuple):
@@ -185,10 +197,9 @@ def new_state(hardware: Hardware) -> State:
     )  # fmt: skip
 
 
-def new_stats(hardware: Hardware) -> Stats:
-    """Allocate counters, all zero."""
-    pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
-    return Stats(_zeros(CACHE_FILLED + 1), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
+def new_stats(hardware: Hardware, parts: int = 1) -> Stats:
+    """Allocate counters of a launch of so many parts, all zero."""
+    return Stats(_zeros(COUNTERS), _zeros(*_server_shape(hardware)), _zeros(parts, PART_END + 1))
 
 
 def reset(hardware: Hardware, state: State) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Operation
-from compiler.kernel_builder import KernelBuilder
+from compiler.kernel_builder import EARLY, KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
@@ -34,7 +34,7 @@ from isa.machine import Machine
 from isa.machine_sections import dtype_family
 
 
-def build(mapping: LinearMapping, machine: Machine) -> Kernel:
+def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     """Return the kernel of a mapping."""
     shape = mapping.shape
     builder = KernelBuilder(_name(mapping), machine, arguments_of(shape))
@@ -44,9 +44,11 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
         initial_bytes, initial_slots = mapping.tile_columns * 4, 2
     if shape.has_residual:
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
-    weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True)
+    weight = builder.buffer(
+        "weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True, streamed=mapping.shares_slots
+    )
     buffers = Buffers(
-        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=not mapping.resident or mapping.uses_up_x),
+        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=True),
         weight,
         builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
         builder.buffer(
@@ -92,13 +94,13 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
 
 
 def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buffers) -> Buffers:
-    slots = mapping.weight_slots
+    slots, streamed = mapping.weight_slots, mapping.shares_slots
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
         factor=builder.buffer("expanded", mapping.expanded_part_bytes, EXPANDED_SLOTS, shared=True),
-        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True),
-        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True)
+        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True, streamed=streamed),
+        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True, streamed=streamed)
         if has_zero_points
         else None,
         shifted=builder.buffer("shifted", mapping.expanded_part_bytes, 1, shared=True) if has_zero_points else None,
@@ -151,6 +153,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "out_bytes": out.row_bytes, "chunks": mapping.chunks, "row_rounds": mapping.row_rounds,
         "output_tiles": mapping.output_tiles, "initial": initial, "initial_pitch": initial_pitch,
     }  # fmt: skip
+    if mapping.loads_early:
+        arguments[EARLY] = mapping.weight_slots - 1
     if mapping.shape.activation == "sigmoid":
         arguments["outputs"] = mapping.shape.outputs
     for index, name in ((SCALES, "scales"), (ZERO_POINTS, "zero_points")):
@@ -160,6 +164,6 @@ def lower(context: Lowering, op: Operation) -> None:
     if "row_scales" in arguments_of(mapping.shape):
         row_scales = context.region(op.inputs[ROW_SCALES])
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
-    kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
+    kernel = context.kernel(build, mapping)
     grid = (mapping.grid_rows, mapping.grid_columns)
     context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)

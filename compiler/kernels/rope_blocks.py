@@ -64,7 +64,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: RopeBlocks, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RopeBlocks) -> Kernel:
     """Return the kernel."""
     plan = shape.plan
     name = f"rope_{plan.all_heads}x{shape.head_dim}_{shape.store}_{plan.tokens}x{plan.heads}"
