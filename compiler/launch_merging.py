@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from compiler.kernel_builder import EARLY
+from compiler.kernel_builder import EARLY, BuiltKernel
 from compiler.kernel_joining import (
     Allocation,
     Body,
@@ -145,9 +145,14 @@ class _Merger:
 
     def _idle_seconds(self, group: _Group, first_seconds: float, last_seconds: float) -> float:
         """Return what is lost at the edges of a group; if nothing is loaded ahead, half a start behind no product."""
-        if any(body.streamed for body in group.bodies):
+        if self._loads_ahead:
             return sum(max(0.0, self._ahead_seconds - seconds) for seconds in (first_seconds, last_seconds))
         return 0.0 if self._multiplies(group.launches[-1]) else self._start_seconds / 2
+
+    @cached_property
+    def _loads_ahead(self) -> bool:
+        """Tell whether any kernel of the program does."""
+        return any(isinstance(kernel, BuiltKernel) and kernel.streamed for kernel in self.program.kernels)
 
     @staticmethod
     def _multiplies(launch: Launch) -> bool:
