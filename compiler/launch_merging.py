@@ -97,8 +97,7 @@ class _Merger:
                 group = self._extended(group, launches[end])
                 if end > begin and not self._fits(group):
                     break
-                lost = sum(max(0.0, self._ahead_seconds - seconds[edge]) for edge in (begin, end))
-                lost += ways[begin][0] + self._start_seconds
+                lost = ways[begin][0] + self._start_seconds + self._idle_seconds(group, seconds[begin], seconds[end])
                 if lost < ways[end + 1][0]:
                     ways[end + 1] = lost, group
         groups = []
@@ -143,6 +142,16 @@ class _Merger:
         allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
+
+    def _idle_seconds(self, group: _Group, first_seconds: float, last_seconds: float) -> float:
+        """Return what is lost at the edges of a group; if nothing is loaded ahead, half a start behind no product."""
+        if any(body.streamed for body in group.bodies):
+            return sum(max(0.0, self._ahead_seconds - seconds) for seconds in (first_seconds, last_seconds))
+        return 0.0 if self._multiplies(group.launches[-1]) else self._start_seconds / 2
+
+    @staticmethod
+    def _multiplies(launch: Launch) -> bool:
+        return any(part.useful_macs for part in launch.parts)
 
     @cached_property
     def _start_seconds(self) -> float:

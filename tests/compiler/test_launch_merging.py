@@ -190,7 +190,7 @@ def test_a_core_a_that_stores_meets_too() -> None:
     """Then its core B waits for it as well."""
     store = _kernel(STORE)
     body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
-    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     signalled = [
         operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
     ]
