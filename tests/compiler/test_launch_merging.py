@@ -239,10 +239,10 @@ def test_bodies_take_turns_with_a_buffer() -> None:
 
 
 def test_buffers_lie_over_one_another_where_memory_is_short() -> None:
-    """Those of bodies that a meeting parts: as few launches as with more memory, and the same bits at any delays."""
+    """Those of bodies that a meeting parts: no more launches than with more memory, and the same bits at any delays."""
     roomy, tight = (_llama("llama-tiny-wide", "mtia-2i", 9, separate=False, **{"pe.local_memory_bytes": size})
                     for size in (393216, 163840))  # fmt: skip
-    assert len(tight.entries[0].launches) == len(roomy.entries[0].launches)
+    assert len(tight.entries[0].launches) <= len(roomy.entries[0].launches)
     over = [kernel for kernel in tight.kernels if any(buffer.base_bytes is not None for buffer in kernel.buffers)]
     assert over and all(sum(buffer.bytes for buffer in kernel.buffers) > 163840 for kernel in over)
     assert all(local_bytes(kernel) <= 163840 for kernel in tight.kernels)
