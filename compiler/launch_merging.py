@@ -222,12 +222,19 @@ class _Merger:
 
 
 def _repeats(launches: Sequence[Launch]) -> dict[int, int]:
-    """Return by place how many launches before it are the next ones too: a layer of a model, and the one after it."""
+    """Return by place how many launches before it are a layer of a model: they come again next, or came just before.
+
+    The last layer is followed by less than one.
+    """
     keys = [(launch.kernel, launch.rows, launch.columns) for launch in launches]
+
+    def is_layer(place: int, span: int) -> bool:
+        layer = keys[place - span : place]
+        return layer in (keys[place : place + span], keys[max(place - 2 * span, 0) : place - span])
+
     found = dict[int, int]()
     for place in range(SHORTEST_LAYER, len(keys)):
-        spans = range(SHORTEST_LAYER, min(place, len(keys) - place) + 1)
-        span = next((span for span in spans if keys[place - span : place] == keys[place : place + span]), None)
+        span = next((span for span in range(SHORTEST_LAYER, place + 1) if is_layer(place, span)), None)
         if span is not None:
             found[place] = span
     return found
