@@ -29,6 +29,7 @@ from tests.compiler.graphs import SMALL_GRID
 from tests.simulator.llamas import inputs_for
 
 MACHINE = preset("mtia-2i")
+MOST_BYTES = MACHINE.pe.local_memory_bytes
 CASES = [("llama-tiny", 1, 77), ("llama-tiny-wide", 9, 20), ("llama-tiny-odd", 1, 33)]
 
 
@@ -294,3 +295,30 @@ def test_shared_buffers_are_empty_in_the_end(name: str, sequence: int, past: int
             assert np.array_equal(pushed, popped), f"{kernel.name}: {kernel.buffers[number].name}"
             checked += int(pushed.max() > 0)
     assert checked > 10
+
+
+@pytest.mark.parametrize("quantize", [None, "int4"])
+def test_weights_are_loaded_ahead(quantize: str | None) -> None:
+    """Core A waits for fewer meetings than there are, begins a linear before attention, and fills all local memory."""
+    options = {"dims": {"batch": 1, "sequence": 1, "past": 77}, "quantize": quantize}
+    model, machine = models.build("llama-tiny-wide", 0, "float32"), MACHINE.with_changes(SMALL_GRID)
+    merged, separate = (compile_model(model, machine, separate_launches=apart, **options) for apart in (False, True))
+    slots = max(buffer.slots for kernel in separate.kernels for buffer in kernel.buffers)
+    launches = [launch for launch in merged.entries[0].launches if len(launch.parts) > 5]
+    for kernel in (merged.kernels[launch.kernel] for launch in launches):
+        meetings, waits = _names(kernel.core_b).count("barrier"), _names(kernel.core_a).count("wait")
+        assert 0 < waits < meetings and _names(kernel.core_b).count("signal") == meetings
+        assert max(buffer.slots for buffer in kernel.buffers) > slots or local_bytes(kernel) > 0.8 * MOST_BYTES
+    # Integers are expanded as slowly as they come here: what is urgent must not wait for them.
+    jumps = [kernel for kernel in merged.kernels if _names(kernel.core_a).count("jump") == 3]
+    assert launches and bool(jumps) == (quantize is None)
+
+
+def test_keys_of_the_past_come_before_a_meeting() -> None:
+    """The part of attention that core A runs before it waits loads nothing that a launch of the program writes."""
+    program = _llama("llama-tiny", "mtia-2i", 1, separate=True)
+    (kernel, *_) = [kernel for kernel in program.kernels if kernel.name.startswith("attention")]
+    assert isinstance(kernel, BuiltKernel)
+    early = decode_all(kernel.core_a)[: kernel.inputs_at]
+    arguments = {kernel.arguments[int(operands["value"])] for row, operands in early if row.name == "arg"}
+    assert {"k", "v", "past"} <= arguments and not {"q", "mask", "bias", "out"} & arguments
