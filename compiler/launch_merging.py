@@ -87,12 +87,11 @@ class _Merger:
         """
         launches, repeats = entry.launches, _repeats(entry.launches)
         seconds = [_least_seconds(launch, self.program, entry) for launch in launches]
-        first_repeat, longest = min(repeats, default=len(launches)), max(repeats.values(), default=0)
         ways = [(0.0, _Group((), ()))] + [(math.inf, _Group((), ()))] * len(launches)
         for begin in range(len(launches)):
             group = _Group((), ())
             for end in range(begin, len(launches)):
-                is_layer = end >= first_repeat and end - begin >= repeats.get(end, longest)
+                is_layer = end in repeats and end - begin >= repeats[end]
                 if end > begin and (is_layer or self._starts_anew(sum(seconds[begin:end]), seconds[end])):
                     break
                 group = self._extended(group, launches[end])
@@ -223,12 +222,19 @@ class _Merger:
 
 
 def _repeats(launches: Sequence[Launch]) -> dict[int, int]:
-    """Return by place how many launches before it are the next ones too: a layer of a model, and the one after it."""
+    """Return by place how many launches before it are a layer of a model: they come again next, or came just before.
+
+    The last layer is followed by less than one.
+    """
     keys = [(launch.kernel, launch.rows, launch.columns) for launch in launches]
+
+    def is_layer(place: int, span: int) -> bool:
+        layer = keys[place - span : place]
+        return layer in (keys[place : place + span], keys[max(place - 2 * span, 0) : place - span])
+
     found = dict[int, int]()
     for place in range(SHORTEST_LAYER, len(keys)):
-        spans = range(SHORTEST_LAYER, min(place, len(keys) - place) + 1)
-        span = next((span for span in spans if keys[place - span : place] == keys[place : place + span]), None)
+        span = next((span for span in range(SHORTEST_LAYER, place + 1) if is_layer(place, span)), None)
         if span is not None:
             found[place] = span
     return found

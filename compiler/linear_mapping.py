@@ -39,8 +39,6 @@ TURNED_SLOTS = 3
 STREAMED_BLOCKS = 4
 """Blocks of rows of a tile up to which core B has registers for loading x; one less if it turns results, and if it
 expands weights."""
-EARLY_CHUNKS = 2
-"""As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
 
@@ -84,8 +82,10 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
-    core_b_has_time: bool = False
-    """Core B issues so few commands for its products that it can load x as well."""
+    early_chunks: int = 0
+    """Chunks of the weight that core A loads before it hears that x is on its way; 0 if it need not wait for that."""
+    core_b_loads_x: bool = False
+    """Core B is to load chunks of x, if it has registers for that (`streams_constants`)."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -175,18 +175,9 @@ class LinearMapping:
 
         It counts the rows of each block in a register, and has none left for x where there are many blocks.
         """
-        is_plain = self.core_b_has_time and not self.resident and self.loads_early and not self.shape.is_scaled
+        is_plain = self.core_b_loads_x and not self.resident and self.loads_early and not self.shape.is_scaled
         most_rows = (STREAMED_BLOCKS - self.is_swapped - (self.shape.packed is not None)) * self.block_rows
         return is_plain and self.row_rounds == 1 and self.tile_rows <= most_rows
-
-    @property
-    def early_chunks(self) -> int:
-        """Chunks of the weight that core A loads before it hears that x is on its way, 0 if it need not wait for that.
-
-        A residual is added to what ends a branch: behind other products, during which all slots fill. What has none
-        mostly comes behind something short, whose own transfers must not wait behind those of weights.
-        """
-        return EARLY_CHUNKS if self.streams_constants and not self.shape.has_residual else 0
 
     @property
     def output_tiles(self) -> int:

@@ -42,6 +42,8 @@ PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
 """Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
+EARLY_CHUNKS = 2
+"""As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -149,15 +151,21 @@ def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 
 def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
-    """Yield tiles and parts of the grid, K in one chunk.
-
-    Core B has no time for anything else where every block of K is a command of its own.
-    """
-    has_time = machine.matrix.max_repeat_blocks > 1
+    """Yield tiles and parts of the grid, K in one chunk."""
     streamed = () if shape.rounded_from else streamed_tilings(shape, machine)
     for choice in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(choice):
-            yield replace(choice, core_b_has_time=has_time)
+            yield replace(choice, core_b_loads_x=_may_load_x(choice, machine))
+
+
+def _may_load_x(choice: LinearMapping, machine: Machine) -> bool:
+    """Tell whether core B may load x, which no longer keeps PEs of a row in step.
+
+    It has no time for it where every block of K is a command of its own. And bands that read one weight must not drift
+    apart where DRAM takes longest (found by trying; the estimate does not know).
+    """
+    has_time = machine.matrix.max_repeat_blocks > 1
+    return has_time and (choice.bands == 1 or matrix_cycles(choice, machine) > loading_cycles(choice, machine))
 
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -175,6 +183,8 @@ def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping
     """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
     if _has_padding(mapping) and multiplies_long(mapping, machine):
         swapped = replace(mapping, is_swapped=True)
+        if not swapped.streams_constants:
+            swapped = replace(swapped, early_chunks=0)
         if swapped.local_bytes <= machine.pe.local_memory_bytes:
             yield swapped
 
@@ -256,13 +266,23 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
         x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
-        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
+        early = EARLY_CHUNKS if _lets_x_pass(chunked, machine) else 0
+        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots, early_chunks=early)
         parted = [*_in_parts(mapping, machine)]
         if mapping.local_bytes <= machine.pe.local_memory_bytes:
             parted.insert(0, mapping)
         if parted:
             yield from parted
             return
+
+
+def _lets_x_pass(chunked: LinearMapping, machine: Machine) -> bool:
+    """Tell whether weights had better wait for x: it may come behind something short, and products take longest.
+
+    A residual is added to what ends a branch: behind other products, during which all slots fill.
+    """
+    is_behind_products = chunked.shape.has_residual or not chunked.streams_constants
+    return not is_behind_products and matrix_cycles(chunked, machine) > loading_cycles(chunked, machine)
 
 
 def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
