@@ -33,6 +33,8 @@ from isa.program import Argument, Entry, Launch, Program, Touch
 
 SHORTEST_LAYER = 4
 """Launches that must come once more to count as a layer."""
+IDLE_STARTS = 2
+"""What it takes, in starts, until the first weights are used or the last results are stored, with nothing beside it."""
 LONG = 50
 """A start that is less than a fiftieth of a launch does not matter."""
 
@@ -146,7 +148,8 @@ class _Merger:
     def _idle_seconds(self, group: _Group, first_seconds: float, last_seconds: float) -> float:
         """Return what is lost at the edges of a group; if nothing is loaded ahead, half a start behind no product."""
         if self._loads_ahead:
-            return sum(max(0.0, self._ahead_seconds - seconds) for seconds in (first_seconds, last_seconds))
+            edges = (max(0.0, 1 - seconds / self._ahead_seconds) for seconds in (first_seconds, last_seconds))
+            return IDLE_STARTS * self._start_seconds * sum(edges)
         return 0.0 if self._multiplies(group.launches[-1]) else self._start_seconds / 2
 
     @cached_property

@@ -38,6 +38,8 @@ ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
 EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
+RESIDENT_ERROR = 1 / 100
+"""The same for a resident x: its PEs need not wait for each other, so that other operations are joined with it."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
@@ -87,6 +89,7 @@ def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
     bounds: dict[int, LeastCycles] = {}
     estimates: dict[tuple[int, int], list[tuple[float, LinearMapping]]] = {}
     least, error = math.inf, 1 + (EXPANDED_ERROR if shape.packed else ESTIMATE_ERROR) + ROUNDING
+    error *= 1 + (RESIDENT_ERROR if may_be_resident(shape, machine) else 0)
     while queue and queue[0][0] <= least * error:
         _, place, order, chunked = heappop(queue)
         choice = choices[place]
@@ -116,10 +119,10 @@ def _least_products(choice: LinearMapping, machine: Machine) -> float:
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
-    Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out; of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up
-    soonest with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of
-    the launch.
+    Of those that the estimate cannot tell from the best, one with a resident x comes first, if there is any. One with
+    more slots waits less for what the estimate leaves out; of a packed weight, whose buffers are large, and a resident
+    x the one that expands least on a PE catches up soonest with what was loaded ahead, and the one that takes the least
+    local memory leaves it to other operations of the launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -129,11 +132,15 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
     least = min(estimate for estimate, _ in estimates)
+    least_resident = min((estimate for estimate, mapping in estimates if mapping.resident), default=math.inf)
+    is_resident = least_resident <= least * (1 + RESIDENT_ERROR)
+    least = least_resident if is_resident else least
 
     def rank(item: tuple[float, LinearMapping]) -> tuple[float, int, float, int, int]:
         estimate, mapping = item
         is_expanded = shape.packed is not None and mapping.resident
-        if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
+        is_near = estimate <= least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR))
+        if not is_near or mapping.resident < is_resident:
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
             outputs = mapping.output_rounds * mapping.tile_outputs
@@ -232,10 +239,12 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
 def _alike(choice: LinearMapping, lengths: npt.NDArray[np.int64], machine: Machine) -> npt.NDArray[np.int64]:
     """Return the lengths with which chunks are about as long as those of other operations that share their slots.
 
-    That is a turn of all channels of DRAM at least, if as many as are preferred have their share of memory.
+    That is a turn of all channels of DRAM at least, if as many as are preferred have their share of memory, and if a
+    tile has as many.
     """
     most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
-    least = min(most, machine.dram.channels * machine.dram.interleave_bytes)
+    turn = machine.dram.channels * machine.dram.interleave_bytes
+    least = min(most, turn, choice.weight_chunk_bytes // (PREFERRED_SLOTS - 1))
     sizes = np.array([_with_chunks(choice, length).weight_chunk_bytes for length in lengths.tolist()])
     short = sizes <= most
     if not short.any():

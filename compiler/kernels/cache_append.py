@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
-from compiler.kernels.dealing import dealt_items, one_item, row_address
-from compiler.kernels.rope import cache_target, load_indices, skipped_pes, token_address
+from compiler.kernels.dealing import OnePerPe, dealt_items, one_item, one_per_pe, row_address
+from compiler.kernels.rope import cache_target, load_indices, token_address
 from compiler.kernels.token_blocks import ARGUMENTS as BLOCK_ARGUMENTS
 from compiler.kernels.token_blocks import Store, TokenBlocks, choose_blocks, dealt_blocks, load_item, store_item
 from compiler.lowering import ArgumentValue, Lowering
@@ -35,7 +35,7 @@ PLACES_INPUT = 1
 class AppendShape:
     """Heads of a token and their elements, without and with the padding of the cache.
 
-    Where no PE has two tokens, so many of the last PEs have none.
+    Where no PE has two tokens, it says which have one.
     """
 
     heads: int
@@ -43,7 +43,7 @@ class AppendShape:
     padded_head_dim: int
     place_bytes: int
     dtype: Dtype
-    skipped_pes: int | None = None
+    one_each: OnePerPe | None = None
 
 
 def build(machine: Machine, shape: AppendShape) -> Kernel:
@@ -52,12 +52,12 @@ def build(machine: Machine, shape: AppendShape) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    slots = 2 if shape.skipped_pes is None else 1
+    slots = 2 if shape.one_each is None else 1
     x = builder.buffer("x", row_bytes, slots, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
     out = builder.buffer("out", shape.heads * head_bytes, slots, shared=True) if padded else x
     b = builder.core_b
-    a = builder.core_a if shape.skipped_pes is None else b
+    a = builder.core_a if shape.one_each is None else b
     places = load_indices(builder, a, "places", shape.place_bytes) if shape.place_bytes else None
     with _tokens(a, shape) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
@@ -90,7 +90,7 @@ def build_blocks(machine: Machine, plan: TokenBlocks, head_bytes: int, store: St
 
 def _tokens(core: CoreBuilder, shape: AppendShape) -> AbstractContextManager[Register]:
     tokens = core.argument("tokens")
-    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
+    return dealt_items(core, tokens) if shape.one_each is None else one_item(core, tokens, shape.one_each)
 
 
 def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHandle) -> None:
@@ -113,7 +113,7 @@ def lower(context: Lowering, op: Operation) -> None:
     places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     place_bytes = places.row_bytes if places else 0
     shape = AppendShape(
-        cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2)
+        cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, one_per_pe(context, x.rows, 2)
     )
     target = cache_target(context, cache, places)
     head_bytes, batch = cache.padded_head_dim * cache.dtype.bytes, x.rows // cache.sequence
@@ -138,5 +138,5 @@ def lower(context: Lowering, op: Operation) -> None:
         "sequence": cache.sequence,
         **target,
     }
-    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
-    context.launch(op, kernel, context.rectangle(tokens), arguments)
+    rectangle = shape.one_each.rectangle(context, x.rows) if shape.one_each else context.rectangle(x.rows)
+    context.launch(op, kernel, rectangle, arguments)

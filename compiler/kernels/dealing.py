@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register, Scalar, round_up
+from compiler.lowering import Lowering
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from isa.machine import Machine
 
@@ -29,18 +30,42 @@ def dealt_items(core: CoreBuilder, count: Register) -> Iterator[Register]:
             core.increase(item, stride)
 
 
-@contextmanager
-def one_item(core: CoreBuilder, count: Register, skipped: int = 0) -> Iterator[Register]:
-    """Run the block on the last `count` PEs but those skipped, of which item 0 is the last; yields the item's number.
+@dataclass(frozen=True, slots=True)
+class OnePerPe:
+    """Items of which no PE has two: behind those PEs that are skipped, or before them from the last one on."""
 
-    These are the PEs without a tile where a linear has fewer tiles than there are PEs: no weights pass their ports.
+    skipped: int
+    from_end: bool
+
+    def rectangle(self, context: Lowering, items: int) -> tuple[int, int]:
+        """Return the PEs that take part."""
+        return context.rectangle(context.machine.pe_count if self.from_end else items + self.skipped)
+
+
+def one_per_pe(context: Lowering, items: int, part: int = 0) -> OnePerPe | None:
+    """Return the PEs of items that are few enough, apart from those of other `part`s of the same size if it can.
+
+    From the last one on these are PEs without a tile where linears have fewer tiles than there are PEs, so that no
+    weights pass their ports; but a linear whose PEs share more than x is joined with others on its own PEs only.
     """
+    pe_count = context.machine.pe_count
+    if items > pe_count:
+        return None
+    from_end = all(mapping.resident for mapping in context.mapped.linears.values())
+    return OnePerPe(part * items if (part + 1) * items <= pe_count else 0, from_end)
+
+
+@contextmanager
+def one_item(core: CoreBuilder, count: Register, places: OnePerPe) -> Iterator[Register]:
+    """Run the block on the PEs that have one of `count` items; yields its number."""
     with core.scratch() as item, core.scratch() as place:
-        core.multiply(core.coordinate("rows"), core.coordinate("columns"), item)
-        core.multiply(core.coordinate("row"), core.coordinate("columns"), place)
-        core.increase(place, core.coordinate("column"))
-        core.subtract(item, place, item)
-        core.increase(item, -1 - skipped)
+        core.multiply(core.coordinate("row"), core.coordinate("columns"), item)
+        core.increase(item, core.coordinate("column"))
+        if places.from_end:
+            core.multiply(core.coordinate("rows"), core.coordinate("columns"), place)
+            core.subtract(place, item, item)
+            core.increase(item, -1)
+        core.increase(item, -places.skipped)
         with core.when_less(item, count), core.when_at_least(item, ZERO):
             yield item
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from compiler.graph import Operation, RmsNormAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import dealt_items, one_item, row_address
+from compiler.kernels.dealing import OnePerPe, dealt_items, one_item, one_per_pe, row_address
 from compiler.lowering import ArgumentValue, Lowering
 from isa.dtypes import Dtype
 from isa.errors import UnsupportedError
@@ -28,13 +28,14 @@ Rows = Literal["one", "one per PE", "many"]
 
 @dataclass(frozen=True, slots=True)
 class RmsNormShape:
-    """True columns of a row (for the mean), columns with padding, epsilon, element type; rows, if no PE has two."""
+    """True columns of a row (for the mean), columns with padding, epsilon, element type; rows, and their PEs."""
 
     columns: int
     padded_columns: int
     epsilon: float
     dtype: Dtype
     rows: Rows = "many"
+    places: OnePerPe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def _build(shape: RmsNormShape, machine: Machine, chunk: int, x_slots: int) -> K
 
 def _rows(core: CoreBuilder, shape: RmsNormShape) -> AbstractContextManager[Register]:
     rows = core.argument("rows")
-    return dealt_items(core, rows) if shape.rows == "many" else one_item(core, rows)
+    return dealt_items(core, rows) if shape.places is None else one_item(core, rows, shape.places)
 
 
 def _load_weight(core: CoreBuilder, buffers: _Buffers, shape: RmsNormShape, machine: Machine) -> None:
@@ -196,13 +197,13 @@ def lower(context: Lowering, op: Operation) -> None:
     assert isinstance(op.attributes, RmsNormAttributes)
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     padded = out.row_bytes // context.dtype.bytes
-    rows: Rows = "one" if x.rows == 1 else "one per PE" if x.rows <= context.machine.pe_count else "many"
-    shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype, rows)
+    places = one_per_pe(context, x.rows)
+    rows: Rows = "many" if places is None else "one" if x.rows == 1 else "one per PE"
+    shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype, rows, places)
     kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
         "out": context.address(out), "out_pitch": out.pitch_bytes, "rows": x.rows,
     }  # fmt: skip
-    grid = context.machine.grid
-    rectangle = context.rectangle(x.rows) if rows == "many" else (grid.rows, grid.columns)
+    rectangle = places.rectangle(context, x.rows) if places else context.rectangle(x.rows)
     context.launch(op, kernel, rectangle, arguments)

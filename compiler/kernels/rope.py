@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, one_item
+from compiler.kernels.dealing import INDEX_BYTES, OnePerPe, dealt_items, fetch_row, one_item, one_per_pe
 from compiler.kernels.rope_blocks import RopeBlocks
 from compiler.kernels.rope_blocks import build as build_blocks
 from compiler.kernels.token_blocks import Store, choose_blocks
@@ -49,13 +49,8 @@ class RopeShape:
     place_bytes: int
     into_cache: bool
     dtype: Dtype
-    skipped_pes: int | None = None
-    """Where no PE has two tokens, how many of the last PEs have none. Core B loads x, core A the constants."""
-
-    @property
-    def is_one_per_pe(self) -> bool:
-        """True if no PE has two tokens."""
-        return self.skipped_pes is not None
+    places: OnePerPe | None = None
+    """Where no PE has two tokens, which have one. Core B loads x, core A the constants."""
 
     @property
     def half(self) -> int:
@@ -93,7 +88,7 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
-    slots = 1 if shape.is_one_per_pe else 2
+    slots = 1 if shape.places is not None else 2
     buffers = _Buffers(
         x=builder.buffer("x", shape.x_bytes, slots, shared=True),
         cosines=builder.buffer("cosines", shape.table_bytes, slots, shared=True),
@@ -101,10 +96,10 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
         products=builder.buffer("products", 2 * shape.heads * shape.half * 4, slots, shared=True),
         out=builder.buffer("out", shape.out_bytes, slots, shared=True),
     )
-    loader = builder.core_b if shape.is_one_per_pe else builder.core_a
+    loader = builder.core_b if shape.places is not None else builder.core_a
     _load(builder, loader, buffers, shape)
     places = load_indices(builder, loader, "places", shape.place_bytes) if shape.place_bytes else None
-    if shape.is_one_per_pe:
+    if shape.places is not None:
         builder.core_a.await_inputs()
     if shape.interleaved:
         _rotate_interleaved(builder, buffers, shape, places)
@@ -114,7 +109,7 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
 
 
 def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: RopeShape) -> None:
-    if shape.is_one_per_pe and not shape.position_bytes:
+    if shape.places is not None and not shape.position_bytes:
         with _tokens(builder.core_a, shape) as token:
             _load_angles(builder, builder.core_a, buffers, shape, token, None)
         with _tokens(core, shape) as token:
@@ -128,7 +123,7 @@ def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: R
 
 def _tokens(core: CoreBuilder, shape: RopeShape) -> AbstractContextManager[Register]:
     tokens = core.argument("tokens")
-    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
+    return dealt_items(core, tokens) if shape.places is None else one_item(core, tokens, shape.places)
 
 
 def _load_x(core: CoreBuilder, buffers: _Buffers, shape: RopeShape, token: Register) -> None:
@@ -345,7 +340,7 @@ def lower(context: Lowering, op: Operation) -> None:
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0,
         places.row_bytes if places else 0, cache is not None, context.dtype,
-        skipped_pes=skipped_pes(context, x.rows, 1 if cache else 0),
+        places=one_per_pe(context, x.rows, 1 if cache else 0),
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
@@ -364,8 +359,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
         **target,
     }  # fmt: skip
-    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
-    context.launch(op, kernel, context.rectangle(tokens), arguments)
+    rectangle = shape.places.rectangle(context, x.rows) if shape.places else context.rectangle(x.rows)
+    context.launch(op, kernel, rectangle, arguments)
 
 
 def _in_blocks(
@@ -396,17 +391,6 @@ def _launch_blocks(
     }  # fmt: skip
     kernel = context.kernel(build_blocks, blocks)
     context.launch(op, kernel, context.rectangle(items), arguments)
-
-
-def skipped_pes(context: Lowering, tokens: int, part: int) -> int | None:
-    """Return how many of the last PEs are left to other `part`s of what attention gets; None if some have two tokens.
-
-    Parts whose tokens all have PEs of their own are made at the same time.
-    """
-    pe_count = context.machine.pe_count
-    if tokens > pe_count:
-        return None
-    return part * tokens if (part + 1) * tokens <= pe_count else 0
 
 
 def cache_target(context: Lowering, cache: CacheRegion, places: Region | None) -> dict[str, ArgumentValue]:
