@@ -32,18 +32,18 @@ def jitter(hardware: Hardware, state: State) -> Scalar:
 
 
 @inlined_kernel
-def bank_ready(state: State, pe: Scalar, bank: Scalar, unit: Scalar, snapshot: Scalar) -> Scalar:
+def bank_ready(state: State, pe: Scalar, record: Integers, unit: Scalar) -> Scalar:
     """Return when a bank is free for a command of a unit, or -1 while an earlier command on it has not started.
 
     Commands on a bank start in the order of their issue. A command waits for the end of those of other units; those
     of its own unit follow each other in the unit's pipeline.
     """
-    if state.bank[pe, bank, st.BANK_STARTED] < snapshot:
+    bank, time = state.bank[pe, record[st.R_BANK]], 0
+    if bank[st.BANK_STARTED] < record[st.R_SNAPSHOT]:
         return -1
-    time = 0
     for other in range(st.UNITS):
         if other != unit:
-            time = max(time, state.bank[pe, bank, st.BANK_TIME + other])
+            time = max(time, bank[st.BANK_TIME + other])
     return time
 
 
@@ -65,7 +65,7 @@ def _vectors(rows: Scalar, columns: Scalar, lanes: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: Integers, traits: Integers) -> Scalar:
+def _matrix_ticks(hardware: Hardware, counts: Integers, fields: Integers, values: Integers, traits: Integers) -> Scalar:
     """Return how long a product occupies the matrix engine; count what it multiplies.
 
     Of a compressed b only kept elements are multiplied: two blocks stream in the time of one; rows of a fill as ever.
@@ -74,8 +74,8 @@ def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: In
     k_bytes, fill = hardware.numbers[hw.BLOCK_K_BYTES], hardware.numbers[hw.FILL_BYTES_PER_CYCLE]
     share = 2 if traits[tr.B_BYTES] == tr.COMPRESSED else 1
     k = values[0] * k_bytes // hardware.numbers[hw.ELEMENT_BYTES + dtype] // share
-    stats.counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
-    stats.counts[st.ACTIVE_MACS + dtype] += k * rows * columns
+    counts[st.ISSUED_MACS + dtype] += k * hardware.numbers[hw.BLOCK_ROWS] * columns
+    counts[st.ACTIVE_MACS + dtype] += k * rows * columns
     ticks = values[0] * hardware.numbers[hw.MATRIX_TICKS + dtype]
     if share == 1 and rows * k_bytes <= columns * fill:  # no division for the most frequent case
         return ticks * columns
@@ -85,37 +85,54 @@ def _matrix_ticks(hardware: Hardware, stats: Stats, fields: Integers, values: In
 
 @inlined_kernel
 def work_ticks(
-    hardware: Hardware, stats: Stats, fields: Integers, values: Integers, extents: Integers, traits: Integers
+    hardware: Hardware, counts: Integers, fields: Integers, values: Integers, extents: Integers, traits: Integers
 ) -> Scalar:
     """Return how long a command occupies its unit, without memory and port limits; count the work."""
     rows, columns, timing = values[6], values[7], traits[tr.TIMING]
     fixed, lanes = hardware.cost[timing, hw.FIXED], hardware.cost[timing, hw.LANES]
     if timing == _MATRIX:
-        return _matrix_ticks(hardware, stats, fields, values, traits)
+        return _matrix_ticks(hardware, counts, fields, values, traits)
     if timing == _VECTOR_MATRIX:
         k = values[0] * hardware.numbers[hw.BLOCK_K_BYTES] // hardware.numbers[hw.ELEMENT_BYTES + fields[col.D1]]
-        stats.counts[st.ISSUED_MACS + _FP32] += k * rows * columns
-        stats.counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
+        counts[st.ISSUED_MACS + _FP32] += k * rows * columns
+        counts[st.ACTIVE_MACS + _FP32] += k * rows * columns
         return fixed + k * _vectors(rows, columns, lanes) * _CYCLE
     if timing in (_TRANSFER, _LAYOUT):
         moved = max(extents[0] * extents[1], extents[2] * extents[3])
         return max(fixed, (moved * _CYCLE + lanes - 1) // lanes)
     if timing in (_ACCUMULATOR, _LINK):
-        stats.counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
+        counts[st.ACCUMULATOR_ELEMENTS] += rows * columns
         return fixed + _vectors(rows, columns, lanes) * _CYCLE
     if timing == _LUT:
-        stats.counts[st.LUT_ELEMENTS] += rows * columns
+        counts[st.LUT_ELEMENTS] += rows * columns
     else:
-        stats.counts[st.SIMD_ELEMENTS] += rows * columns
+        counts[st.SIMD_ELEMENTS] += rows * columns
     each = max(hardware.numbers[hw.VECTOR_TICKS + fields[col.D0]], hardware.numbers[hw.VECTOR_TICKS + fields[col.D1]])
     return fixed + _vectors(rows, columns, lanes) * each
 
 
 @inlined_kernel
-def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
+def local_ticks(hardware: Hardware, counts: Integers, extents: Integers) -> Scalar:
+    """Return how long the bytes of a command keep the local memory busy; count them."""
     written = extents[0] * extents[1]
     read = extents[2] * extents[3] + extents[4] * extents[5]
-    return read, written
+    counts[st.LOCAL_READ] += read
+    counts[st.LOCAL_WRITTEN] += written
+    return (read + written) * _CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
+
+
+@inlined_kernel
+def address_read(state: State, record: Integers, pe: Scalar) -> Scalar:
+    """Return the device address that a PE reads with a transfer."""
+    places = record[st.R_READ_PLACES]
+    return state.addresses[places + pe] if places >= 0 else record[st.R_VALUES + record[st.R_READ]]
+
+
+@inlined_kernel
+def address_written(state: State, record: Integers, pe: Scalar) -> Scalar:
+    """Return the device address that a PE writes with a transfer."""
+    places = record[st.R_WRITE_PLACES]
+    return state.addresses[places + pe] if places >= 0 else record[st.R_VALUES + record[st.R_WRITE]]
 
 
 @inner_kernel
@@ -124,24 +141,24 @@ def serve_shared(
     code: Code,
     state: State,
     stats: Stats,
-    values: Integers,
-    traits: Integers,
+    pe: Scalar,
+    record: Integers,
     group: Scalar,
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
     """Serve a transfer at the shared memories and on the routes of a group; return (error, time of its last byte)."""
-    rows, size, done = values[6], values[7], start
-    read, write = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
+    rows, size, done = record[st.R_VALUES + 6], record[st.R_VALUES + 7], start
+    read, write = record[st.R_READ], record[st.R_WRITE]
     for is_write in range(2):
         slot = write if is_write else read
         if slot < 0:
             continue
-        error = memory.check_range(hardware, state, values[slot], rows, size, values[slot + 1] if rows > 1 else 0)
+        address = address_written(state, record, pe) if is_write else address_read(state, record, pe)
+        pitch = record[st.R_VALUES + slot + 1]
+        error = memory.check_range(hardware, state, address, rows, size, pitch if rows > 1 else 0)
         if error:
             return error, 0
-        served = memory.serve_memory(
-            hardware, code, state, stats, values[slot], rows, size, values[slot + 1], start, is_write != 0
-        )
+        served = memory.serve_memory(hardware, code, state, stats, address, rows, size, pitch, start, is_write != 0)
         done = max(done, served)
     if read >= 0 and write >= 0:  # from memory to memory: beside the grid
         state.ports[:] = 0
@@ -149,63 +166,58 @@ def serve_shared(
 
 
 @inlined_kernel
+def place_in_flight(hardware: Hardware, state: State, stream: Scalar) -> Scalar:
+    """Return the column of a stream that holds the end of the transfer that the next one has to wait for."""
+    first = state.stream.shape[1] - st.MAX_OUTSTANDING
+    return first + state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
+
+
+@inlined_kernel
 def finish(
-    code: Code,
     hardware: Hardware,
     state: State,
     stats: Stats,
     stream: Scalar,
     pe: Scalar,
     unit: Scalar,
-    fields: Integers,
-    extents: Integers,
-    occupancy: Scalar,
+    record: Integers,
     start: Scalar,
     done: Scalar,
 ) -> None:
     """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
-    timing = code.traits[fields[col.OPCODE], tr.TIMING]
-    read, written = _local_bytes(extents)
-    begin = max(start, state.pe[pe, unit])
-    local_done = memory.serve_local(hardware, state, stats, pe, read, written, begin)
-    occupancy = max(occupancy, local_done - begin)
-    latency = hardware.cost[timing, hw.LATENCY]
-    end = max(begin + occupancy + latency, done) + jitter(hardware, state)
-    end = max(end, state.stream[stream, st.FINISH])
-    state.pe[pe, unit] = begin + occupancy
-    state.stream[stream, st.FINISH] = end
-    stats.busy[pe, unit] += occupancy
+    row, units, busy = state.stream[stream], state.pe[pe], stats.busy[pe]
+    begin = max(start, units[unit])
+    local = max(units[st.LOCAL], begin) + record[st.R_LOCAL_TICKS]
+    occupancy = max(record[st.R_OCCUPANCY], local - begin)
+    end = max(begin + occupancy + record[st.R_LATENCY], done) + jitter(hardware, state)
+    end = max(end, row[st.FINISH])
+    units[unit], units[st.LOCAL] = begin + occupancy, local
+    busy[unit] += occupancy
+    busy[st.LOCAL] += record[st.R_LOCAL_TICKS]
+    row[st.FINISH] = end
     if unit == _FI:
-        slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
-        state.stream[stream, st.IN_FLIGHT + slot] = end
-    state.stream[stream, st.STARTED] += 1
-    if code.traits[fields[col.OPCODE], tr.USES_BANK]:
-        state.bank[pe, fields[col.BANK], st.BANK_STARTED] += 1
-        state.bank[pe, fields[col.BANK], st.BANK_TIME + unit] = end
+        row[place_in_flight(hardware, state, stream)] = end
+    row[st.STARTED] += 1
+    if record[st.R_BANK] >= 0:
+        bank = state.bank[pe, record[st.R_BANK]]
+        bank[st.BANK_STARTED] += 1
+        bank[st.BANK_TIME + unit] = end
 
 
 @inlined_kernel
-def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents: Integers) -> Scalar:
+def perform(chip: Chip, pe: Scalar, fields: Integers, record: Integers) -> Scalar:
     """Execute the meaning of a command; return an error code."""
     code, state, memories = chip.code, chip.state, chip.memories
-    error = codes.OK
-    out = a = b = -1
-    if extents[0] > 0:
-        error, out, _ = operands.place(code, state, pe, fields, values, extents, operands.OUT)
-    if extents[2] > 0:
-        error, a, _ = operands.place(code, state, pe, fields, values, extents, operands.A)
-    if extents[4] > 0:
-        error, b, _ = operands.place(code, state, pe, fields, values, extents, operands.B)
     link = memories.links[pe, fields[col.MODE] & 3]
     if code.traits[fields[col.OPCODE], tr.LINK_ROLE] == tr.LINK_SENDS:
         target = link_target(code, pe, fields[col.MODE])
         link = memories.links[target, (fields[col.MODE] + 2) & 3]
     failed = chip.meaning(
         fields,
-        values,
-        out,
-        a,
-        b,
+        record[st.R_VALUES :],
+        operands.address_of(code, state, pe, record, operands.OUT),
+        operands.address_of(code, state, pe, record, operands.A),
+        operands.address_of(code, state, pe, record, operands.B),
         memories.local[pe],
         memories.sram,
         memories.dram,
@@ -216,4 +228,4 @@ def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents:
     if failed:
         state.scratch[st.ERROR_DETAIL] = failed
         return codes.MEANING
-    return error
+    return codes.OK

@@ -50,7 +50,7 @@ class Launcher:
     """The sequencer bound to a program, a machine and, for execution, a device's memory."""
 
     def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
-                 ahead: bool = True, jitter_cycles: int = 0, jitter_seed: int = 0,
+                 ahead: bool = True, traced: bool = True, jitter_cycles: int = 0, jitter_seed: int = 0,
                  indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
         self._program, self._machine = program, machine
         self._hardware = hw.hardware_of(
@@ -79,7 +79,7 @@ class Launcher:
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}
         self._reuse = reuse and device is None
-        self._ahead = ahead and device is None and jitter_cycles == 0
+        self._ahead, self._traced = ahead and device is None and jitter_cycles == 0, traced
 
     def forget(self) -> None:
         """Zero what launches may have left in local memories, banks and links, so that no run depends on another."""
@@ -95,7 +95,7 @@ class Launcher:
             known = self._known[key]
             return Timed(known.ticks, known.stats, reused=True)
         code = self._code(launch, bindings)
-        ticks, stats = self._simulate(code, ahead=self._ahead and self._may_run_ahead(code))
+        ticks, stats = self._simulate(code)
         if ticks < 0:
             raise self._error(launch, code)
         stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
@@ -103,12 +103,18 @@ class Launcher:
         self._known[key] = timed
         return timed
 
-    def _simulate(self, code: st.Code, ahead: bool) -> tuple[int, st.Stats]:
-        stats = st.new_stats(self._hardware)
-        st.reset(self._hardware, self._state)
-        ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables, ahead=ahead)
+    def _simulate(self, code: st.Code) -> tuple[int, st.Stats]:
+        ahead = self._ahead and self._may_run_ahead(code)
+        traced = ahead and self._traced and _may_trace(code)
         # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
-        return self._simulate(code, ahead=False) if ahead and ticks < 0 else (ticks, stats)
+        for is_traced, is_ahead in dict.fromkeys([(traced, ahead), (False, ahead), (False, False)]):
+            stats = st.new_stats(self._hardware)
+            st.reset(self._hardware, self._state)
+            arguments = code, self._hardware, self._state, stats, self._memory, self._tables
+            ticks = self._run(*arguments, ahead=is_ahead, traced=is_traced)
+            if ticks >= 0:
+                break
+        return ticks, stats
 
     def _may_run_ahead(self, code: st.Code) -> bool:
         """Tell whether PEs meet only where `simulator.ahead` expects it: not by links, nor twice at one time."""
@@ -191,6 +197,16 @@ def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
     for index, (base, buffer) in enumerate(zip(buffer_bases(kernel), kernel.buffers, strict=True)):
         buffers[index] = base, buffer.slot_bytes, buffer.slots
     return instructions, np.array([len(part) for part in parts], dtype=np.int64), buffers
+
+
+def _may_trace(code: st.Code) -> bool:
+    """Tell whether what cores do can be told without time: no words are read, no bank is used by both."""
+    opcodes = code.instructions[..., columns.OPCODE]
+    uses_bank = code.traits[opcodes, traits.USES_BANK] != 0
+    banks = [
+        set(part[uses].tolist()) for part, uses in zip(code.instructions[..., columns.BANK], uses_bank, strict=True)
+    ]
+    return not (opcodes == _LOAD_WORD).any() and banks[0].isdisjoint(banks[1])
 
 
 def _memory(machine: Machine, device: Device | None) -> st.Memory:
