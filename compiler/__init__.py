@@ -6,6 +6,8 @@ The same in two steps, the first of which asks no machine, so that it need not b
 
 graph = fuse_model("llama.onnx", dims={"batch": 1, "sequence": 1, "past": 4096})
 program = compile_graph(graph, machine="mtia-2i")
+
+For many machines, of which some look the same to the compiler, `GraphCompiler(graph).program(machine)` makes fewer.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
     from compiler.autotune import Autotuner
     from compiler.graph import Graph
+    from compiler.graph_compiler import GraphCompiler
     from compiler.pipeline import Options, Pass
     from isa.machine import Machine
     from isa.program import Program
 
-__all__ = ["Autotuner", "compile_graph", "compile_model", "fuse_model"]
+__all__ = ["Autotuner", "GraphCompiler", "compile_graph", "compile_model", "fuse_model"]
 
 DTYPES = ("fp16", "bf16", "fp32")
 """Element types of weights and activations that a model can be compiled for."""
@@ -34,6 +37,10 @@ def __getattr__(name: str) -> object:
         from compiler.autotune import Autotuner
 
         return Autotuner
+    if name == "GraphCompiler":
+        from compiler.graph_compiler import GraphCompiler
+
+        return GraphCompiler
     raise AttributeError(f"module 'compiler' has no attribute '{name}'")
 
 

@@ -15,7 +15,7 @@ from compiler.attention_mapping import (
     AttentionTile,
     Bias,
     Depths,
-    fits,
+    deepest,
     key_step,
     may_be_narrow,
     split_items,
@@ -24,6 +24,7 @@ from compiler.graph import AttentionAttributes
 from compiler.mapped import CacheRegion
 from isa.errors import UnsupportedError
 from isa.machine import Machine
+from isa.reuse import Kept
 
 _DEPTHS = (
     Depths(2, 2, 2, 2, 2),
@@ -60,6 +61,16 @@ def choose_tile(
     cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
 ) -> AttentionTile:
     """Return the tile with the shortest estimated time among those that fit in local memory."""
+    asked = (cache, attributes, has_mask, bias)
+    return _CHOSEN.result(asked, machine, lambda view: _fastest_tile(*asked, view))
+
+
+_CHOSEN = Kept[AttentionTile](64)
+
+
+def _fastest_tile(
+    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
+) -> AttentionTile:
     shape = AttentionShape(
         cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
         cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,
@@ -85,24 +96,17 @@ def _estimates(shape: AttentionShape, machine: Machine) -> Iterator[_Estimate]:
             if steps > longest and steps > 1:
                 continue
             keys = steps * shape.key_step
-            tile = _deepest(AttentionTile(shape, tokens, token_blocks, heads, keys, parts, _DEPTHS[-1]), machine)
-            estimate = _Estimate(tile, machine)
-            if fits(tile, machine):
+            tile = AttentionTile(shape, tokens, token_blocks, heads, keys, parts, _DEPTHS[-1])
+            depths = deepest(tile, _DEPTHS, machine)
+            estimate = _Estimate(replace(tile, depths=depths) if depths else tile, machine)
+            if depths:
                 yield from _shared_too(estimate, machine)
             if estimate.is_simd_bound and not shape.is_stacked and machine.accumulator.banks > 1:
                 for is_narrow in (False, True) if may_be_narrow(tile, machine) else (False,):
-                    carried = _deepest(replace(tile, is_carried=True, is_narrow=is_narrow), machine)
-                    if fits(carried, machine):
-                        yield from _shared_too(_Estimate(carried, machine), machine)
-
-
-def _deepest(tile: AttentionTile, machine: Machine) -> AttentionTile:
-    """Return the tile with the deepest buffers that fit, or the least if none do."""
-    least = replace(tile, depths=_DEPTHS[-1])
-    if not fits(least, machine):
-        return least
-    deeper = (replace(tile, depths=depths) for depths in _DEPTHS)
-    return next(candidate for candidate in deeper if fits(candidate, machine))
+                    carried = replace(tile, is_carried=True, is_narrow=is_narrow)
+                    depths = deepest(carried, _DEPTHS, machine)
+                    if depths:
+                        yield from _shared_too(_Estimate(replace(carried, depths=depths), machine), machine)
 
 
 def _shared_too(estimate: _Estimate, machine: Machine) -> Iterator[_Estimate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -180,42 +181,51 @@ def key_step(machine: Machine, dtype: Dtype) -> int:
 
 def buffer_sizes(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, int]]:
     """Return (slot bytes, slots) of each buffer."""
-    shape, rows, blocks, depths = tile.shape, tile.rows, tile.blocks, tile.depths
+    buffers = _buffers(tile, machine)
+    return {name: (size, slots * _depth(tile.depths, depth)) for name, (size, slots, depth) in buffers.items()}
+
+
+def _depth(depths: Depths, name: str) -> int:
+    return int(getattr(depths, name)) if name else 1
+
+
+def _buffers(tile: AttentionTile, machine: Machine) -> dict[str, tuple[int, int, str]]:
+    """Return (slot bytes, slots, what of the tile's `Depths` multiplies the slots if anything does) of each buffer."""
+    shape, rows, blocks, block_rows = tile.shape, tile.rows, tile.blocks, machine.matrix.block_rows
     size = shape.dtype.bytes
     scores, column = rows * tile.keys * tile.score_dtype.bytes, rows * FP32_BYTES
-    result, pieces = column * shape.padded_head_dim, -(-shape.padded_head_dim // machine.matrix.block_rows)
+    result, pieces = column * shape.padded_head_dim, -(-shape.padded_head_dim // block_rows)
     keys, ones = tile.keys * shape.row_bytes, tile.keys * size
-    sizes = {
-        "q": (blocks * tile.block_bytes, depths.q),
-        "k": (keys // tile.key_pieces, depths.k * tile.key_pieces), "v": (keys, depths.v),
-        "v_transposed": (keys + ones, depths.transposed), "mask": (tile.keys * MASK_BYTES, 2),
-        "scores": (scores, depths.scores), "masked": (scores, 1 if shape.is_masked_once else 2),
-        "probabilities": (rows * tile.keys * size, 2),
-        "column": (column, 2), "maximum": (column, blocks + 1), "rescale": (column, 2), "weight": (column, blocks),
-        "sums": (column, 2), "product": (result, depths.product), "scaled": (result, 1), "output": (result, blocks),
-        "out": (rows * shape.row_bytes, depths.out),
+    buffers = {
+        "q": (blocks * tile.block_bytes, 1, "q"),
+        "k": (keys // tile.key_pieces, tile.key_pieces, "k"), "v": (keys, 1, "v"),
+        "v_transposed": (keys + ones, 1, "transposed"), "mask": (tile.keys * MASK_BYTES, 2, ""),
+        "scores": (scores, 1, "scores"), "masked": (scores, 1 if shape.is_masked_once else 2, ""),
+        "probabilities": (rows * tile.keys * size, 2, ""),
+        "column": (column, 2, ""), "maximum": (column, blocks + 1, ""), "rescale": (column, 2, ""),
+        "weight": (column, blocks, ""), "sums": (column, 2, ""), "product": (result, 1, "product"),
+        "scaled": (result, 1, ""), "output": (result, blocks, ""), "out": (rows * shape.row_bytes, 1, "out"),
     }  # fmt: skip
     if tile.is_carried:
-        del sizes["product"], sizes["sums"]
-        sizes["carried"] = (column, 1)
+        del buffers["product"], buffers["sums"]
+        buffers["carried"] = (column, 1, "")
         waiting = pieces - len(banks_of(tile, machine).values)
-        sizes["scaled"] = (column * machine.matrix.block_rows, max(2, waiting))
+        buffers["scaled"] = (column * block_rows, max(2, waiting), "")
     if tile.is_narrow:
-        sizes["out"] = (rows * machine.matrix.block_rows * size, depths.out)
-        sizes["peak"], sizes["origin"] = (column, 2), (column, 1)
-        sizes["v_transposed"], sizes["ones"] = (ones * machine.matrix.block_rows, pieces * depths.transposed), (ones, 1)
+        buffers["out"] = (rows * block_rows * size, 1, "out")
+        buffers["peak"], buffers["origin"] = (column, 2, ""), (column, 1, "")
+        buffers["v_transposed"], buffers["ones"] = (ones * block_rows, pieces, "transposed"), (ones, 1, "")
     if shape.bias != "none":
-        sizes["bias"] = (tile.bias_rows * tile.keys * size, 2)
+        buffers["bias"] = (tile.bias_rows * tile.keys * size, 2, "")
     if shape.head_dim != shape.padded_head_dim:
-        sizes["heads"] = (blocks * tile.block_bytes, 1)
+        buffers["heads"] = (blocks * tile.block_bytes, 1, "")
     if tile.parts > 1:
-        table = rows * machine.matrix.block_rows * FP32_BYTES
-        sizes |= {
-            "zeros": (max(result, table), 1), "place": (table, 1), "spots": (table, 2), "maxima": (table, 1),
-            "share": (tile.share_rows(machine) * machine.matrix.block_rows * FP32_BYTES, 1),
-            "total": (tile.share_rows(machine) * machine.matrix.block_rows * FP32_BYTES, 1),
+        table, share = rows * block_rows * FP32_BYTES, tile.share_rows(machine) * block_rows * FP32_BYTES
+        buffers |= {
+            "zeros": (max(result, table), 1, ""), "place": (table, 1, ""), "spots": (table, 2, ""),
+            "maxima": (table, 1, ""), "share": (share, 1, ""), "total": (share, 1, ""),
         }  # fmt: skip
-    return sizes
+    return buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +246,11 @@ def banks_of(tile: AttentionTile, machine: Machine) -> Banks:
     return Banks(range(max(1, rest)), range(rest, rest + joins), range(banks - values, banks))
 
 
-def fits(tile: AttentionTile, machine: Machine) -> bool:
-    """Return whether local memory holds the buffers of a tile."""
-    sizes = buffer_sizes(tile, machine).values()
-    return sum(round_up(slot, 32) * slots + 64 for slot, slots in sizes) <= machine.pe.local_memory_bytes
+def deepest(tile: AttentionTile, depths: Sequence[Depths], machine: Machine) -> Depths | None:
+    """Return the first of these depths with which local memory holds the buffers of a tile, None if none is."""
+    slots = [(round_up(size, 32) * slots, depth) for size, slots, depth in _buffers(tile, machine).values()]
+    left = machine.pe.local_memory_bytes - 64 * len(slots)
+    return next((one for one in depths if sum(size * _depth(one, depth) for size, depth in slots) <= left), None)
 
 
 def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:

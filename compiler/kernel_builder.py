@@ -10,23 +10,23 @@
 
 An operand that the instruction table calls a register takes a `Register` or an int; an int becomes a constant that is
 loaded once, before the code. Arguments and coordinates are loaded there too. Names, operands and ranges are checked by
-`isa.encoding`; `isa.kernel.verify` checks the whole.
+`isa.encoding`; `Lowering.kernel` checks the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from isa.encoding import Value, encode, instruction_named
+from isa.encoding import Value, encode_values, instruction_named
 from isa.errors import UnsupportedError
-from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel, verify
+from isa.kernel import SLOT_ALIGNMENT_BYTES, Buffer, Kernel
 from isa.machine import Machine
-from isa.table import Kind
+from isa.table import BY_NAME, Kind
 
 _INTEGER_LIMIT = 1 << 31
 
@@ -58,13 +58,27 @@ Coordinate = Literal["row", "column", "rows", "columns"]
 ZERO = Register(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One instruction; `target` is the index of a place in the core's list of places, for branches."""
+class _Branch(NamedTuple):
+    """A branch to a place that is not known yet; `place` is its index in the core's list of places."""
 
     name: str
-    operands: dict[str, Value]
-    target: int | None = None
+    registers: tuple[int, ...]
+    place: int
+
+
+_Word = tuple[int, int]
+_DEFAULTS: Mapping[str, tuple[tuple[str, bool, Value | None], ...]] = {
+    name: tuple(
+        (
+            operand.name,
+            operand.kind is Kind.REGISTER,
+            0 if operand.kind is Kind.REGISTER else operand.choices[0] if operand.kind is Kind.CHOICE else None,
+        )
+        for operand in row.operands
+    )
+    for name, row in BY_NAME.items()
+}
+"""By instruction its operands: the name, whether it is a register that is read, and what it is if it is left out."""
 
 
 class CoreBuilder:
@@ -74,9 +88,9 @@ class CoreBuilder:
         self._arguments = arguments
         self._fresh = list(range(registers - 1, 0, -1))
         self._returned: list[Register] = []
-        self._prologue: list[_Line] = []
+        self._prologue: list[_Word] = []
         self._cached: dict[tuple[str, object], Register] = {}
-        self._lines: list[_Line] = []
+        self._lines: list[_Word | _Branch] = []
         self._places: list[int] = []
         self._inputs_at: int | None = None
 
@@ -102,11 +116,11 @@ class CoreBuilder:
             return ZERO
         if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
             raise ValueError(f"constant {value} does not fit 32 bits")
-        return self._once("li", "value", value)
+        return self._once("li", value)
 
     def argument(self, name: str) -> Register:
         """Return a register that holds a launch argument throughout; do not write it."""
-        return self._once("arg", "value", self._arguments.index(name))
+        return self._once("arg", self._arguments.index(name))
 
     def load_argument(self, name: str, into: Register) -> Register:
         """Emit `into = argument`, for one that is needed rarely."""
@@ -115,18 +129,18 @@ class CoreBuilder:
 
     def coordinate(self, which: Coordinate) -> Register:
         """Return a register that holds this PE's row or column, or the launch's rows or columns."""
-        return self._once("coord", "which", which)
+        return self._once("coord", which)
 
     def load_coordinate(self, which: Coordinate, into: Register) -> Register:
         """Emit `into = coordinate`, for one that is needed rarely."""
         self.emit("coord", destination=into, which=which)
         return into
 
-    def _once(self, instruction: str, operand: str, value: int | str) -> Register:
+    def _once(self, instruction: str, value: int | str) -> Register:
         key = (instruction, value)
         if key not in self._cached:
             register = self.register()
-            self._prologue.append(_Line(instruction, {"destination": register.number, operand: value}))
+            self._prologue.append(encode_values(instruction, (register.number, value)))
             self._cached[key] = register
         return self._cached[key]
 
@@ -181,27 +195,27 @@ class CoreBuilder:
     @contextmanager
     def loop(self, count: Scalar) -> Iterator[None]:
         """Repeat the block `count` times, not at all if it is not positive."""
-        yield from self._until_end("loop", {"left": self._read(count)})
+        yield from self._until_end("loop", count)
 
     @contextmanager
     def when_less(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left < right`."""
-        yield from self._until_end("bge", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("bge", left, right)
 
     @contextmanager
     def when_at_least(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left >= right`."""
-        yield from self._until_end("blt", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("blt", left, right)
 
     @contextmanager
     def when_equal(self, left: Scalar, right: Scalar) -> Iterator[None]:
         """Run the block only if `left == right`."""
-        yield from self._until_end("bne", {"left": self._read(left), "right": self._read(right)})
+        yield from self._until_end("bne", left, right)
 
-    def _until_end(self, name: str, operands: dict[str, Value]) -> Iterator[None]:
+    def _until_end(self, name: str, *operands: Scalar) -> Iterator[None]:
         place = len(self._places)
         self._places.append(-1)
-        self._lines.append(_Line(name, operands, place))
+        self._lines.append(_Branch(name, tuple(map(self._read, operands)), place))
         yield
         self._places[place] = len(self._lines)
 
@@ -209,20 +223,15 @@ class CoreBuilder:
 
     def emit(self, name: str, **operands: OperandValue) -> None:
         """Emit an instruction with the operands of its row in `isa.table`; registers and choices left out are 0."""
-        instruction = instruction_named(name)
-        values: dict[str, Value] = {}
-        for operand in instruction.operands:
-            value = operands.pop(operand.name, None)
-            if value is None and operand.kind is Kind.REGISTER:
-                value = 0
-            if value is None and operand.kind is Kind.CHOICE:
-                value = operand.choices[0]
+        values: list[Value] = []
+        for operand, is_read, default in _DEFAULTS[instruction_named(name).name]:
+            value = operands.pop(operand, default)
             if value is None:
-                raise ValueError(f"{name} needs the operand '{operand.name}'")
-            values[operand.name] = self._read(value) if operand.kind is Kind.REGISTER else _plain(value)
+                raise ValueError(f"{name} needs the operand '{operand}'")
+            values.append(self._read(value) if is_read else _plain(value))
         if operands:
             raise ValueError(f"{name} has no operand {', '.join(sorted(operands))}")
-        self._lines.append(_Line(name, values))
+        self._lines.append(encode_values(name, tuple(values)))
 
     def push(self, buffer: BufferHandle, slots: int = 1) -> None:
         """Emit `push`: make written slots visible."""
@@ -252,16 +261,13 @@ class CoreBuilder:
 
     def words(self) -> np.ndarray:
         """Return the code as uint64[n, 2], ending with halt."""
-        start = len(self._prologue)
-        rows = [encode(line.name, line.operands) for line in self._prologue]
+        words = [*self._prologue]
         for index, line in enumerate(self._lines):
-            operands = line.operands
-            if line.target is not None:
-                operands = {**operands, "target": self._places[line.target] - index - 1}
-            rows.append(encode(line.name, operands))
-        assert start + len(self._lines) == len(rows)
-        rows.append(encode("halt", {}))
-        return np.array(rows, dtype=np.uint64)
+            if isinstance(line, _Branch):
+                line = encode_values(line.name, (*line.registers, self._places[line.place] - index - 1))
+            words.append(line)
+        words.append(encode_values("halt", ()))
+        return np.array(words, dtype=np.uint64)
 
 
 def _plain(value: OperandValue) -> Value:
@@ -306,10 +312,8 @@ class KernelBuilder:
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
     def build(self) -> Kernel:
-        """Return the checked kernel; raises ProgramError with all problems if the machine cannot run it."""
-        kernel = BuiltKernel(
+        """Return the kernel."""
+        return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
             self.core_a.inputs_at, frozenset(self._shared),
         )  # fmt: skip
-        verify(kernel, self.machine)
-        return kernel

@@ -5,41 +5,62 @@ meet, core B drains and waits for the cores B of all PEs, then lets its core A g
 operands are loaded by core A. A core A that stores results meets the others as well. What a kernel does before
 `inputs_at` uses constants only, so it comes before its core A waits: weights are on their way while what they are
 multiplied with is still being made.
+
+Where local memory has no room for all buffers at once, those of bodies that a meeting parts lie over one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
+from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
-from isa.encoding import Value, decode_all, encode
-from isa.kernel import BASE_ALIGNMENT_BYTES, Buffer, Kernel, Words
-from isa.table import BY_NAME, Instruction, Kind, Unit
+from isa import columns
+from isa.encoding import Value, encode_values, words_of
+from isa.kernel import Buffer, Kernel, bytes_of
+from isa.machine import Machine
+from isa.table import BROADCAST, BY_NAME, BY_OPCODE, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
-_BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
-_SYNCHRONIZING = ("signal", "wait", "barrier")
-_STORES = ("dma_out", "dma_scatter", "dma_copy")
-_EXTENT = ("rows", "columns")
 KEPT_KERNELS = 64
 """Kernels of which facts are kept: more than a program has, and few enough for a sweep over machines."""
 _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
-Line = tuple[str, Mapping[str, Value]]
-Code = tuple[tuple[Instruction, Mapping[str, Value]], ...]
-"""The instructions of a core, decoded."""
+Code = npt.NDArray[np.int64]
+"""Instructions of a core as `isa.columns` has them."""
 CORE_A, CORE_B = 0, 1
 Rectangle = tuple[int, int]
-Stream = tuple[int, Unit]
+Stream = tuple[int, int]
 Streams = tuple[Stream, ...]
 """Core and unit that write a buffer, and those that read it."""
 NOBODY = ()
 """Of a buffer that is declared and not used."""
+_READS, _WRITES = columns.places_of([Kind.READ]), columns.places_of([Kind.WRITE])
+_BUFFERS = _READS | _WRITES | columns.places_of([Kind.PRODUCE, Kind.CONSUME])
+_REGISTERS = columns.places_of([Kind.REGISTER, Kind.RESULT])
+"""By opcode the columns with numbers of buffers, and of registers."""
+_BROADCASTS = words_of(BROADCAST)
+
+
+def _opcodes(condition: Callable[[Instruction], bool]) -> npt.NDArray[np.bool_]:
+    """Tell by opcode whether it is that of such an instruction."""
+    return np.array([code in BY_OPCODE and condition(BY_OPCODE[code]) for code in range(256)])
+
+
+_SYNCHRONIZES = _opcodes(lambda row: row.name in ("signal", "wait", "barrier"))
+_STORES = _opcodes(lambda row: row.name in ("dma_out", "dma_scatter", "dma_copy"))
+_USES_LINKS = _opcodes(lambda row: "direction" in row.by_name)
+_USES_BANKS = _opcodes(lambda row: "bank" in row.by_name)
+_CAN_BROADCAST = _opcodes(lambda row: "broadcast" in row.by_name)
+_UNITS = np.array([BY_OPCODE[code].unit if code in BY_OPCODE else Unit.CORE for code in range(256)])
+_ARG, _COORD, _LI, _LOOP = (BY_NAME[name].opcode for name in ("arg", "coord", "li", "loop"))
+_COORDINATES = words_of(BY_NAME["coord"].by_name["which"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +103,9 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
 
 
 @lru_cache(maxsize=KEPT_KERNELS)
-def _decoded(kernel: Kernel) -> tuple[Code, Code]:
+def _code(kernel: Kernel) -> tuple[Code, Code]:
     """Return the code of both cores."""
-    return tuple(decode_all(kernel.core_a)), tuple(decode_all(kernel.core_b))
+    return columns.decode_columns(kernel.core_a), columns.decode_columns(kernel.core_b)
 
 
 @lru_cache(maxsize=KEPT_KERNELS)
@@ -93,22 +114,18 @@ def _habits(kernel: Kernel) -> tuple[bool, bool, frozenset[str]]:
 
     Of broadcasts to all only those in a loop count.
     """
-    code = _decoded(kernel)
-    instructions = [*code[0], *code[1]]
-    names = {instruction.name for instruction, _ in instructions}
-    broadcasts = frozenset(mode for core in code for mode in _broadcasts(core))
-    uses_links = any("direction" in instruction.by_name for instruction, _ in instructions)
-    return not names.isdisjoint(_SYNCHRONIZING), uses_links, broadcasts
+    opcodes = np.concatenate(_code(kernel))[:, columns.OPCODE]
+    broadcasts = frozenset(mode for core in _code(kernel) for mode in _broadcasts(core))
+    return bool(_SYNCHRONIZES[opcodes].any()), bool(_USES_LINKS[opcodes].any()), broadcasts
 
 
 def _broadcasts(code: Code) -> Iterator[str]:
-    end = 0
-    for place, (instruction, operands) in enumerate(code):
-        if instruction.name == "loop":
-            end = max(end, place + 1 + int(operands["target"]))
-        mode = str(operands.get("broadcast", "none"))
-        if mode != "all" or place < end:
-            yield mode
+    places, opcodes = np.arange(len(code)), code[:, columns.OPCODE]
+    ends = np.where(opcodes == _LOOP, places + 1 + code[:, columns.IMMEDIATE], 0)
+    is_in_loop = places < np.maximum.accumulate(ends)
+    modes = code[:, columns.MODE]
+    counts = _CAN_BROADCAST[opcodes] & (is_in_loop | (modes != _BROADCASTS.index("all")))
+    return (_BROADCASTS[mode] for mode in set(modes[counts].tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +138,25 @@ class Allocation:
     @property
     def bytes(self) -> int:
         """Bytes of local memory, gaps included."""
-        return sum(-(-buffer.bytes // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES for buffer in self.buffers)
+        return bytes_of(self.buffers)
 
 
-def allocate(bodies: Sequence[Body]) -> Allocation:
-    """Give each buffer of each body a number; bodies take turns with buffers that they may share.
+def allocate(bodies: Sequence[Body], local_memory_bytes: int) -> Allocation:
+    """Give each buffer of each body a number, and a place if not all have one behind each other.
 
     A buffer is a queue between two streams of commands. Where both are the same in another body, that body's data just
-    come next: nothing is waited for, and its first data may be on their way while the last ones are being used.
+    come next: nothing is waited for, and its first data may be on their way while the last ones are being used. So
+    bodies take turns with buffers that they may share.
     """
     buffers: list[Buffer] = []
     streams: list[Streams | None] = []
+    stretches: list[set[int]] = []
     numbers: list[tuple[int, ...]] = []
+    last = sum(body.meets for body in bodies)
+    stretch = 0
     for index, body in enumerate(bodies):
+        stretch += body.meets
+        early = _loaded_early(body.kernel) if body.meets else frozenset()
         taken: list[int] = []
         for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
             if ends == NOBODY:
@@ -145,11 +168,24 @@ def allocate(bodies: Sequence[Body]) -> Allocation:
                 number = len(buffers)
                 buffers.append(replace(buffer, name=f"{buffer.name}.{index}"))
                 streams.append(ends if may_share else None)
+                stretches.append(set())
             else:
                 buffers[number] = _covering(buffers[number], buffer)
+            stretches[number] |= {stretch - (own in early), stretch} if may_share else set(range(last + 1))
             taken.append(number)
         numbers.append(tuple(taken))
+    if bytes_of(buffers) > local_memory_bytes:
+        return Allocation(overlaid(buffers, stretches), tuple(numbers))
     return Allocation(tuple(buffers), tuple(numbers))
+
+
+@lru_cache(maxsize=KEPT_KERNELS)
+def _loaded_early(kernel: Kernel) -> frozenset[int]:
+    """Return the buffers that are written before the PEs have met: those of constants."""
+    if not isinstance(kernel, BuiltKernel):
+        return frozenset()
+    early = _code(kernel)[CORE_A][: kernel.inputs_at]
+    return frozenset(early[_BUFFERS[early[:, columns.OPCODE]]].tolist())
 
 
 def _alike(
@@ -159,13 +195,16 @@ def _alike(
     streams: Sequence[Streams | None],
     taken: Sequence[int],
 ) -> int | None:
-    """Return the number of a known buffer between the same streams that grows least, if sharing saves memory."""
+    """Return the number of a known buffer between the same streams that grows least, if sharing saves memory.
+
+    Of those that grow alike it is one of the same name: weights are on their way longer than what they meet.
+    """
     growths = [
-        (_covering(other, buffer).bytes - other.bytes, number)
+        (_covering(other, buffer).bytes - other.bytes, not other.name.startswith(f"{buffer.name}."), number)
         for number, other in enumerate(known)
         if ends is not None and streams[number] == ends and number not in taken
     ]
-    growth, number = min(growths, default=(buffer.bytes + 1, 0))
+    growth, _, number = min(growths, default=(buffer.bytes + 1, False, 0))
     return number if growth <= buffer.bytes else None
 
 
@@ -178,126 +217,116 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     """Return by buffer who writes and who reads it; None unless that is one each, or nobody at all."""
     writers: list[set[Stream]] = [set() for _ in kernel.buffers]
     readers: list[set[Stream]] = [set() for _ in kernel.buffers]
-    for core, code in enumerate(_decoded(kernel)):
-        for instruction, operands in code:
-            for operand in instruction.operands:
-                if operand.kind in (Kind.READ, Kind.WRITE):
-                    found = readers if operand.kind is Kind.READ else writers
-                    found[int(operands[operand.name])].add((core, instruction.unit))
+    for core, code in enumerate(_code(kernel)):
+        opcodes = code[:, columns.OPCODE]
+        for places, found in ((_WRITES, writers), (_READS, readers)):
+            lines, slots = np.nonzero(places[opcodes])
+            for buffer, unit in set(zip(code[lines, slots].tolist(), _UNITS[opcodes[lines]].tolist(), strict=True)):
+                found[buffer].add((core, unit))
     return tuple(
         (*left, *right) if len(left) == len(right) == 1 or not left | right else None
         for left, right in zip(writers, readers, strict=True)
     )
 
 
-def join_kernels(bodies: Sequence[Body], registers: int) -> Kernel:
-    """Return the kernel of bodies that `can_join`, for cores with so many registers."""
+def join_kernels(bodies: Sequence[Body], machine: Machine) -> Kernel:
+    """Return the kernel of bodies that `can_join`, whose buffers a PE of the machine has room for."""
     kernels = [body.kernel for body in bodies]
-    allocation = allocate(bodies)
+    allocation, registers = allocate(bodies, machine.pe.local_memory_bytes), machine.pe.registers
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=_encoded(_core_a(bodies, allocation, registers)),
-        core_b=_encoded(_core_b(bodies, allocation)),
+        core_a=columns.encode_columns(np.concatenate([*_core_a(bodies, allocation, registers)])),
+        core_b=columns.encode_columns(np.concatenate([*_core_b(bodies, allocation)])),
     )
 
 
-def _encoded(lines: Iterator[Line]) -> Words:
-    return np.array([encode(name, operands) for name, operands in lines], dtype=np.uint64)
+def _line(name: str, *values: Value) -> Code:
+    """Return one instruction with the values of its operands in the order of its row."""
+    return columns.decode_columns(np.array([encode_values(name, values)], np.uint64))
 
 
-def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Line]:
+def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Code]:
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
-        lines = _renumbered(bodies, index, CORE_A, allocation)
+        code = _renumbered(bodies, index, CORE_A, allocation)
         early = 0
         free: tuple[int, int] | None = None
         if body.meets:
             if has_stored:
-                yield "barrier", {}
-                yield "signal", {"value": A_IS_DONE}
-            free = _free_registers(lines, registers)
-            can_be_left = body.rectangle == whole or body.inputs_at >= len(lines) or free is not None
+                yield _line("barrier")
+                yield _line("signal", A_IS_DONE)
+            free = _free_registers(code, registers)
+            can_be_left = body.rectangle == whole or body.inputs_at >= len(code) or free is not None
             early = body.inputs_at if can_be_left else 0
-            yield from _on_own_pes(lines[:early], body.rectangle, whole, free)
-            yield "wait", {"value": B_IS_DONE}
+            yield from _on_own_pes(code[:early], body.rectangle, whole, free)
+            yield _line("wait", B_IS_DONE)
             has_stored = False
-        yield from _on_own_pes(lines[early:], body.rectangle, whole, free)
+        yield from _on_own_pes(code[early:], body.rectangle, whole, free)
         has_stored = has_stored or _stores(body.kernel)
-    yield "halt", {}
+    yield _line("halt")
 
 
-def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Line]:
+def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Code]:
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
         if body.meets:
-            yield "barrier", {}
-            yield "signal", {"value": B_IS_DONE}
+            yield _line("barrier")
+            yield _line("signal", B_IS_DONE)
             if has_stored:
-                yield "wait", {"value": A_IS_DONE}
+                yield _line("wait", A_IS_DONE)
             has_stored = False
         yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
         has_stored = has_stored or _stores(body.kernel)
-    yield "halt", {}
+    yield _line("halt")
 
 
-@lru_cache(maxsize=KEPT_KERNELS)
 def uses_banks_early(kernel: Kernel) -> bool:
     """Tell whether core A of a kernel uses accumulators: it must not come to them while core B of another one does."""
-    return any("bank" in instruction.by_name for instruction, _ in _decoded(kernel)[CORE_A])
+    return bool(_USES_BANKS[_code(kernel)[CORE_A][:, columns.OPCODE]].any())
 
 
 def _stores(kernel: Kernel) -> bool:
     """Tell whether core A of a kernel stores results."""
-    return any(instruction.name in _STORES for instruction, _ in _decoded(kernel)[CORE_A])
+    return bool(_STORES[_code(kernel)[CORE_A][:, columns.OPCODE]].any())
 
 
-def _free_registers(lines: Sequence[Line], registers: int) -> tuple[int, int] | None:
+def _free_registers(code: Code, registers: int) -> tuple[int, int] | None:
     """Return two registers that a body does not use, so that it can be left and come back to."""
-    used = {
-        int(value)
-        for name, operands in lines for operand, value in operands.items()
-        if BY_NAME[name].by_name[operand].kind in (Kind.REGISTER, Kind.RESULT)
-    }  # fmt: skip
+    used = set(code[_REGISTERS[code[:, columns.OPCODE]]].tolist())
     free = [number for number in range(1, registers) if number not in used]
     return (free[0], free[1]) if len(free) > 1 else None
 
 
 def _on_own_pes(
-    lines: Sequence[Line], own: Rectangle, whole: Rectangle, free: tuple[int, int] | None = _AT_START
-) -> Iterator[Line]:
-    """Yield the lines behind branches that lead the other PEs past them; these write two free registers."""
-    if not lines:
+    code: Code, own: Rectangle, whole: Rectangle, free: tuple[int, int] | None = _AT_START
+) -> Iterator[Code]:
+    """Yield the code behind branches that lead the other PEs past it; these write two free registers."""
+    if not len(code):
         return
     scratch, limit = free or _AT_START
     sizes = {name: own[axis] for name, axis in (("row", 0), ("column", 1)) if own[axis] < whole[axis]}
-    left = len(lines) + 3 * len(sizes)
+    left = len(code) + 3 * len(sizes)
     for name, size in sizes.items():
         left -= 3
-        yield "coord", {"destination": scratch, "which": name}
-        yield "li", {"destination": limit, "value": size}
-        yield "bge", {"left": scratch, "right": limit, "target": left}
-    yield from lines
+        yield _line("coord", scratch, name)
+        yield _line("li", limit, size)
+        yield _line("bge", scratch, limit, left)
+    yield code
 
 
-def _renumbered(bodies: Sequence[Body], index: int, core: int, allocation: Allocation) -> list[Line]:
-    """Return the lines of a body but its halt, which is the last, with the whole's numbers."""
-    numbers = allocation.numbers[index]
-    first_argument = sum(len(body.kernel.arguments) for body in bodies[:index])
-    extent = dict(zip(_EXTENT, bodies[index].rectangle, strict=True))
-    lines: list[Line] = []
-    for instruction, operands in _decoded(bodies[index].kernel)[core][:-1]:
-        values = {
-            name: numbers[int(value)] if instruction.by_name[name].kind in _BUFFERS else value
-            for name, value in operands.items()
-        }
-        if values.get("broadcast") == "all" and bodies[index].rectangle != joint_rectangle(bodies):
-            values["broadcast"] = "none"
-        if instruction.name == "arg":
-            values["value"] = int(values["value"]) + first_argument
-        if instruction.name == "coord" and values["which"] in extent:
-            lines.append(("li", {"destination": values["destination"], "value": extent[str(values["which"])]}))
-        else:
-            lines.append((instruction.name, values))
-    return lines
+def _renumbered(bodies: Sequence[Body], index: int, core: int, allocation: Allocation) -> Code:
+    """Return the code of a body but its halt, which is the last, with the whole's numbers."""
+    code = _code(bodies[index].kernel)[core][:-1].copy()
+    opcodes = code[:, columns.OPCODE].copy()
+    has_buffer = _BUFFERS[opcodes]
+    code[has_buffer] = np.array(allocation.numbers[index], np.int64)[code[has_buffer]]
+    if bodies[index].rectangle != joint_rectangle(bodies):
+        is_to_all = _CAN_BROADCAST[opcodes] & (code[:, columns.MODE] == _BROADCASTS.index("all"))
+        code[is_to_all, columns.MODE] = _BROADCASTS.index("none")
+    code[opcodes == _ARG, columns.IMMEDIATE] += sum(len(body.kernel.arguments) for body in bodies[:index])
+    for name, extent in zip(("rows", "columns"), bodies[index].rectangle, strict=True):
+        asks = (opcodes == _COORD) & (code[:, columns.MODE] == _COORDINATES.index(name))
+        code[np.ix_(asks, (columns.OPCODE, columns.MODE, columns.IMMEDIATE))] = (_LI, 0, extent)
+    return code

@@ -15,6 +15,7 @@ from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_ke
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
+from isa.machine_sections import PerDtype
 from isa.program import Entry, Launch, Program, Touch
 
 SHORTEST_LAYER = 4
@@ -105,7 +106,7 @@ class _Merger:
     def _fits(self, group: _Group) -> bool:
         if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
-        allocation = allocate(group.bodies)
+        allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
 
@@ -137,11 +138,7 @@ class _Merger:
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
-            kernel = (
-                group.bodies[0].kernel
-                if len(group.bodies) == 1
-                else join_kernels(group.bodies, self.machine.pe.registers)
-            )
+            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies, self.machine)
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
         return self._index_by_bodies[key]
@@ -181,6 +178,5 @@ def _least_seconds(launch: Launch, program: Program, entry: Entry) -> float:
 
 
 def _fastest_macs_per_second(machine: Machine) -> float:
-    names = type(machine.matrix.rate_by_dtype).model_fields
-    rates = [machine.peak_macs_per_second(name) for name in names if machine.matrix.rate_by_dtype[name]]
+    rates = [machine.peak_macs_per_second(name) for name in PerDtype.model_fields if machine.matrix.rate_by_dtype[name]]
     return max(rates)

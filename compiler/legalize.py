@@ -6,7 +6,8 @@
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
 * Pooled embeddings of equal size become one operation: their tables are read in one launch.
 * Keys and values of attention are written into the cache: by their rope if it feeds nothing else, else by a
-  `cache_append` operation. Either gets the places in a static cache, which attention itself does not read.
+  `cache_append` operation. Either gets the places in a static cache, which attention itself does not read, and comes
+  as soon as it can.
 """
 
 from __future__ import annotations
@@ -171,6 +172,16 @@ def _split_double_epilogues(graph: Graph) -> Graph:
     return replace(graph, values=values, operations=tuple(operations))
 
 
+def _write_soon(operations: list[Operation], cached: str | None) -> None:
+    """Move what writes a cache right behind what it reads: while the way to DRAM takes long, queries are rotated."""
+    place = next((index for index, op in enumerate(operations) if cached in op.outputs), None)
+    if place is None or operations[place].kind not in ("rope", "cache_append"):
+        return
+    read = set(operations[place].inputs)
+    behind = max((index for index, op in enumerate(operations[:place]) if read & set(op.outputs)), default=-1)
+    operations.insert(behind + 1, operations.pop(place))
+
+
 def _append_to_caches(graph: Graph) -> Graph:
     values, operations = dict(graph.values), []
     producers, consumers = graph.producers(), graph.consumers()
@@ -194,5 +205,7 @@ def _append_to_caches(graph: Graph) -> Graph:
             values[cached] = Value(cached, graph.value(name).shape, graph.value(name).dtype)
             operations.append(Operation("cache_append", f"{op.name}.append_{part}", (name, *places), (cached,)))
             inputs[index] = cached
+        for name in (inputs[2], inputs[1]):
+            _write_soon(operations, name)
         operations.append(replace(op, inputs=tuple(inputs)))
     return replace(graph, values=values, operations=tuple(operations))

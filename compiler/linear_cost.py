@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from compiler.kernel_builder import round_up
 from compiler.linear_mapping import EXPANDED_SLOTS, LinearMapping
 from isa.dtypes import Dtype
@@ -22,8 +25,8 @@ SRAM, which comes in rows."""
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
 """How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted), and how
 busy banks are that keep up with the bus all the same."""
-LeastCycles = Callable[[int, float], float]
-"""What `cycles` is at least, by the bytes of a chunk's rows and the share of conflicts."""
+LeastCycles = Callable[[npt.NDArray[np.int64], float], npt.NDArray[np.float64]]
+"""What `cycles` is at least, by the bytes of a chunk's rows, several at once, and the share of conflicts."""
 
 
 def cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -43,7 +46,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     transfer = max(memory * share_of_conflicts(mapping, machine), inside)
     latency = chunk_trips * _latency_cycles(machine)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
-    turnaround = _turnaround_cycles(mapping, loading, expansion, products)
+    apart = memory * share_of_conflicts(mapping, machine) + latency + chunk_trips * _refresh_cycles(mapping, machine)
+    turnaround = _turnaround_cycles(mapping, apart if mapping.streams_constants else loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
     edges += part_trips * (COMPUTED_TRIP_CYCLES if mapping.shape.is_computed else TRIP_CYCLES)
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
@@ -61,7 +65,8 @@ def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, f
     x_bytes = mapping.x_slot_bytes * (1 if mapping.resident else tiles_per_pe * mapping.chunks)
     x_bytes = mapping.tile_rows * mapping.raw_row_bytes or x_bytes
     all_weight_bytes, shape = mapping.weight_bytes, mapping.shape
-    weight_port_bytes = tiles_per_pe * all_weight_bytes / mapping.output_tiles
+    parts = 1 if shape.is_computed else mapping.k_parts
+    weight_port_bytes = tiles_per_pe * all_weight_bytes / mapping.output_tiles / parts
     port = (x_bytes + weight_port_bytes) / machine.dma.bytes_per_cycle
     is_shared = mapping.resident or (machine.dma.broadcast_reads and mapping.k_parts == 1)
     copies = mapping.row_shares if is_shared else mapping.row_groups
@@ -112,14 +117,14 @@ def least_cycles_by_chunks(
     latency = _latency_cycles(machine)
     trip = COMPUTED_TRIP_CYCLES if tiling.shape.is_computed else TRIP_CYCLES
 
-    def least(chunk_bytes: int, share_of_conflicts: float) -> float:
+    def least(chunk_bytes: npt.NDArray[np.int64], share_of_conflicts: float) -> npt.NDArray[np.float64]:
         chunks = -(-k_bytes // chunk_bytes)
         padded = 1.0 if tiling.shape.packed else chunks * chunk_bytes / k_bytes
-        transfer = max(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
+        transfer = np.maximum(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
         stages = (transfer, expansion, least_products)
-        longest, trips = max(stages), tiles_per_pe * chunks
+        longest, trips = np.maximum(transfer, max(expansion, least_products)), tiles_per_pe * chunks
         others = (sum(stages) - longest) / (trips * most_expansions)
-        return longest + others + min(latency, longest / (trips * most_expansions)) + trips * trip
+        return longest + others + np.minimum(latency, longest / (trips * most_expansions)) + trips * trip
 
     return least
 
@@ -179,13 +184,14 @@ def _latency_cycles(machine: Machine) -> float:
 def _refresh_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long a chunk of the weight is expected to wait for a channel of DRAM that is being refreshed.
 
-    PEs that receive x together go from chunk to chunk together, so that each waits for the channels of all.
+    PEs that receive x together, in order with the weight, go from chunk to chunk together: each waits for the channels
+    of all.
     """
     if mapping.shape.is_computed:
         return 0.0
     dram, timing = machine.dram, machine.dram_timing
     in_step = {"none": 1, "row": mapping.grid_columns, "column": mapping.grid_rows, "all": mapping.pe_count}
-    chunks = 1 if mapping.resident else in_step[mapping.x_receivers]
+    chunks = 1 if mapping.resident or mapping.streams_constants else in_step[mapping.x_receivers]
     pieces = min(chunks * math.ceil(mapping.weight_chunk_bytes / dram.interleave_bytes), dram.channels)
     return (1 - timing.refresh_efficiency**pieces) * timing.refresh_block_ns / machine.cycle_ns
 
@@ -260,25 +266,37 @@ def _gate_cycles(mapping: LinearMapping, machine: Machine) -> float:
 
 def matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the busiest PE multiplies: whole blocks of rows, or columns in whole vectors of lanes."""
-    shape, held = mapping.shape, mapping.block_rows
-    rows = round_up(mapping.tile_rows, held)
-    if mapping.instruction == "vmml":
-        rows = mapping.tile_rows
-    if mapping.is_swapped:
+    return _matrix_cycles(mapping, machine, mapping.is_swapped)
+
+
+def least_matrix_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the busiest PE multiplies with the operands in the order that takes less."""
+    least = _matrix_cycles(mapping, machine, False)
+    return min(least, _matrix_cycles(mapping, machine, True)) if mapping.instruction == "mml" else least
+
+
+def _matrix_cycles(mapping: LinearMapping, machine: Machine, is_swapped: bool) -> float:
+    shape, held, rows = mapping.shape, mapping.block_rows, mapping.tile_rows
+    if is_swapped:
         fill = -(-held * machine.matrix.block_k_bytes // machine.matrix.operand_fill_bytes_per_cycle)
-        rows = sum(max(min(held, mapping.tile_rows - start), fill) for start in range(0, mapping.tile_rows, held))
-    columns = sum(_multiplied_columns(width, mapping, machine) for width in mapping.rounds_outputs)
+        whole, rest = divmod(rows, held)
+        rows = whole * max(held, fill) + (max(rest, fill) if rest else 0)
+    elif mapping.instruction == "mml":
+        rows = round_up(rows, held)
+    columns = (mapping.output_rounds - 1) * _multiplied_columns(mapping.tile_outputs, mapping, machine, is_swapped)
+    last = mapping.last_tile_outputs or mapping.tile_outputs
+    columns += _multiplied_columns(last, mapping, machine, is_swapped)
     products = rows * columns * shape.parts * mapping.pe_k_bytes // shape.dtype.bytes
     return mapping.row_rounds * products / machine.peak_macs_per_cycle(shape.dtype.name)
 
 
-def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine) -> int:
+def _multiplied_columns(width: int, mapping: LinearMapping, machine: Machine, is_swapped: bool) -> int:
     """Return the columns that cost time in a tile with so many outputs."""
     held = mapping.block_rows
     if mapping.instruction == "vmml":
         lanes = machine.simd.multiply_adds_per_cycle
-        return sum(round_up(min(held, width - start), lanes) for start in range(0, width, held))
-    return round_up(width, held) if mapping.is_swapped else width
+        return width // held * round_up(held, lanes) + round_up(width % held, lanes)
+    return round_up(width, held) if is_swapped else width
 
 
 def multiplies_long(mapping: LinearMapping, machine: Machine) -> bool:

@@ -1,13 +1,20 @@
-"""Flat mappings: all PEs, or those of each band of rows of PEs, split the outputs of a linear and share rows of x."""
+"""Flat mappings: all PEs, or those of each band of rows of PEs, split the outputs of a linear and share rows of x.
+
+Or neighbours split K: then tiles have more outputs, so that less passes the ports of PEs for as many products.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from compiler.kernel_builder import round_up
-from compiler.linear_mapping import LinearMapping, padded_outputs
+from compiler.linear_mapping import STREAMED_BLOCKS, LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.machine import Machine
+
+K_PARTS = (2, 3, 4)
+"""Parts that neighbours may split K of a constant in."""
 
 
 def flat_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
@@ -23,6 +30,28 @@ def flat_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping
             for column_blocks in range(1, banks // -(-tile_rows // held) + 1):
                 for tile in _tiles(shape, machine, bands, column_blocks * held):
                     yield _choice(shape, machine, bands, row_rounds, tile_rows, tile)
+
+
+def split_choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
+    """Yield flat mappings of a constant whose K neighbours split, with a single round of tiles."""
+    held, banks = machine.matrix.block_rows, machine.accumulator.banks // shape.parts
+    is_plain = not (shape.is_computed or shape.packed or shape.is_scaled)
+    if not (machine.dma.broadcast_reads and machine.accumulator.reduction_network and is_plain):
+        return
+    columns = banks // -(-shape.rows // held)
+    for k_parts in K_PARTS:
+        parts = machine.pe_count // k_parts
+        is_even = machine.grid.rows % k_parts == 0 and k_parts <= -(-shape.rows // held) <= STREAMED_BLOCKS
+        if is_even and padded_outputs(shape) <= parts * columns * held:
+            for tile in _tiles(shape, machine, k_parts, columns * held):
+                yield from _split(_choice(shape, machine, k_parts, 1, shape.rows, tile), machine, k_parts)
+
+
+def _split(banded: LinearMapping, machine: Machine, k_parts: int) -> Iterator[LinearMapping]:
+    """Yield the mapping whose PEs have parts of K where those of a banded one have bands of rows."""
+    part_bytes = round_up(-(-banded.k_bytes // k_parts), machine.matrix.block_k_bytes)
+    if -(-banded.k_bytes // part_bytes) == k_parts:
+        yield replace(banded, bands=1, chunk_bytes=part_bytes, k_part_bytes=part_bytes)
 
 
 def _band_counts(shape: LinearShape, machine: Machine) -> Iterator[int]:

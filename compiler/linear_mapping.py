@@ -11,10 +11,11 @@ Two ways, both output-stationary (accumulators stay until K is done):
   PEs may also take turns with as many `bands` of rows of x: PEs of different bands read the same weight, the later one
   from the cache, and less of x passes their ports.
 
-Where both operands are computed, neighbours along the axis that splits the rows may split K too (`k_part_bytes`): each
-has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over the
-reduction network. Or neighbours along the axis that splits the outputs have the same outputs and split the rows again
-(`row_shares`), so that 12 x 6 PEs work as 4 x 18: each reads its rows of x for itself.
+Neighbours along the axis that splits the rows may split K too (`k_part_bytes`), of a constant only in a flat mapping:
+each has a part of K for the tile of all of them, reads its part of the weight for itself, and they add their sums over
+the reduction network. Or, where both operands are computed, neighbours along the axis that splits the outputs have the
+same outputs and split the rows again (`row_shares`), so that 12 x 6 PEs work as 4 x 18: each reads its rows of x for
+itself.
 
 In either the matrix engine may hold rows of the weight and stream those of x (`is_swapped`): it takes the time of
 a whole block of held rows, but only that of the streamed ones that are there.
@@ -35,6 +36,9 @@ EXPANDED_SLOTS = 2
 """Chunks of a packed weight that are expanded at the same time."""
 TURNED_SLOTS = 3
 """Chunks of a computed [K, N] that are turned at the same time."""
+STREAMED_BLOCKS = 4
+"""Blocks of rows of a tile up to which core B has registers for loading x; one less if it turns results, and if it
+expands weights."""
 AUXILIARY_ALIGNMENT_BYTES = 32
 """Scales and zero points of a chunk take a multiple of this, so that every machine can reach those of the next."""
 
@@ -78,6 +82,8 @@ class LinearMapping:
     """Outputs of the tiles of the last round, if they are fewer than those of the others."""
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
+    early_chunks: int = 0
+    """Chunks of the weight that core A loads before it hears that x is on its way, if it is to wait for that."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -88,6 +94,8 @@ class LinearMapping:
             return "resident"
         if self.bands > 1:
             return "banded"
+        if self.is_flat and self.k_parts > 1:
+            return "split"
         return "flat" if self.is_flat else "turned" if self.is_turned else "streamed"
 
     @property
@@ -101,6 +109,11 @@ class LinearMapping:
         return -(-self.k_bytes // self.pe_k_bytes)
 
     @property
+    def packed_chunks(self) -> int:
+        """Chunks of a tile of the packed weight, those of all parts of K."""
+        return self.chunks if self.shape.is_computed else self.chunks * self.k_parts
+
+    @property
     def row_groups(self) -> int:
         """Places along the axis of the grid that splits the rows of x."""
         if self.is_flat:
@@ -110,13 +123,13 @@ class LinearMapping:
     @property
     def row_parts(self) -> int:
         """Parts of the grid that the rows of x are split over."""
-        return self.row_groups * self.row_shares // self.k_parts
+        return self.bands if self.is_flat else self.row_groups * self.row_shares // self.k_parts
 
     @property
     def output_parts(self) -> int:
         """Parts of the grid that the outputs are split over."""
         if self.is_flat:
-            return self.pe_count // self.bands
+            return self.pe_count // self.bands // self.k_parts
         return (self.grid_rows if self.is_turned else self.grid_columns) // self.row_shares
 
     @property
@@ -148,7 +161,17 @@ class LinearMapping:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
         shape = self.shape
         gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.resident and self.loads_early and not gets_computed
+        return self.streams_constants or (self.resident and self.loads_early and not gets_computed)
+
+    @property
+    def streams_constants(self) -> bool:
+        """True if core B loads chunks of x, so that the weight does not wait for them, nor they for the weight.
+
+        It counts the rows of each block in a register, and has none left for x where there are many blocks.
+        """
+        is_plain = not self.resident and self.loads_early and not self.shape.is_scaled
+        most_rows = (STREAMED_BLOCKS - self.is_swapped - (self.shape.packed is not None)) * self.block_rows
+        return is_plain and self.row_rounds == 1 and self.tile_rows <= most_rows
 
     @property
     def output_tiles(self) -> int:
@@ -162,6 +185,11 @@ class LinearMapping:
         """By block of rows the part of K whose PE gets the sums of all, rounds and stores them."""
         blocks = -(-self.tile_rows // self.block_rows)
         return tuple((2 * block + 1) * self.k_parts // (2 * blocks) for block in range(blocks))
+
+    @property
+    def starts_apart(self) -> bool:
+        """True if accumulators start from bias or residual at the owner of their sums, and from zeros elsewhere."""
+        return self.k_parts > 1 and (self.shape.has_bias or self.shape.has_residual)
 
     @property
     def is_uneven(self) -> bool:
@@ -271,7 +299,7 @@ class LinearMapping:
         if self.is_uneven:
             return self.output_parts * sum(self.rounds_outputs) * self.chunks * self.chunk_bytes
         chunk_bytes = self.weight_chunk_bytes + self.scale_chunk_bytes + self.zero_point_chunk_bytes
-        return self.output_tiles * self.chunks * chunk_bytes
+        return self.output_tiles * self.packed_chunks * chunk_bytes
 
     @property
     def x_slot_bytes(self) -> int:
@@ -363,6 +391,8 @@ class LinearMapping:
             start = 2 * self.tile_columns * 4
         if self.shape.has_residual:
             start = 2 * tile * self.shape.out_dtype.bytes
+        if self.starts_apart:
+            start += round_up(self.initial_row_bytes, 64)
         shifted = self.expanded_part_bytes if self.zero_point_chunk_bytes else 0
         scaled = 2 * (self.tile_rows * 64 + self.tile_columns * 4) + 3 * tile * self.shape.parts * 4
         scaled += self.initial_row_bytes

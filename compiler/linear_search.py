@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
+
+import numpy as np
+import numpy.typing as npt
 
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import (
     LeastCycles,
     cycles,
     least_cycles_by_chunks,
+    least_matrix_cycles,
     loading_cycles,
     matrix_cycles,
     multiplies_long,
@@ -24,6 +27,7 @@ from compiler.linear_tilings import COLUMN_STEP, may_be_resident, smallest_recta
 from isa.errors import UnsupportedError
 from isa.kernel import MAX_SLOTS
 from isa.machine import Machine
+from isa.reuse import Kept
 
 SMALLEST_CHUNK_BYTES, MAXIMUM_CHUNK_BYTES = 128, 2048
 """K bytes per row of a chunk as it lies in memory; the smallest one as it is multiplied."""
@@ -36,6 +40,8 @@ EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
+STREAMED_X_SLOTS = 3
+"""Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -54,9 +60,16 @@ _Place = tuple[float, int, int, LinearMapping | None]
 are tried in, 0 before K is cut; and the choice with its K cut once conflicts are counted."""
 
 
-@lru_cache(maxsize=64)
 def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
-    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory.
+    """Return the mapping with the lowest estimated cost; raises UnsupportedError if none fits in local memory."""
+    return _CHOSEN.result(shape, machine, lambda view: _least_costly(shape, view))
+
+
+_CHOSEN = Kept[LinearMapping](256)
+
+
+def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the mapping that `ranked_mappings` has first.
 
     Best first: of choices, of ways to cut their K, and of these with what conflicts in DRAM add, the one is looked at
     next that costs least at least. The search ends when that is more than a mapping that is known: none that is left
@@ -78,12 +91,14 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
         if not order:
             expansions = max(EXPANSIONS) if shape.packed else 1
             bounds[place] = least_cycles_by_chunks(choice, machine, products[place], expansions)
-            for chunk_bytes in _chunk_lengths(choice, machine):
-                heappush(queue, (bounds[place](chunk_bytes, 1.0), place, -chunk_bytes, None))
+            lengths = _chunk_lengths(choice, machine)
+            for chunk_bytes, bound in zip(lengths.tolist(), bounds[place](lengths, 1.0).tolist(), strict=True):
+                if bound <= least * error:
+                    heappush(queue, (bound, place, -chunk_bytes, None))
         elif chunked is None:
             chunked = _with_chunks(choice, -order)
-            bound = bounds[place](-order, share_of_conflicts(chunked, machine))
-            heappush(queue, (bound, place, order, chunked))
+            bound = bounds[place](np.array(-order), share_of_conflicts(chunked, machine))
+            heappush(queue, (float(bound), place, order, chunked))
         else:
             found = [(cycles(mapping, machine), mapping) for mapping in _with_slots(chunked, machine)]
             estimates[place, order] = found
@@ -93,8 +108,7 @@ def choose_linear(shape: LinearShape, machine: Machine) -> LinearMapping:
 
 def _least_products(choice: LinearMapping, machine: Machine) -> float:
     """Return how long products of every completed form of a choice take at least."""
-    least = matrix_cycles(choice, machine)
-    return min(least, matrix_cycles(replace(choice, is_swapped=True), machine)) if _has_padding(choice) else least
+    return least_matrix_cycles(choice, machine) if _has_padding(choice) else matrix_cycles(choice, machine)
 
 
 def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]:
@@ -142,7 +156,7 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
     """Yield a choice with every useful split of K."""
-    for chunk_bytes in _chunk_lengths(choice, machine):
+    for chunk_bytes in _chunk_lengths(choice, machine).tolist():
         yield from _with_slots(_with_chunks(choice, chunk_bytes), machine)
 
 
@@ -185,20 +199,23 @@ def _resident(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
         )  # fmt: skip
 
 
-def _chunk_lengths(choice: LinearMapping, machine: Machine) -> Iterator[int]:
-    """Yield the useful lengths of a chunk's rows in bytes, the longest first."""
-    block, seen = _chunk_step(choice, machine), set()
-    fewest = -(-choice.pe_k_bytes // _maximum_chunk_bytes(choice))
+def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the useful lengths of a chunk's rows in bytes, the longest first."""
+    block, k_bytes = _chunk_step(choice, machine), choice.pe_k_bytes
+    fewest = -(-k_bytes // _maximum_chunk_bytes(choice))
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
-    for wanted in range(fewest, max(fewest, choice.pe_k_bytes // smallest) + 1):
-        chunk_bytes = round_up(-(-choice.pe_k_bytes // wanted), block)
-        if chunk_bytes not in seen:
-            seen.add(chunk_bytes)
-            yield chunk_bytes
+    wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
+    lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.k_parts == 1:
+        return lengths
+    return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
-    return replace(choice, chunks=-(-choice.pe_k_bytes // chunk_bytes), chunk_bytes=chunk_bytes)
+    chunks = -(-choice.pe_k_bytes // chunk_bytes)
+    is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
+    part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
+    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -213,7 +230,7 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
     """Yield a mapping with the most slots that fit, whole chunks and parts of them."""
     x_slot_bytes, weight_slot_bytes = chunked.x_slot_bytes, chunked.weight_chunk_bytes
     for slots in range(_wanted_slots(chunked, machine), 1, -1):
-        x_slots = 1 if chunked.resident else slots
+        x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
         mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compiler.kernel_builder import round_up
-from compiler.linear_cost import matrix_cycles
-from compiler.linear_flat import flat_choices
+from compiler.linear_cost import least_matrix_cycles
+from compiler.linear_flat import flat_choices, split_choices
 from compiler.linear_mapping import LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.machine import Machine
@@ -27,18 +27,18 @@ MOST_BLOCKS = 2
 
 def streamed_tilings(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     """Yield the tilings whose x is streamed: mappings with a single chunk and single slots."""
-    least = math.inf
-    for k_parts in (1, *(K_PARTS if _may_split_k(shape, machine) else ())):
-        for tiling in _either_way(shape, machine, k_parts=k_parts):
-            least = min(least, _products_cycles(tiling, machine))
-            yield tiling
+    k_parts = (1, *(K_PARTS if _may_split_k(shape, machine) else ()))
+    tilings = [tiling for parts in k_parts for tiling in _either_way(shape, machine, k_parts=parts)]
+    yield from tilings
     if shape.is_computed and machine.dma.broadcast_reads:
+        least = min((least_matrix_cycles(tiling, machine) for tiling in tilings), default=math.inf)
         for shares in ROW_SHARES:
             for tiling in _either_way(shape, machine, row_shares=shares):
-                if _products_cycles(tiling, machine) < least * (1 - LEAST_GAIN):
+                if least_matrix_cycles(tiling, machine) < least * (1 - LEAST_GAIN):
                     yield tiling
     if not may_be_resident(shape, machine):
         yield from flat_choices(shape, machine)
+        yield from split_choices(shape, machine)
 
 
 def _either_way(shape: LinearShape, machine: Machine, k_parts: int = 1, row_shares: int = 1) -> Iterator[LinearMapping]:
@@ -48,12 +48,6 @@ def _either_way(shape: LinearShape, machine: Machine, k_parts: int = 1, row_shar
         yield from _over(shape, machine, rows, columns, k_parts=k_parts, row_shares=row_shares)
     if rows != columns and rows % row_shares == 0:
         yield from _over(shape, machine, columns, rows, k_parts=k_parts, row_shares=row_shares, is_turned=True)
-
-
-def _products_cycles(tiling: LinearMapping, machine: Machine) -> float:
-    """Return how long the busiest PE multiplies, with the operands in the order that takes less."""
-    swapped = replace(tiling, is_swapped=tiling.instruction == "mml")
-    return min(matrix_cycles(tiling, machine), matrix_cycles(swapped, machine))
 
 
 def _may_split_k(shape: LinearShape, machine: Machine) -> bool:
@@ -117,7 +111,7 @@ def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[Lin
         along = parts * choice.row_shares
         rows, columns = (along, choice.grid_columns) if choice.is_turned else (choice.grid_rows, along)
         uneven = replace(choice, last_tile_outputs=last, grid_rows=rows, grid_columns=columns)
-        if _products_cycles(uneven, machine) < _products_cycles(choice, machine):
+        if least_matrix_cycles(uneven, machine) < least_matrix_cycles(choice, machine):
             yield uneven
 
 

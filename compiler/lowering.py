@@ -1,7 +1,7 @@
 """What a kernel module gets to lower an operation: places, addresses, and where to put kernels and launches.
 
 `compiler/kernels/KIND.py` has `lower(context, op)`. It asks `context.region(value)`, `context.cache(value)` and
-`context.packed(op, index)` for places, builds kernels through `context.kernel(key, build)` and ends with
+`context.packed(op, index)` for places, builds kernels through `context.kernel(build, ...)` and ends with
 `context.launch(...)`; launches run one after the other, each waits for the one before.
 """
 
@@ -15,11 +15,13 @@ from compiler.mapped import CacheRegion, MappedGraph, Region
 from compiler.touched import touches
 from isa.affine import Dim
 from isa.dtypes import Dtype
-from isa.kernel import Kernel
+from isa.kernel import Kernel, verify
 from isa.machine import Machine
 from isa.program import Argument, Launch, RoundedMacs
+from isa.reuse import Kept
 
 ArgumentValue = Argument | Dim
+_KERNELS = Kept[Kernel](256)
 
 
 class Lowering:
@@ -66,10 +68,15 @@ class Lowering:
         """Return the bytes of the packed constant input."""
         return self.mapped.storages[self.mapped.packed[op.name, index]].bytes
 
-    def kernel(self, key: Hashable, build: Callable[[], Kernel]) -> int:
-        """Return the index of the kernel for `key`; `build` makes it when the key is new."""
+    def kernel(self, build: Callable[..., Kernel], *arguments: Hashable) -> int:
+        """Return the index of the kernel that `build(machine, *arguments)` makes, of nothing else.
+
+        Raises ProgramError with all problems if the machine cannot run it.
+        """
+        key = (build, *arguments)
         if key not in self._index_by_key:
-            kernel = build()
+            kernel = _KERNELS.result(key, self.machine, lambda machine: build(machine, *arguments))
+            verify(kernel, self.machine)
             if kernel not in self._index_by_kernel:
                 self._index_by_kernel[kernel] = len(self.kernels)
                 self.kernels.append(self._renamed(kernel))

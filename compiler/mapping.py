@@ -315,13 +315,13 @@ class _Mapper:
         choice = self.choose(shape, op, self.graph, self.machine, self.dtype.name)
         self.linears[op.name] = choice
         rows_are_outputs = op.attributes.weight_rows_are_outputs
-        layout = f"{choice.output_tiles}x{choice.chunks}x{choice.tile_outputs}x{choice.chunk_inputs}"
+        layout = f"{choice.output_tiles}x{choice.packed_chunks}x{choice.tile_outputs}x{choice.chunk_inputs}"
         layout += "" if rows_are_outputs else "_transposed"
         if op.attributes.weight_format is not None:
             self._pack_quantized(op, op.attributes.weight_format, choice, layout)
         else:
             self._linear_constant(
-                op, WEIGHT, f"blocks_{layout}", choice.output_tiles * choice.chunks,
+                op, WEIGHT, f"blocks_{layout}", choice.output_tiles * choice.packed_chunks,
                 lambda weight, storage: pack_weight(weight, storage, choice, rows_are_outputs),
             )  # fmt: skip
         if shape.has_bias:

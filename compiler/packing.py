@@ -39,13 +39,13 @@ def padded_row_bytes(columns: int, dtype: Dtype) -> int:
 
 def pack_weight(constant: GraphConstant, storage: str, mapping: LinearMapping, rows_are_outputs: bool) -> Constant:
     """Order [K, N] (or [N, K]) as [output tile][K chunk][tile outputs][chunk inputs], zeros beyond the edges."""
-    outputs, inputs = mapping.output_tiles * mapping.tile_outputs, mapping.chunks * mapping.chunk_inputs
+    outputs, inputs = mapping.output_tiles * mapping.tile_outputs, mapping.packed_chunks * mapping.chunk_inputs
     steps: list[PackStep] = [Cast(mapping.shape.dtype.name)]
     if not rows_are_outputs:
         steps.append(Transpose((1, 0)))
     steps += [
         Pad((outputs, inputs)),
-        Reshape((mapping.output_tiles, mapping.tile_outputs, mapping.chunks, mapping.chunk_inputs)),
+        Reshape((mapping.output_tiles, mapping.tile_outputs, mapping.packed_chunks, mapping.chunk_inputs)),
         Transpose((0, 2, 1, 3)),
     ]
     return described(constant, storage, steps)

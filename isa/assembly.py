@@ -2,7 +2,7 @@
 
 .kernel NAME                    begins a kernel
 .args a b c                     names its launch arguments
-.buffer NAME SLOT_BYTES SLOTS   adds a circular buffer
+.buffer NAME SLOT_BYTES SLOTS [BASE_BYTES]   adds a circular buffer, behind the one before it or where it says
 .core A                         begins the code of a core; a core without code only halts
 label: mml bank0, x, r1, ...    operands stand in table order: registers r0..r31, banks bank0.., buffers by name,
                                 dtype and choice words, integers (decimal or 0x), floats, labels; `;` comments
@@ -34,7 +34,9 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _BANKS = (Kind.BANK_READ, Kind.BANK_WRITE)
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|inf|nan)")
-_DIRECTIVES = {".kernel": "NAME", ".args": "NAMES", ".buffer": "NAME SLOT_BYTES SLOTS", ".core": "A|B"}
+_DIRECTIVES = {".kernel": "NAME", ".args": "NAMES", ".buffer": "NAME SLOT_BYTES SLOTS [BASE_BYTES]", ".core": "A|B"}
+_LEAST_SIZES = (1, 1, 0)
+"""Of the bytes of a slot, the slots and the place of a buffer."""
 
 
 def parse_assembly(text: str, name: str = "assembly") -> list[Kernel]:
@@ -53,10 +55,21 @@ def print_kernel(kernel: Kernel) -> str:
     lines = [f".kernel {kernel.name}"]
     if kernel.arguments:
         lines.append(f".args {' '.join(kernel.arguments)}")
-    lines += [f".buffer {buffer.name} {buffer.slot_bytes} {buffer.slots}" for buffer in kernel.buffers]
+    lines += [_print_buffer(buffer) for buffer in kernel.buffers]
     for core, words in (("A", kernel.core_a), ("B", kernel.core_b)):
         lines += ["", f".core {core}", *_print_code(kernel, words)]
     return "\n".join(lines) + "\n"
+
+
+def _word_counts(directive: str) -> range:
+    """Return how many words may follow a directive; the last one may be left out if it stands in brackets."""
+    words = _DIRECTIVES[directive].split()
+    return range(len(words) - words[-1].startswith("["), len(words) + 1)
+
+
+def _print_buffer(buffer: Buffer) -> str:
+    base = "" if buffer.base_bytes is None else f" {buffer.base_bytes}"
+    return f".buffer {buffer.name} {buffer.slot_bytes} {buffer.slots}{base}"
 
 
 def print_instruction(kernel: Kernel, words: Words, pc: int) -> str:
@@ -190,7 +203,7 @@ class _Reader:
         if name not in _DIRECTIVES:
             hint = did_you_mean(name, _DIRECTIVES)
             self._wrong(line, name, f"unknown directive '{name}'", f"{hint} one of: {', '.join(_DIRECTIVES)}".strip())
-        elif name != ".args" and len(values) != len(_DIRECTIVES[name].split()):
+        elif name != ".args" and len(values) not in _word_counts(name):
             self._wrong(line, name, f"{name} has {len(values)} words", f"write: {name} {_DIRECTIVES[name]}")
         elif name == ".kernel":
             self._end_kernel()
@@ -214,9 +227,9 @@ class _Reader:
 
     def _buffer(self, draft: _Draft, line: int, values: list[Token]) -> None:
         name = self._new_name(line, values[0], list(draft.buffers))
-        sizes = [int(value, 0) if _is_integer(value) else 0 for value in values[1:]]
-        for value, size in zip(values[1:], sizes, strict=True):
-            if size < 1:
+        sizes = [int(value, 0) if _is_integer(value) else -1 for value in values[1:]]
+        for value, size, least in zip(values[1:], sizes, _LEAST_SIZES, strict=False):
+            if size < least:
                 self._wrong(
                     line, value, f"'{value}' is no positive integer", f"write: .buffer {_DIRECTIVES['.buffer']}"
                 )

@@ -5,10 +5,12 @@ This is the form in which executors, verifiers and the decoder read code; `isa.t
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
-from isa.table import SLOTS
+from isa.table import INSTRUCTIONS, SLOTS, Kind
 
 NAMES = (
     "opcode", "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7",
@@ -32,3 +34,19 @@ def decode_columns(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     columns = ((words[:, _WORDS] >> _SHIFTS) & _MASKS).view(np.int64)
     columns[:, IMMEDIATE] = columns[:, IMMEDIATE].astype(np.uint32).view(np.int32)
     return columns
+
+
+def encode_columns(columns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Return the uint64[n, 2] words whose `decode_columns` are these; reserved bits are 0."""
+    shifted = (columns.view(np.uint64) & _MASKS) << _SHIFTS
+    words = [np.bitwise_or.reduce(shifted[:, np.equal(_WORDS, word)], axis=1) for word in (0, 1)]
+    return np.stack(words, axis=1)
+
+
+def places_of(kinds: Collection[Kind]) -> npt.NDArray[np.bool_]:
+    """Return bool[256, 18]: by opcode the columns that hold an operand of these kinds."""
+    places = np.zeros((256, len(NAMES)), np.bool_)
+    for instruction in INSTRUCTIONS:
+        for operand in instruction.operands:
+            places[instruction.opcode, INDEX[operand.slot]] |= operand.kind in kinds
+    return places

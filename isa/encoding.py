@@ -58,7 +58,11 @@ def encode(name: str, operands: Mapping[str, Value]) -> tuple[int, int]:
     instruction = instruction_named(name)
     if operands.keys() != instruction.by_name.keys():
         raise _wrong_operands(instruction, operands)
-    values = tuple(map(operands.__getitem__, instruction.by_name))
+    return encode_values(name, tuple(map(operands.__getitem__, instruction.by_name)))
+
+
+def encode_values(name: str, values: tuple[Value, ...]) -> tuple[int, int]:
+    """Return `encode` of a known instruction with the values of its operands in the order of its row."""
     is_plain = _KEYS.issuperset(map(type, values))
     return _known_encoding(name, values) if is_plain else _encoding(name, values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,16 @@ Words = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A circular buffer in local memory: `slots` slots of `slot_bytes` bytes."""
+    """A circular buffer in local memory: `slots` slots of `slot_bytes` bytes.
+
+    It begins at `base_bytes`, or behind the buffer that is declared before it. Buffers may lie over one another; a
+    kernel then sees to it that no command is on one of them while the other holds what is still needed.
+    """
 
     name: str
     slot_bytes: int
     slots: int
+    base_bytes: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -70,18 +76,29 @@ class Kernel:
 
 def buffer_bases(kernel: Kernel) -> tuple[int, ...]:
     """Return the byte offset of each buffer in local memory, in order, aligned to BASE_ALIGNMENT_BYTES."""
-    bases = []
-    end = 0
-    for buffer in kernel.buffers:
-        base = -(-end // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES
-        bases.append(base)
-        end = base + buffer.bytes
-    return tuple(bases)
+    return _bases(kernel.buffers)
 
 
 def local_bytes(kernel: Kernel) -> int:
     """Return the bytes of local memory the buffers take, gaps included."""
-    return buffer_bases(kernel)[-1] + kernel.buffers[-1].bytes if kernel.buffers else 0
+    return bytes_of(kernel.buffers)
+
+
+def bytes_of(buffers: Sequence[Buffer]) -> int:
+    """Return the bytes of local memory that buffers of one kernel take, gaps included."""
+    return max((base + buffer.bytes for base, buffer in zip(_bases(buffers), buffers, strict=True)), default=0)
+
+
+def _bases(buffers: Sequence[Buffer]) -> tuple[int, ...]:
+    bases = []
+    end = 0
+    for buffer in buffers:
+        base = -(-end // BASE_ALIGNMENT_BYTES) * BASE_ALIGNMENT_BYTES
+        if buffer.base_bytes is not None:
+            base = buffer.base_bytes
+        bases.append(base)
+        end = base + buffer.bytes
+    return tuple(bases)
 
 
 def verify(kernel: Kernel, machine: Machine) -> None:

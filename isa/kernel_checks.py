@@ -5,8 +5,7 @@ Every check yields sentences. What only a run can tell (values in registers, whi
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +14,9 @@ import numpy.typing as npt
 from isa import columns, dtypes
 from isa.encoding import check_words
 from isa.errors import AssemblyError
-from isa.kernel import MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.kernel import BASE_ALIGNMENT_BYTES, MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
 from isa.problems import duplicates
+from isa.reuse import Kept
 from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Operand, Timing
 
 if TYPE_CHECKING:
@@ -38,24 +38,33 @@ _LIMITED = ("dma_in", "arg", "push", "pop", "signal", "wait")
 _REGISTERS = (Kind.REGISTER, Kind.RESULT)
 _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _BANKS = (Kind.BANK_READ, Kind.BANK_WRITE)
+_NUMBERS = np.array([columns.places_of(kinds) for kinds in (_REGISTERS, _BUFFERS, _BANKS)])
+"""By opcode the slots that hold numbers of registers, of buffers and of banks."""
 _LOOP = BY_NAME["loop"].opcode
 _HALT, _JUMP = BY_NAME["halt"].opcode, BY_NAME["jump"].opcode
-_HAS_RULES = np.zeros(256, dtype=np.bool_)
-"""By opcode whether `_instruction_problems` asks for more than numbers of registers, buffers and banks."""
-_NUMBERS = np.zeros((3, 256, len(columns.NAMES)), dtype=np.bool_)
-"""By opcode the slots that hold numbers of registers, of buffers and of banks."""
+_HAS_RULES, _HAS_LABEL = np.zeros((2, 256), dtype=np.bool_)
+"""By opcode whether `_instruction_problems` asks for more than numbers of registers, buffers and banks; and whether
+there is a target."""
 for _row in INSTRUCTIONS:
     _HAS_RULES[_row.opcode] = _row.timing is Timing.MATRIX or _row.name in (*_FEATURES, *_LIMITED)
-    for _operand in _row.operands:
-        _NUMBERS[:, _row.opcode, columns.INDEX[_operand.slot]] = [
-            _operand.kind in kinds for kinds in (_REGISTERS, _BUFFERS, _BANKS)
-        ]
+    _HAS_LABEL[_row.opcode] = "target" in _row.by_name
+_RULED = (columns.OPCODE, columns.MODE, columns.D1, columns.IMMEDIATE)
+"""What `_instruction_problems` looks at."""
 
 
-@functools.lru_cache(maxsize=64)
 def problems_of(kernel: Kernel, machine: Machine) -> tuple[str, ...]:
     """Return a sentence for every rule the kernel breaks on the machine; a compilation asks several times."""
-    return tuple(_problems(kernel, machine))
+    known = _KNOWN.result(kernel, machine, lambda view: tuple(_problems(kernel, view)))
+    return (*known, *_memory_problems(kernel, machine))
+
+
+_KNOWN = Kept[tuple[str, ...]](256)
+
+
+def _memory_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
+    """Yield what is known without a look at the code, but differs between many machines."""
+    if local_bytes(kernel) > machine.pe.local_memory_bytes:
+        yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
 
 
 def _problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
@@ -81,8 +90,9 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots"
         if buffer.slots > MAX_SLOTS:
             yield f"buffer '{buffer.name}' has {buffer.slots} slots, at most {MAX_SLOTS} are possible"
-    if local_bytes(kernel) > machine.pe.local_memory_bytes:
-        yield f"the buffers take {local_bytes(kernel)} bytes, local memory has {machine.pe.local_memory_bytes}"
+        base = buffer.base_bytes
+        if base is not None and (base < 0 or base % BASE_ALIGNMENT_BYTES):
+            yield f"buffer '{buffer.name}' begins at {base}, which is no multiple of {BASE_ALIGNMENT_BYTES}"
 
 
 def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[str]:
@@ -95,14 +105,17 @@ def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[s
         yield f"{error.where}: {error.what}"
         return
     has_large_number = _has_large_number(kernel, machine, rows)
-    for pc in np.flatnonzero(has_large_number | _HAS_RULES[rows[:, columns.OPCODE]]).tolist():
-        row = rows[pc].tolist()
-        instruction = BY_OPCODE[row[columns.OPCODE]]
+    selected = np.flatnonzero(has_large_number | _HAS_RULES[rows[:, columns.OPCODE]])
+    known: dict[tuple[int, ...], tuple[str, ...]] = {}
+    for pc, ruled in zip(selected.tolist(), map(tuple, rows[selected][:, _RULED].tolist()), strict=True):
+        instruction = BY_OPCODE[ruled[0]]
         if has_large_number[pc]:
             for operand in instruction.operands:
-                for problem in _operand_problems(kernel, machine, operand, row[columns.INDEX[operand.slot]]):
+                for problem in _operand_problems(kernel, machine, operand, int(rows[pc, columns.INDEX[operand.slot]])):
                     yield f"instruction {pc} ({instruction.name}): {problem}"
-        for problem in _instruction_problems(kernel, machine, instruction, row):
+        if ruled not in known:
+            known[ruled] = tuple(_instruction_problems(kernel, machine, instruction, *ruled[1:]))
+        for problem in known[ruled]:
             yield f"instruction {pc} ({instruction.name}): {problem}"
     yield from _flow_problems(rows)
 
@@ -116,22 +129,22 @@ def _has_large_number(kernel: Kernel, machine: Machine, rows: npt.NDArray[np.int
 
 
 def _instruction_problems(
-    kernel: Kernel, machine: Machine, instruction: Instruction, row: Sequence[int]
+    kernel: Kernel, machine: Machine, instruction: Instruction, mode: int, dtype_code: int, immediate: int
 ) -> Iterator[str]:
     """Yield what is wrong with an instruction of `_HAS_RULES`."""
     path, feature = _FEATURES.get(instruction.name, ("", ""))
     if path and not machine.value(path):
         yield f"the machine has no {feature} ({path})"
-    if instruction.name == "dma_in" and row[columns.MODE] and not machine.dma.broadcast_reads:
+    if instruction.name == "dma_in" and mode and not machine.dma.broadcast_reads:
         yield "the machine has no broadcast reads (dma.broadcast_reads)"
-    if instruction.name == "arg" and not 0 <= row[columns.IMMEDIATE] < len(kernel.arguments):
-        yield f"argument {row[columns.IMMEDIATE]} of {len(kernel.arguments)}"
-    if instruction.name in ("push", "pop") and row[columns.IMMEDIATE] < 0:
-        yield f"{row[columns.IMMEDIATE]} slots"
-    if instruction.name in ("signal", "wait") and not 0 <= row[columns.IMMEDIATE] < SEMAPHORES:
-        yield f"semaphore {row[columns.IMMEDIATE]} is outside 0..{SEMAPHORES - 1}"
-    if instruction.timing is Timing.MATRIX and not _matrix_rate(machine, row[columns.D1]):
-        yield f"the matrix engine has no rate for {dtypes.BY_CODE[row[columns.D1]].name} (matrix.rate_by_dtype)"
+    if instruction.name == "arg" and not 0 <= immediate < len(kernel.arguments):
+        yield f"argument {immediate} of {len(kernel.arguments)}"
+    if instruction.name in ("push", "pop") and immediate < 0:
+        yield f"{immediate} slots"
+    if instruction.name in ("signal", "wait") and not 0 <= immediate < SEMAPHORES:
+        yield f"semaphore {immediate} is outside 0..{SEMAPHORES - 1}"
+    if instruction.timing is Timing.MATRIX and not _matrix_rate(machine, dtype_code):
+        yield f"the matrix engine has no rate for {dtypes.BY_CODE[dtype_code].name} (matrix.rate_by_dtype)"
 
 
 def _operand_problems(kernel: Kernel, machine: Machine, operand: Operand, number: int) -> Iterator[str]:
@@ -149,35 +162,29 @@ def _matrix_rate(machine: Machine, code: int) -> float:
 
 def _flow_problems(rows: npt.NDArray[np.int64]) -> Iterator[str]:
     """Yield what is wrong with targets, loops and the end of the code, given int64[n, 18] columns."""
-    opcodes = [int(opcode) for opcode in rows[:, columns.OPCODE]]
-    has_label = {row.opcode for row in BY_OPCODE.values() if "target" in row.by_name}
-    targets = {
-        pc: pc + 1 + int(rows[pc, columns.IMMEDIATE]) for pc, opcode in enumerate(opcodes) if opcode in has_label
-    }
+    opcodes = rows[:, columns.OPCODE].tolist()
+    labelled = np.flatnonzero(_HAS_LABEL[opcodes])
+    targets = dict(zip(labelled.tolist(), (labelled + 1 + rows[labelled, columns.IMMEDIATE]).tolist(), strict=True))
     outside = {pc: target for pc, target in targets.items() if not 0 <= target < len(opcodes)}
     for pc, target in outside.items():
         yield f"instruction {pc}: the target {target} is outside the code 0..{len(opcodes) - 1}"
     if outside:
         return
     loops = {pc: target for pc, target in targets.items() if opcodes[pc] == _LOOP}
-    yield from _loop_problems(loops, {pc: t for pc, t in targets.items() if pc not in loops}, len(opcodes))
+    yield from _loop_problems(loops, {pc: t for pc, t in targets.items() if pc not in loops})
     if opcodes[-1] != _HALT:
         yield f"instruction {len(opcodes) - 1}: the code does not end with halt"
     elif not _reaches_halt(opcodes, targets):
         yield "no way through the code ends at a halt"
 
 
-def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int) -> Iterator[str]:
+def _loop_problems(loops: dict[int, int], branches: dict[int, int]) -> Iterator[str]:
     """Bodies are not empty and nest; a branch may leave bodies (their own end: the next trip) but not enter one."""
-    bodies: list[tuple[int, ...]] = []
+    bodies: list[tuple[int, int]] = []
     open_ends: list[int] = []
-    for pc in range(length):
-        while open_ends and open_ends[-1] == pc:
+    for pc, end in loops.items():
+        while open_ends and open_ends[-1] <= pc:
             open_ends.pop()
-        bodies.append(tuple(open_ends))
-        if pc not in loops:
-            continue
-        end = loops[pc]
         if end <= pc + 1:
             yield f"instruction {pc}: the loop has no body"
             continue
@@ -185,10 +192,11 @@ def _loop_problems(loops: dict[int, int], branches: dict[int, int], length: int)
             yield f"instruction {pc}: the loop body ends at {end}, after the body around it at {open_ends[-1]}"
             return
         open_ends.append(end)
+        bodies.append((pc, end))
         if len(open_ends) > MAX_LOOP_DEPTH:
             yield f"instruction {pc}: more than {MAX_LOOP_DEPTH} loops nest"
     for pc, target in branches.items():
-        if bodies[target] != bodies[pc][: len(bodies[target])]:
+        if any(start < target < end and not start < pc < end for start, end in bodies):
             yield f"instruction {pc}: the branch to {target} enters a loop body"
 
 

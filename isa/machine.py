@@ -52,6 +52,9 @@ MOST_PES, MOST_MESH_ROUTERS = 4096, 1024
 """Larger grids would take minutes to find the routes of."""
 MOST_GAPS = 4096
 """A gap between tensors in DRAM is at most this part of it."""
+_REGISTERS_READ = {
+    name: sum(operand.kind is Kind.REGISTER for operand in row.operands) for name, row in BY_NAME.items()
+}
 _BYTES_PER_ELEMENT = {"int8": 1, "fp8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
 
 
@@ -237,8 +240,7 @@ class Machine(Section):
 
     def issue_cycles(self, instruction: str) -> int:
         """Cycles that a core spends on issuing a command: it writes the register operands, then it goes."""
-        registers = sum(operand.kind is Kind.REGISTER for operand in BY_NAME[instruction].operands)
-        return self.pe.command_issue_cycles + registers * self.pe.operand_write_cycles
+        return self.pe.command_issue_cycles + _REGISTERS_READ[instruction] * self.pe.operand_write_cycles
 
     def peak_macs_per_cycle(self, dtype: str) -> float:
         """Multiply-accumulates of one PE per cycle by `matrix_instruction`.

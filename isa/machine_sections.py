@@ -62,13 +62,16 @@ class PerDtype(Section):
     def __getitem__(self, dtype: str) -> float:
         """Return the number for a dtype name; KeyError if the matrix engine does not know the dtype."""
         key = dtype_family(dtype)
-        if key not in type(self).model_fields:
+        if key not in _FAMILIES:
             raise KeyError(dtype)
         return float(getattr(self, key))
 
     def get(self, dtype: str, default: float = 0.0) -> float:
         """Return the number for a dtype name, or `default` if the matrix engine does not know it."""
-        return self[dtype] if dtype_family(dtype) in type(self).model_fields else default
+        return self[dtype] if dtype_family(dtype) in _FAMILIES else default
+
+
+_FAMILIES = frozenset(PerDtype.model_fields)
 
 
 class Grid(Section):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 
 Topology = Literal["crossbar", "mesh"]
 Mode = Literal["none", "row", "column", "all", "write"]
+Pair = tuple[int, int]
+"""Of rows and columns."""
+_MODES: tuple[Mode, ...] = ("none", "write", "row", "column", "all")
+"""In the order of the groups of `Routes`."""
 WEST, EAST, NORTH, SOUTH = range(4)
 KEPT_NETWORKS = 16
 """Grids, and rectangles of PEs, of which what was found is kept: more than a program has, few for a sweep."""
 FIRST, END, HOPS = range(3)
 """Columns of `Routes.table`."""
+Places = npt.NDArray[np.int64]
 
 
 class Link(NamedTuple):
@@ -45,12 +50,38 @@ class Link(NamedTuple):
 
 
 class Rectangle(NamedTuple):
-    """Rows and columns, last ones included."""
+    """Rows and columns of routers, last ones included."""
 
     first_row: int
     last_row: int
     first_column: int
     last_column: int
+
+
+class Routes(NamedTuple):
+    """Routes between ports and groups of PEs: `table` int64[group, port, 3] = (first, end) in `links`, and hops.
+
+    Those of a launch have these groups: each PE that reads, each PE that writes, then broadcasts to each row, to each
+    column, and to all.
+    """
+
+    table: Places
+    links: Places
+
+
+class _Stretch(NamedTuple):
+    """By route some links of a row or column of routers, from one router to another; or the ways back."""
+
+    is_column: npt.NDArray[np.bool_]
+    line: Places
+    start: Places
+    end: Places
+    is_back: bool = False
+
+    @property
+    def hops(self) -> Places:
+        """How many links they are."""
+        return abs(self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -75,70 +106,62 @@ class Network:
         along_rows = itertools.product([False], range(self.rows), range(self.columns + 1), [False, True])
         return tuple(Link(*each) for each in (*along_rows, *itertools.product([True], lines, places, [False, True])))
 
-    @functools.cached_property
-    def numbers(self) -> dict[Link, int]:
-        """The place of each link in `links`."""
-        return {link: number for number, link in enumerate(self.links)}
+    @property
+    def row_links(self) -> int:
+        """How many links lie along rows: the first ones of `links`."""
+        return 2 * self.rows * (self.columns + 1)
 
-    def route(self, port: int, target: Rectangle, is_write: bool = False) -> tuple[list[Link], int]:
-        """Return the links between a port and routers, and the hops to the farthest; writes come from one router."""
-        side, entry = self._entry(port, target, is_write)
-        links, hops = self._read(side, entry, target)
-        if not is_write:
-            return links, hops
-        links = [link._replace(is_backward=not link.is_backward) for link in links]
-        if self.topology == "mesh":
-            edge = -1 if side == WEST else self.columns
-            along = list(_along(True, edge, target.first_row, port // 2))
-            return links + along, hops + len(along)
-        return links, hops
+    def routes(self, targets: Places, *, is_write: bool = False) -> Routes:
+        """Return the routes from every port to each target, a `Rectangle` of int64[target, 4]; of writes to the port.
 
-    def _entry(self, port: int, target: Rectangle, is_write: bool) -> tuple[int, int]:
-        """Return the side of a port, and the row or column by which its data enter the grid.
-
-        A crossbar chooses the line: that of the target, or, where a broadcast has several, another one per group. What
-        a mesh writes leaves by the row of its PE.
+        A read has its links in the order of travel. A write comes from one router.
         """
-        if self.topology == "mesh":
-            return port % 2, target.first_row if is_write else port // 2
-        if port in (WEST, EAST):
-            return port, target.first_row + target.first_column % (target.last_row - target.first_row + 1)
-        return port, target.first_column + target.first_row % (target.last_column - target.first_column + 1)
+        is_mesh = self.topology == "mesh"
+        port = np.tile(np.arange(self.ports), len(targets))
+        top, bottom, left, right = np.repeat(targets, self.ports, axis=0).T
+        by_row, is_first = (port < NORTH) | is_mesh, port % 2 == WEST
+        across, last_across = np.where(by_row, top, left), np.where(by_row, bottom, right)
+        along, last_along = np.where(by_row, left, top), np.where(by_row, right, bottom)
+        # A crossbar chooses the line: that of the target, or, where a broadcast has several, another one per group.
+        # What a mesh writes leaves by the row of its PE.
+        line = across + along % (last_across - across + 1)
+        if is_mesh and not is_write:
+            line = port // 2
+        side = np.where(is_first, -1, np.where(by_row, self.columns, self.rows))
+        stretches = [_Stretch(~by_row, line, side, np.where(is_first, last_along, along), is_back=is_write)]
+        if is_write and is_mesh:
+            stretches.append(_Stretch(np.full(len(port), True), side, top, port // 2))
+        hops = np.asarray(sum(stretch.hops for stretch in stretches))
+        if not is_write:
+            hops += np.maximum(0, np.maximum(last_across - line, line - across))
+            for step in range(int((last_along - along).max()) + 1):
+                place = np.minimum(along + step, last_along)
+                is_there = along + step <= last_along
+                for end in (np.maximum(line, last_across), np.minimum(line, across)):
+                    stretches.append(_Stretch(by_row, place, line, np.where(is_there, end, line)))
+        return self._joined(stretches, hops.reshape(-1, self.ports))
 
-    def _read(self, side: int, entry: int, target: Rectangle) -> tuple[list[Link], int]:
-        """Return the tree from a side to routers, in the order of travel, and its hops."""
-        top, bottom, left, right = target
-        if side in (WEST, EAST):
-            start, end = (-1, right) if side == WEST else (self.columns, left)
-            links = [*_along(False, entry, start, end)]
-            for column in range(left, right + 1):
-                links += [
-                    *_along(True, column, entry, max(entry, bottom)),
-                    *_along(True, column, entry, min(entry, top)),
-                ]
-            return links, abs(end - start) + max(bottom - entry, entry - top, 0)
-        start, end = (-1, bottom) if side == NORTH else (self.rows, top)
-        links = [*_along(True, entry, start, end)]
-        for row in range(top, bottom + 1):
-            links += [*_along(False, row, entry, max(entry, right)), *_along(False, row, entry, min(entry, left))]
-        return links, abs(end - start) + max(right - entry, entry - left, 0)
+    def _joined(self, stretches: Sequence[_Stretch], hops: Places) -> Routes:
+        """Return the routes that have the links of all stretches, one stretch behind the other."""
+        lengths = np.array([stretch.hops for stretch in stretches])
+        first, step = np.array([self._numbers(stretch) for stretch in stretches]).transpose(1, 2, 0).reshape(2, -1)
+        counts = lengths.T.ravel()
+        place = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        ends = lengths.sum(axis=0).cumsum().reshape(hops.shape)
+        begins = np.concatenate([[0], ends.ravel()[:-1]]).reshape(hops.shape)
+        return Routes(
+            np.stack([begins, ends, hops], axis=-1), np.repeat(first, counts) + np.repeat(step, counts) * place
+        )
 
-
-def _along(is_column: bool, line: int, start: int, end: int) -> Iterator[Link]:
-    """Yield the links of a line from one router to another."""
-    step = 1 if end > start else -1
-    for place in range(start, end, step):
-        yield Link(is_column, line, max(place, place + step), step < 0)
-
-
-class Routes(NamedTuple):
-    """The routes of a launch: `table` int64[group, port, 3] = (first, end) in `links` and hops.
-
-    Groups: each PE that reads, each PE that writes, then broadcasts to each row, to each column, and to all.
-    """
-
-    table: npt.NDArray[np.int64]
-    links: npt.NDArray[np.int64]
+    def _numbers(self, stretch: _Stretch) -> tuple[Places, Places]:
+        """Return the place in `links` of a stretch's first link, and the steps from there to the next ones."""
+        is_mesh = self.topology == "mesh"
+        on_row = stretch.line * (self.columns + 1)
+        on_column = (stretch.line + 1) * (self.rows - 1) - 1 if is_mesh else stretch.line * (self.rows + 1)
+        first = np.where(stretch.is_column, self.row_links + 2 * on_column, 2 * on_row)
+        is_backward = stretch.end < stretch.start
+        place = stretch.start + ~is_backward
+        return first + 2 * place + (is_backward ^ stretch.is_back), np.where(is_backward, -2, 2)
 
 
 @functools.lru_cache(maxsize=KEPT_NETWORKS)
@@ -148,33 +171,23 @@ def network_of(topology: Topology, rows: int, columns: int) -> Network:
 
 
 @functools.lru_cache(maxsize=KEPT_NETWORKS)
-def _routes(network: Network, cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Routes:
+def _routes(network: Network, cluster: Pair, first: Pair, size: Pair) -> Routes:
     """Return the routes of a rectangle of PEs at a row and column."""
-    table = np.zeros((2 * size[0] * size[1] + sum(size) + 1, network.ports, 3), np.int64)
-    links: list[int] = []
-    for group, (target, is_write) in enumerate(_groups(cluster, first, size)):
-        for port in range(network.ports):
-            route, hops = network.route(port, target, is_write)
-            table[group, port] = len(links), len(links) + len(route), hops
-            links += [network.numbers[link] for link in route]
-    return Routes(table, np.array(links, np.int64))
+    found = [network.routes(_targets(mode, cluster, first, size), is_write=mode == "write") for mode in _MODES]
+    begins = itertools.accumulate((len(one.links) for one in found), initial=0)
+    tables = [one.table + [begin, begin, 0] for one, begin in zip(found, begins, strict=False)]
+    return Routes(np.concatenate(tables), np.concatenate([one.links for one in found]))
 
 
-def _groups(
-    cluster: tuple[int, int], first: tuple[int, int], size: tuple[int, int]
-) -> Iterator[tuple[Rectangle, bool]]:
-    """Yield the routers that each group of a launch reaches, and whether they write."""
-    rows = [(first[0] + row) // cluster[0] for row in range(size[0])]
-    columns = [(first[1] + column) // cluster[1] for column in range(size[1])]
-    for is_write in (False, True):
-        for row in rows:
-            for column in columns:
-                yield Rectangle(row, row, column, column), is_write
-    for row in rows:
-        yield Rectangle(row, row, columns[0], columns[-1]), False
-    for column in columns:
-        yield Rectangle(rows[0], rows[-1], column, column), False
-    yield Rectangle(rows[0], rows[-1], columns[0], columns[-1]), False
+def _targets(mode: Mode, cluster: Pair, first: Pair, size: Pair) -> Places:
+    """Return what each group of a launch reaches: a `Rectangle` of int64[group, 4]."""
+    rows, columns = ((first[axis] + np.arange(size[axis])) // cluster[axis] for axis in (0, 1))
+    spans = [np.stack([places, places], axis=1) for places in (rows, columns)]
+    if mode in ("column", "all"):
+        spans[0] = rows[[[0, -1]]]
+    if mode in ("row", "all"):
+        spans[1] = columns[[[0, -1]]]
+    return np.hstack([spans[0].repeat(len(spans[1]), axis=0), np.tile(spans[1], (len(spans[0]), 1))])
 
 
 def routes(machine: Machine, row: int, column: int, rows: int, columns: int) -> Routes:
@@ -190,8 +203,7 @@ def group_indices(mode: Mode, rows: int, columns: int) -> range:
     return range(first, first + {"none": pes, "write": pes, "row": rows, "column": columns, "all": 1}[mode])
 
 
-@dataclass(frozen=True)
-class Pattern:
+class Pattern(NamedTuple):
     """Each group of a rectangle of PEs at the first corner moves one byte, spread over memory units or at one."""
 
     rows: int
@@ -200,10 +212,11 @@ class Pattern:
     units: int
     unit: int | None = None
 
-    def port_shares(self, ports: int) -> npt.NDArray[np.float64]:
+    def port_shares(self, ports: int) -> tuple[float, ...]:
         """Return the part of the byte that each port passes."""
-        units = np.arange(self.units) if self.unit is None else np.array([self.unit])
-        return np.bincount(units % ports, minlength=ports) / len(units)
+        if self.unit is not None:
+            return tuple(float(port == self.unit % ports) for port in range(ports))
+        return tuple(len(range(port, self.units, ports)) / self.units for port in range(ports))
 
 
 def link_cycles(machine: Machine, pattern: Pattern) -> tuple[float, ...]:
@@ -229,7 +242,7 @@ def busiest_links(machine: Machine, first: Pattern, second: Pattern) -> tuple[tu
 
 @functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
 def _busiest_links(
-    network: Network, cluster: tuple[int, int], widths: tuple[int, int], first: Pattern, second: Pattern
+    network: Network, cluster: Pair, widths: Pair, first: Pattern, second: Pattern
 ) -> tuple[tuple[float, float], ...]:
     loads = (_link_cycles(network, cluster, widths, pattern) for pattern in (first, second))
     kept: list[tuple[float, float]] = []
@@ -239,15 +252,19 @@ def _busiest_links(
     return tuple(kept)
 
 
+def _link_cycles(network: Network, cluster: Pair, widths: Pair, pattern: Pattern) -> tuple[float, ...]:
+    size = (pattern.rows, pattern.columns)
+    return _cycles_by_shares(network, cluster, widths, pattern.mode, size, pattern.port_shares(network.ports))
+
+
 @functools.lru_cache(maxsize=4 * KEPT_NETWORKS)
-def _link_cycles(
-    network: Network, cluster: tuple[int, int], widths: tuple[int, int], pattern: Pattern
+def _cycles_by_shares(
+    network: Network, cluster: Pair, widths: Pair, mode: Mode, size: Pair, shares: tuple[float, ...]
 ) -> tuple[float, ...]:
-    shares, loads = pattern.port_shares(network.ports), np.zeros(len(network.links))
-    chosen = group_indices(pattern.mode, pattern.rows, pattern.columns)
-    groups = _groups(cluster, (0, 0), (pattern.rows, pattern.columns))
-    for target, is_write in itertools.islice(groups, chosen.start, chosen.stop):
-        for port, share in enumerate(shares):
-            route, _ = network.route(port, target, is_write)
-            loads[np.array([network.numbers[link] for link in route], np.int64)] += share
-    return tuple((loads / [widths[link.is_column] for link in network.links]).tolist())
+    """Return the cycles that each link is busy where each port passes its share; most patterns share evenly."""
+    targets = _targets(mode, cluster, (0, 0), size)
+    table, links = network.routes(targets, is_write=mode == "write")
+    lengths = (table[:, :, END] - table[:, :, FIRST]).ravel()
+    loads = np.bincount(links, np.tile(shares, len(targets)).repeat(lengths), len(network.links))
+    of_link = np.repeat(widths, [network.row_links, len(network.links) - network.row_links])
+    return tuple((loads / of_link).tolist())

@@ -111,7 +111,7 @@ def _read_machine(data: Any, where: str) -> Machine:
 
 
 _MACHINE_PARTS: Codec[dict[str, Any]] = record(dict, fields=PLAIN_TABLE, code_digest=TEXT, timing_digest=TEXT)
-_BUFFER = record(Buffer, name=TEXT, slot_bytes=INTEGER, slots=INTEGER)
+_BUFFER = record(Buffer, name=TEXT, slot_bytes=INTEGER, slots=INTEGER, base_bytes=optional(INTEGER))
 
 
 def _kernel(sections: Sections) -> Codec[Kernel]:

@@ -11,6 +11,7 @@ _MODULE_OF = {
     **dict.fromkeys(("Result", "Simulator"), "simulator"),
     **dict.fromkeys(("OperationReport", "Report"), "report"),
     **dict.fromkeys(("EarlyBound", "early_bound"), "early_bounds"),
+    "Timings": "launcher",
     "run_kernel": "kernel_runner",
     "simulated_cycles": "cost",
 }

@@ -7,6 +7,7 @@ them. When nothing is executed, launches that agree in all of these are simulate
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from isa.machine import Machine
 from isa.memory_map import BASES, Space, interleave_period_bytes
 from isa.network import routes
 from isa.program import Argument, Launch, Program
+from isa.reuse import Kept
 from isa.table import BY_NAME
 from simulator import codes, deadlock, dram, sequencer, traits
 from simulator import hardware as hw
@@ -29,8 +31,7 @@ from simulator import state as st
 from simulator.device import Device
 from simulator.index_distribution import SEED, IndexDistribution
 from simulator.meaning.codes import SENTENCES as MEANING_SENTENCES
-from simulator.meaning.tables import make_tables
-from simulator.traits import traits_table
+from simulator.meaning.tables import Tables, make_tables
 
 _LINKS = 4
 _LOAD_WORD = BY_NAME["lw"].opcode
@@ -46,6 +47,10 @@ class Timed:
     reused: bool
 
 
+class Timings(Kept[tuple[Timed, ...]]):
+    """What the launches of the last so many profiles took, for machines in whose time nothing differs."""
+
+
 class Launcher:
     """The sequencer bound to a program, a machine and, for execution, a device's memory."""
 
@@ -58,11 +63,7 @@ class Launcher:
         )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(self._hardware)
-        self._traits = traits_table()
-        matrix, accumulator = machine.matrix, machine.accumulator
-        self._tables = make_tables(
-            matrix.block_k_bytes, accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes
-        )
+        self._tables = _tables(machine, device)
         self._memory = _memory(machine, device)
         self._used_bytes = 0
         self._functional = device is not None
@@ -147,7 +148,7 @@ class Launcher:
         """Tell whether data choose rows in a kernel: its time then depends on how many rows its tables have."""
         instructions, *_ = self._decoded(kernel)
         opcodes = instructions[..., columns.OPCODE]
-        return bool(self._traits[opcodes, traits.INDEXED].any() or (opcodes == _LOAD_WORD).any())
+        return bool(self._tables.traits[opcodes, traits.INDEXED].any() or (opcodes == _LOAD_WORD).any())
 
     def _decoded(self, kernel: int) -> tuple[npt.NDArray[np.int64], ...]:
         if kernel not in self._codes:
@@ -163,7 +164,7 @@ class Launcher:
         storages = [self._program.storage_by_name[name] for name in names]
         tables = np.array([(one.address, one.address + one.bytes) for one in storages], np.int64).reshape(-1, 2)
         found = routes(self._machine, launch.row, launch.column, launch.rows, launch.columns)
-        return st.Code(instructions, buffers, header, self._traits, tables, found.table, found.links)
+        return st.Code(instructions, buffers, header, self._tables.traits, tables, found.table, found.links)
 
     def _error(self, launch: Launch, code: st.Code) -> SimulationError:
         error = self._state.scratch
@@ -207,6 +208,20 @@ def _may_trace(code: st.Code) -> bool:
         set(part[uses].tolist()) for part, uses in zip(code.instructions[..., columns.BANK], uses_bank, strict=True)
     ]
     return not (opcodes == _LOAD_WORD).any() and banks[0].isdisjoint(banks[1])
+
+
+def _tables(machine: Machine, device: Device | None) -> Tables:
+    """Return tables with scratch space for a machine, without any where nothing is executed."""
+    if device is None:
+        return _tables_without_scratch()
+    accumulator = machine.accumulator
+    sizes = (accumulator.rows, accumulator.columns, machine.pe.local_memory_bytes)
+    return make_tables(machine.matrix.block_k_bytes, *sizes)
+
+
+@functools.cache
+def _tables_without_scratch() -> Tables:
+    return make_tables(block_k_bytes=1, bank_rows=1, bank_columns=1, local_bytes=1)
 
 
 def _memory(machine: Machine, device: Device | None) -> st.Memory:

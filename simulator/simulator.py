@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from simulator.bounds import lower_bound
 from simulator.device import Device
 from simulator.energy import background_joules, bands, energy_parts, host_joules, within_tdp
 from simulator.index_distribution import SEED, IndexDistribution, parse_distribution
-from simulator.launcher import Launcher, Timed
+from simulator.launcher import Launcher, Timed, Timings
 from simulator.ports import moved_bytes
 from simulator.power import peak_watts
 
@@ -40,9 +40,19 @@ class Result:
 
 
 class Simulator:
-    """A program on a machine: the program's own, or another one with an equal code digest."""
+    """A program on a machine: the program's own, or another one with an equal code digest.
 
-    def __init__(self, program: Program | str | Path, machine: Machine | str | Path | None = None) -> None:
+    Profiles with the same `timings` simulate launches once for all machines that have the same in all that these
+    depend on, if the programs are one but for the machine, as `compiler.GraphCompiler` makes them. Reports are those
+    of profiles without.
+    """
+
+    def __init__(
+        self,
+        program: Program | str | Path,
+        machine: Machine | str | Path | None = None,
+        timings: Timings | None = None,
+    ) -> None:
         self.program = program if isinstance(program, Program) else load_program(program)
         chosen = self.program.machine if machine is None else machine
         self.machine = chosen if isinstance(chosen, Machine) else load_machine(chosen)
@@ -56,6 +66,7 @@ class Simulator:
         self._device: Device | None = None
         self._runner: tuple[tuple[int, int], Launcher] | None = None
         self._timers: dict[IndexDistribution, Launcher] = {}
+        self._timings = timings
 
     def entry(self, name: str | None = None) -> Entry:
         """Return an entry by name; without a name, the only or first one."""
@@ -118,15 +129,30 @@ class Simulator:
         distribution = parse_distribution(indices)
         chosen = self.entry(entry)
         bindings = bind_dims(chosen, {**(dims or {}), **sizes})
-        timer = self._timers.get(distribution) if reuse else None
-        if timer is None:
-            timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=distribution)
-            if reuse:
-                self._timers[distribution] = timer
-        timed = _run_all(timer, chosen, bindings, progress)
+        timed: Sequence[Timed]
+        if self._timings is not None and reuse:
+            key = (_Code(self.program), chosen.name, tuple(sorted(bindings.items())), distribution)
+
+            def run(view: Machine) -> tuple[Timed, ...]:
+                return (
+                    *_run_all(Launcher(self.program, view, None, indices=distribution), chosen, bindings, progress),
+                )
+
+            timed = self._timings.result(key, self.machine, run)
+        else:
+            timed = _run_all(self._timer(distribution, reuse), chosen, bindings, progress)
         return self._report(chosen, bindings, timed, moved_bytes(chosen, bindings), distribution)
 
-    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: list[Timed], host_bytes: int,
+    def _timer(self, indices: IndexDistribution, reuse: bool) -> Launcher:
+        """Return the launcher of the last profile, which knows its launches, or a new one."""
+        timer = self._timers.get(indices) if reuse else None
+        if timer is None:
+            timer = Launcher(self.program, self.machine, None, reuse=reuse, indices=indices)
+            if reuse:
+                self._timers[indices] = timer
+        return timer
+
+    def _report(self, entry: Entry, bindings: Mapping[str, int], timed: Sequence[Timed], host_bytes: int,
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
         operations, spans, clock = [], [], 0
@@ -199,6 +225,22 @@ class Simulator:
             bound_by=rp.bound_of(self.machine, stats, result.ticks),
             utilization=rp.utilization_of(self.machine, stats, result.ticks),
         )  # fmt: skip
+
+
+class _Code:
+    """What of a program decides how its launches run: all but the machine. The same one, not an equal one, is equal."""
+
+    def __init__(self, program: Program) -> None:
+        self._parts = (program.kernels, program.storages, program.entries)
+        self._is_lenient = program.capacity_ignored
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self._parts)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Code) or other._is_lenient != self._is_lenient:
+            return False
+        return all(mine is theirs for mine, theirs in zip(self._parts, other._parts, strict=True))
 
 
 def _differing_code_fields(left: Machine, right: Machine) -> list[str]:

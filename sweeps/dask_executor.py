@@ -21,9 +21,11 @@ class DaskCluster:
     def __init__(self, address: str) -> None:
         try:
             from distributed import Client
+            from distributed.comm import get_address_host_port
         except ImportError as error:
             raise ToolError("--dask needs the package distributed", help="pip install tilewright[dask]") from error
         try:
+            get_address_host_port(address)  # a client of no address takes a minute to go
             self._client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             help = "start one with `dask scheduler`, and give its address, like tcp://HOST:8786"
@@ -34,7 +36,7 @@ class DaskCluster:
         from distributed.scheduler import KilledWorker
 
         numbers = {self._client.submit(evaluate, task, pure=False): task.number for task in tasks}
-        for future in as_completed(list(numbers)):
+        for future in as_completed(list(numbers), loop=self._client.loop):  # else it asks for a default client
             error = future.exception()
             if isinstance(error, KilledWorker):
                 yield Outcome(numbers[future], crash=" ".join(str(error).split()))

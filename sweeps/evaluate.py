@@ -19,15 +19,18 @@ from isa.machine import Machine
 from sweeps.cost_assumptions import cost_assumptions
 from sweeps.figures import MEASURES, figures_of, is_dominated, machine_figures, vector
 from sweeps.points import Objective
-from sweeps.workloads import Workload, graph_of
+from sweeps.workloads import Workload, compiler_of
 
 if TYPE_CHECKING:
     from isa.program import Program
+    from simulator.launcher import Timings
     from simulator.report import Report
 
 PACKAGES = ("isa", "compiler", "simulator", "models")
 """Packages whose sources decide what a run measures."""
 _OWN_SOURCES = ("evaluate.py", "workloads.py")
+KEPT_TIMINGS = 32
+"""Runs of which is kept what launches took, for points that differ in energy only."""
 RunStatus = Literal["ok", "infeasible", "failed"]
 BOUND_OF: Mapping[str, str] = {measure: f"bound_{measure}" for measure in MEASURES}
 """By measure, the name under which a run keeps what it was bound to before: who discards asks that alone."""
@@ -128,12 +131,8 @@ def evaluate(task: Task) -> Outcome:
 
 
 def _compiled(run: Run, machine: Machine) -> Program | RunResult:
-    from compiler import compile_graph
-
-    workload = run.workload
     try:
-        graph = graph_of(workload)
-        return compile_graph(graph, machine, workload.dtype, quantize=workload.quantize, group_size=workload.group_size)
+        return compiler_of(run.workload).program(machine)
     except ToolError as error:
         return RunResult(run.key, "infeasible", one_line(error))
     except Exception as error:
@@ -170,7 +169,7 @@ def _simulated(run: Run, program: Program, bounds: Measures) -> RunResult:
 
     start = time.perf_counter()
     try:
-        report = Simulator(program).profile(indices=run.workload.indices)
+        report = Simulator(program, timings=_timings()).profile(indices=run.workload.indices)
     except ToolError as error:
         return RunResult(run.key, "infeasible", one_line(error))
     except Exception as error:
@@ -178,6 +177,13 @@ def _simulated(run: Run, program: Program, bounds: Measures) -> RunResult:
     seconds = time.perf_counter() - start
     measures = _measures(report) | {BOUND_OF[measure]: value for measure, value in bounds.items()}
     return RunResult(run.key, "ok", measures=measures, limit=_limit(report), seconds=seconds)
+
+
+@functools.cache
+def _timings() -> Timings:
+    from simulator.launcher import Timings
+
+    return Timings(KEPT_TIMINGS)
 
 
 def _measures(report: Report) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from isa.errors import ModelError, ToolError
 
 if TYPE_CHECKING:
+    from compiler import GraphCompiler
     from compiler.graph import Graph
 
 _ELEMENT_TYPES: Mapping[str, Literal["float16", "bfloat16", "float32"]] = {
@@ -77,6 +78,14 @@ def graph_of(workload: Workload) -> Graph:
     if digest_of(Path(workload.model)) != workload.digest:
         raise ModelError("the model is another one than when the sweep began", where=workload.model)
     return fuse_model(workload.model, dims, workload.dtype)
+
+
+@functools.lru_cache(maxsize=KEPT_GRAPHS)
+def compiler_of(workload: Workload) -> GraphCompiler:
+    """Return what compiles the workload for machines; ToolErrors as `graph_of`."""
+    from compiler import GraphCompiler
+
+    return GraphCompiler(graph_of(workload), workload.dtype, quantize=workload.quantize, group_size=workload.group_size)
 
 
 def digest_of(path: Path) -> str:

@@ -41,7 +41,7 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def build(tile: AttentionTile, machine: Machine) -> Kernel:
+def build(machine: Machine, tile: AttentionTile) -> Kernel:
     """Return the kernel of a tile."""
     shape = tile.shape
     kind = "decode" if shape.is_stacked else "prefill"
@@ -71,7 +71,7 @@ def lower(context: Lowering, op: Operation) -> None:
     mask = context.region(op.inputs[5]) if len(op.inputs) > 5 and op.inputs[5] else None
     bias, bias_arguments = _bias(context, op, attributes)
     tile = choose_tile(keys, attributes, mask is not None, bias, context.machine)
-    kernel = context.kernel(("attention", tile), lambda: build(tile, context.machine))
+    kernel = context.kernel(build, tile)
     whole, parts = split_items(tile, context.machine)
     arguments: dict[str, ArgumentValue] = {
         "q": context.address(q), "q_pitch": q.pitch_bytes, "k": context.cache_address(keys),

@@ -11,6 +11,8 @@ from compiler.graph import Operation
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
 from compiler.kernels.dealing import dealt_items, row_address
 from compiler.kernels.rope import cache_target, load_indices, token_address
+from compiler.kernels.token_blocks import ARGUMENTS as BLOCK_ARGUMENTS
+from compiler.kernels.token_blocks import Store, TokenBlocks, choose_blocks, dealt_blocks, load_item, store_item
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.packing import padded_row_bytes
 from isa.dtypes import Dtype
@@ -35,7 +37,7 @@ class AppendShape:
     dtype: Dtype
 
 
-def build(shape: AppendShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: AppendShape) -> Kernel:
     """Return the kernel."""
     suffix = "_places" if shape.place_bytes else ""
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
@@ -62,6 +64,19 @@ def build(shape: AppendShape, machine: Machine) -> Kernel:
     return builder.build()
 
 
+def build_blocks(machine: Machine, plan: TokenBlocks, head_bytes: int, store: Store) -> Kernel:
+    """Return the kernel for blocks of tokens of heads without padding."""
+    name = f"cache_append_{plan.all_heads}x{head_bytes}_{store}_{plan.tokens}x{plan.heads}"
+    builder = KernelBuilder(name, machine, BLOCK_ARGUMENTS)
+    x = builder.buffer("x", plan.tokens * plan.heads * head_bytes, 2, shared=True)
+    with dealt_blocks(builder.core_a, plan) as item:
+        load_item(builder.core_a, plan, x, item, head_bytes)
+    with dealt_blocks(builder.core_b, plan) as item:
+        store_item(builder.core_b, plan, x, item, head_bytes, store)
+        builder.core_b.pop(x)
+    return builder.build()
+
+
 def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHandle) -> None:
     """Copy heads apart, zeros between them."""
     size = shape.dtype.bytes
@@ -82,9 +97,27 @@ def lower(context: Lowering, op: Operation) -> None:
     places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
     place_bytes = places.row_bytes if places else 0
     shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype)
-    kernel = context.kernel(("cache_append", shape), lambda: build(shape, context.machine))
-    arguments: dict[str, ArgumentValue] = {
-        "x": context.address(x), "x_pitch": x.pitch_bytes, "tokens": x.rows, "sequence": cache.sequence,
-        **cache_target(context, cache, places),
-    }  # fmt: skip
+    target = cache_target(context, cache, places)
+    head_bytes, batch = cache.padded_head_dim * cache.dtype.bytes, x.rows // cache.sequence
+    plan = choose_blocks(cache.heads, batch, cache.sequence, context.machine.pe_count)
+    is_plain = places is None and cache.head_dim == cache.padded_head_dim
+    if plan is not None and is_plain and head_bytes % context.machine.dma.alignment_bytes == 0:
+        store: Store = "pieces" if cache.token_bytes == head_bytes else "heads"
+        items = batch * plan.blocks(cache.sequence) * plan.groups
+        kernel = context.kernel(build_blocks, plan, head_bytes, store)
+        arguments: dict[str, ArgumentValue] = {
+            "x": context.address(x), "x_pitch": x.pitch_bytes, "sequence": cache.sequence,
+            "blocks": plan.blocks(cache.sequence), "items": items,
+            **{name: value for name, value in target.items() if not name.startswith("place")},
+        }  # fmt: skip
+        context.launch(op, kernel, context.rectangle(items), arguments)
+        return
+    kernel = context.kernel(build, shape)
+    arguments = {
+        "x": context.address(x),
+        "x_pitch": x.pitch_bytes,
+        "tokens": x.rows,
+        "sequence": cache.sequence,
+        **target,
+    }
     context.launch(op, kernel, context.rectangle(x.rows), arguments)

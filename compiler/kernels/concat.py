@@ -67,7 +67,7 @@ def _join_columns(context: Lowering, op: Operation) -> None:
         out.rows, out.rows, out.row_bytes, machine.pe_count, tile_bytes=machine.pe.local_memory_bytes // 16
     )
     count = len(sources)
-    kernel = context.kernel(("concat", tiling, count), lambda: build(machine, tiling, count))
+    kernel = context.kernel(build, tiling, count)
     arguments: dict[str, ArgumentValue] = {
         **tiling.arguments(1, out.rows, out.row_bytes), "out": context.address(out), "out_pitch": out.pitch_bytes,
         "data_bytes": out.columns * out.dtype.bytes,

@@ -61,9 +61,7 @@ def lower(context: Lowering, op: Operation) -> None:
     """Launch the count on one PE; only the flags of keys that there are count."""
     flags, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     keys = context.mapped.graph.value(op.inputs[0] or "").shape[1]
-    kernel = context.kernel(
-        ("count_keys", out.columns, flags.row_bytes), lambda: build(context.machine, out.columns, flags.row_bytes)
-    )
+    kernel = context.kernel(build, out.columns, flags.row_bytes)
     arguments: dict[str, ArgumentValue] = {
         "flags": context.address(flags), "flags_pitch": flags.pitch_bytes, "keys": keys, "out": context.address(out),
     }  # fmt: skip

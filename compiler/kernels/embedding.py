@@ -55,10 +55,7 @@ def lower(context: Lowering, op: Operation) -> None:
         raise UnsupportedError(what, where=op.name, help=f"at most {limit // INDEX_BYTES}; use a shorter sequence")
     pieces: Pieces = cut_rows(out.rows, out.row_bytes, context.machine.pe_count, LARGEST_PIECE_BYTES)
     items = out.rows * pieces.count
-    kernel = context.kernel(
-        ("embedding", ids.row_bytes, pieces.piece_bytes),
-        lambda: build(context.machine, ids.row_bytes, pieces.piece_bytes),
-    )
+    kernel = context.kernel(build, ids.row_bytes, pieces.piece_bytes)
     table, table_pitch = context.packed(op, 1) if op.kind == "embedding" else None, out.row_bytes
     if table is None:
         rows = context.region(op.inputs[1])

@@ -76,7 +76,7 @@ class _Buffers:
     totals: BufferHandle | None
 
 
-def build(plan: Plan, machine: Machine) -> Kernel:
+def build(machine: Machine, plan: Plan) -> Kernel:
     """Return the kernel of a plan."""
     names = [f"{name}_{index}" for index in range(len(plan.tables)) for name in TABLE_ARGUMENTS]
     builder = KernelBuilder(f"embedding_bag_{len(plan.tables)}x{plan.row_bytes}", machine, ("bags", *names))
@@ -436,5 +436,5 @@ def lower(context: Lowering, op: Operation) -> None:
             place.hot, _together(plan, place, local_step), context.address(out), out.pitch_bytes,
         )  # fmt: skip
         arguments |= {f"{name}_{table}": value for name, value in zip(TABLE_ARGUMENTS, values, strict=True)}
-    kernel = context.kernel(("embedding_bag", plan), lambda: build(plan, machine))
+    kernel = context.kernel(build, plan)
     context.launch(op, kernel, context.rectangle(-(-attributes.count // plan.group)), arguments)

@@ -36,7 +36,7 @@ class QuantizedRow:
         return -(-self.columns // self.group)
 
 
-def build(row: QuantizedRow, machine: Machine, id_bytes: int) -> Kernel:
+def build(machine: Machine, row: QuantizedRow, id_bytes: int) -> Kernel:
     """Return the kernel for `id_bytes` of ids."""
     builder = KernelBuilder(f"embedding_int{row.integers.bits}_{row.columns}", machine, ARGUMENTS)
     ids = builder.buffer("ids", id_bytes, 1)
@@ -114,7 +114,7 @@ def lower(context: Lowering, op: Operation, weight_format: WeightFormat) -> None
         for index, name in ((2, "scales_pitch"), (3, "zero_points_pitch"))
         if index < len(op.inputs) and op.inputs[index]
     }
-    kernel = context.kernel(("embedding", row, ids.row_bytes), lambda: build(row, context.machine, ids.row_bytes))
+    kernel = context.kernel(build, row, ids.row_bytes)
     arguments: dict[str, ArgumentValue] = {
         "ids": context.address(ids), "table": context.packed(op, 1), "scales": context.packed(op, 2),
         "zero_points": context.packed(op, 3) if has_zero_points else 0, "zero_points_pitch": 0,

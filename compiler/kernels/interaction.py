@@ -57,7 +57,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(plan: Plan, machine: Machine) -> Kernel:
+def build(machine: Machine, plan: Plan) -> Kernel:
     """Return the kernel of a plan."""
     names = [f"{name}_{index}" for index in range(plan.features) for name in ("feature", "pitch")]
     arguments = ("samples", "tiles", "out", "out_pitch", *names)
@@ -257,7 +257,7 @@ def lower(context: Lowering, op: Operation) -> None:
             arguments[f"feature_{feature}"] = context.address(region, index * region.pitch_bytes)
             arguments[f"pitch_{feature}"] = count * region.pitch_bytes
             feature += 1
-    kernel = context.kernel(("interaction", plan), lambda: build(plan, machine))
+    kernel = context.kernel(build, plan)
     elements = plan.row_bytes // plan.dtype.bytes
     useful = out.rows * sum(run.count for run in plan.runs) * (plan.data_bytes // plan.dtype.bytes)
     context.launch(

@@ -24,6 +24,7 @@ from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
+from compiler.kernels.linear_stream import EARLY_CHUNKS, MULTIPLYING_KINDS, WORD_BYTES
 from compiler.kernels.linear_walk import Buffers, arguments_of
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
@@ -33,7 +34,7 @@ from isa.machine import Machine
 from isa.machine_sections import dtype_family
 
 
-def build(mapping: LinearMapping, machine: Machine) -> Kernel:
+def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     """Return the kernel of a mapping."""
     shape = mapping.shape
     builder = KernelBuilder(_name(mapping), machine, arguments_of(shape))
@@ -66,6 +67,10 @@ def build(mapping: LinearMapping, machine: Machine) -> Kernel:
     if mapping.turned_result_bytes:
         size, slots = mapping.turned_result_bytes, mapping.turned_result_slots
         buffers = replace(buffers, turned_result=builder.buffer("turned_result", size, slots, shared=True))
+    if mapping.early_chunks:
+        buffers = replace(buffers, begun=builder.buffer("begun", WORD_BYTES, 1, shared=True))
+    if mapping.starts_apart:
+        buffers = replace(buffers, zeros=builder.buffer("zeros", mapping.initial_row_bytes, 1))
     if mapping.turned_residual_bytes:
         buffers = replace(
             buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2, shared=True)
@@ -120,13 +125,22 @@ def _name(mapping: LinearMapping) -> str:
 
 
 def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:
-    """Return the mapping with the order of tiles that brings less from DRAM.
+    """Return the mapping with the order of tiles that brings less from DRAM, and of weights and x that starts sooner.
 
     Either order reads x for every tile and the weight for every tile of rows. What of it comes from DRAM should be what
     was read just before, so that it may lie in the cache: the weight, unless it is x that has no place in SRAM.
+
+    What multiplies takes so long that all slots of the weight fill meanwhile. What takes less than that must not wait
+    for its own transfers behind those of the weight.
     """
     place = context.mapped.storages[context.region(op.inputs[0]).storage]
-    return replace(mapping, keeps_weight=not mapping.resident and place.space == "sram")
+    producer = context.mapped.graph.producers().get(op.inputs[0] or "")
+    is_behind_products = producer is not None and producer.kind in MULTIPLYING_KINDS
+    return replace(
+        mapping,
+        keeps_weight=not mapping.resident and place.space == "sram",
+        early_chunks=EARLY_CHUNKS if mapping.streams_constants and not is_behind_products else 0,
+    )
 
 
 def lower(context: Lowering, op: Operation) -> None:
@@ -155,6 +169,6 @@ def lower(context: Lowering, op: Operation) -> None:
     if "row_scales" in arguments_of(mapping.shape):
         row_scales = context.region(op.inputs[ROW_SCALES])
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
-    kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
+    kernel = context.kernel(build, mapping)
     grid = (mapping.grid_rows, mapping.grid_columns)
     context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)

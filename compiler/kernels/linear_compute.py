@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
-from compiler.kernels.linear_walk import Buffers, Walk
+from compiler.kernels.linear_expand import Expander
+from compiler.kernels.linear_parts import add_parts
+from compiler.kernels.linear_stream import XStream
+from compiler.kernels.linear_walk import Buffers
 from compiler.linear_mapping import LinearMapping
-from isa.dtypes import FP32, INT8, Dtype
+from isa.dtypes import FP32, Dtype
 from isa.machine import Machine
 
 Operand = tuple[BufferHandle, Register, Register]
@@ -17,7 +20,7 @@ Operand = tuple[BufferHandle, Register, Register]
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
-class Multiplier(Walk):
+class Multiplier(Expander):
     """Core B: matrix products, accumulators, and the way out.
 
     A packed weight is expanded one part of a chunk ahead of the products, beyond the ends of tiles: products that wait
@@ -26,6 +29,7 @@ class Multiplier(Walk):
 
     def __init__(self, mapping: LinearMapping, machine: Machine, core: CoreBuilder, buffers: Buffers) -> None:
         super().__init__(mapping, machine, core, buffers)
+        self.stream = XStream(self) if mapping.streams_constants else None
         held = mapping.block_rows
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
@@ -42,6 +46,8 @@ class Multiplier(Walk):
         for _ in self.tiles():
             if self.loads_initial_late and self._has_initial:
                 self._load_first_initial()
+            if self.stream is not None:
+                self.stream.load_first()
             if self._starts_loaded:
                 self._start_accumulators()
             if self.loads_initial_late and self._has_initial:
@@ -65,10 +71,8 @@ class Multiplier(Walk):
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""
-        with self.core.scratch() as step:
-            self.core.multiply(self.stride, self.tile_bytes, step)
-            with self.core.when_less(self.out_offset, step):
-                self._load_initial()
+        with self.in_first_tile():
+            self._load_initial()
 
     def _load_next_initial(self) -> None:
         """Load what the next tile starts from, if there is one."""
@@ -83,20 +87,11 @@ class Multiplier(Walk):
             core.subtract(self.out_offset, step, self.out_offset)
 
     def _prepare(self) -> None:
-        """Make what all tiles need: the first part of a packed weight."""
-        if self.buffers.scales is None:
-            return
-        core = self.core
-        self.unexpanded = self.count_output_tiles(core.register())
-        """Parts of this PE's chunks whose expansion is not issued yet."""
-        for name in ("row_rounds", "chunks"):
-            with core.scratch() as factor:
-                core.multiply(self.unexpanded, core.load_argument(name, factor), self.unexpanded)
-        if self.mapping.expansions > 1:
-            core.multiply(self.unexpanded, self.mapping.expansions, self.unexpanded)
-            self.part = core.copy(0, core.register())
-            """Number of the next part in its chunk."""
-        self._expand_next(self.buffers.scales)
+        """Make what all tiles need: zeros to start from, the first part of a packed weight."""
+        if self.buffers.zeros is not None:
+            self._fill_zeros(self.buffers.zeros)
+        if self.buffers.scales is not None:
+            self.begin_expansion(self.buffers.scales)
 
     @property
     def _has_initial(self) -> bool:
@@ -113,6 +108,8 @@ class Multiplier(Walk):
 
     def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
+        if self.stream is not None:
+            self.stream.begin()
         if len(self.row_blocks) == 1:
             return
         held = self.mapping.block_rows
@@ -128,23 +125,47 @@ class Multiplier(Walk):
                 yield block * len(self.column_blocks) + index, block, start, width
 
     def _start_accumulators(self) -> None:
-        shape, initial = self.mapping.shape, self.buffers.turned_residual or self.buffers.initial
-        spread = "column" if self.mapping.is_swapped else "row"
-        for bank, block, start, width in self._banks():
-            extent = self._extent(block, width)
-            if shape.has_residual:
-                residual_pitch = self.mapping.turned_residual_pitch_bytes
-                offset, pitch = self._place_in_tile(block, start, shape.out_dtype, residual_pitch)
-                self._with_offset(
-                    offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name,
-                    spread="full", **extent,
-                )  # fmt: skip
-            else:
-                self._with_offset(
-                    start * FP32.bytes, "acc_load", bank=bank, a=initial, a_pitch=FP32.bytes, a_dtype=FP32.name,
-                    spread=spread, **extent,
-                )  # fmt: skip
+        initial = self.buffers.turned_residual or self.buffers.initial
+        for part in range(self.mapping.k_parts if self.mapping.starts_apart else 1):
+            with self._at_part(part):
+                for bank, block, start, width in self._banks():
+                    if self.mapping.owners[block] == part or self.buffers.zeros is None:
+                        self._start_accumulator(bank, block, start, width, initial)
+                    else:
+                        self._load_accumulator(bank, self.buffers.zeros, 0, self._extent(block, width))
         self.core.pop(initial)
+
+    @contextmanager
+    def _at_part(self, part: int) -> Iterator[None]:
+        """Run the code at the PEs that have this part of K, or at all if it is not split."""
+        if self.k_part is None:
+            yield
+            return
+        with ExitStack() as inside:
+            with self.core.scratch() as ours:
+                self.core.copy(part, ours)
+                inside.enter_context(self.core.when_equal(self.k_part, ours))
+            yield
+
+    def _start_accumulator(self, bank: int, block: int, start: int, width: int, initial: BufferHandle) -> None:
+        """Load an accumulator with its part of bias or residual."""
+        shape, extent = self.mapping.shape, self._extent(block, width)
+        if not shape.has_residual:
+            self._load_accumulator(bank, initial, start * FP32.bytes, extent)
+            return
+        residual_pitch = self.mapping.turned_residual_pitch_bytes
+        offset, pitch = self._place_in_tile(block, start, shape.out_dtype, residual_pitch)
+        self._with_offset(
+            offset, "acc_load", bank=bank, a=initial, a_pitch=pitch, a_dtype=shape.out_dtype.name, spread="full",
+            **extent,
+        )  # fmt: skip
+
+    def _load_accumulator(self, bank: int, source: BufferHandle, offset: int, extent: dict[str, Any]) -> None:
+        """Load an accumulator with one number per output, the same in all rows of x."""
+        spread = "column" if self.mapping.is_swapped else "row"
+        self._with_offset(
+            offset, "acc_load", bank=bank, a=source, a_pitch=FP32.bytes, a_dtype=FP32.name, spread=spread, **extent
+        )
 
     def _extent(self, block: int, width: Register | int) -> dict[str, Any]:
         """Return the rows and columns of an accumulator that holds `width` outputs of a block of rows."""
@@ -187,8 +208,10 @@ class Multiplier(Walk):
         with core.scratch() as blocks:
             core.minimum(left, mapping.part_bytes, blocks)
             core.compute("div", blocks, self.machine.matrix.block_k_bytes, blocks)
+            if self.stream is not None:
+                self.stream.load_next()
             if self.buffers.scales is not None:
-                self._expand_next(self.buffers.scales)
+                self.expand_next(self.buffers.scales)
             self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
         core.increase(left, -mapping.part_bytes)
         core.pop(self.buffers.factor)
@@ -196,70 +219,6 @@ class Multiplier(Walk):
             core.increase(x_offset, mapping.part_bytes)
         else:
             core.pop(self.buffers.x)
-
-    def _expand_next(self, scales: BufferHandle) -> None:
-        """Expand a part, if there is one left."""
-        core, mapping = self.core, self.mapping
-        read = (self.buffers.weight, scales, *([self.buffers.zero_points] if self.buffers.zero_points else []))
-        with core.when_less(0, self.unexpanded):
-            self._expand(scales)
-            core.increase(self.unexpanded, -1)
-            if mapping.expansions == 1:
-                self._pop_all(read)
-                return
-            core.increase(self.part, 1)
-            with core.when_at_least(self.part, mapping.expansions):
-                self._pop_all(read)
-                core.copy(0, self.part)
-
-    def _pop_all(self, buffers: Iterable[BufferHandle]) -> None:
-        for buffer in buffers:
-            self.core.pop(buffer)
-
-    def _expand(self, scales: BufferHandle) -> None:
-        """Turn a part of integers into the matrix engine's type: minus zero points, times scales."""
-        mapping, buffers = self.mapping, self.buffers
-        packed, dtype = mapping.shape.packed, mapping.shape.dtype
-        assert packed is not None
-        groups = mapping.groups // mapping.expansions
-        source = (buffers.weight, packed.dtype.row_bytes(mapping.chunk_inputs), packed.dtype.name)
-        source_step, scales_step = packed.dtype.row_bytes(mapping.part_inputs), groups * dtype.bytes
-        if buffers.zero_points is not None and buffers.shifted is not None:
-            zero_points = (buffers.zero_points, mapping.groups, INT8.name)
-            self._by_group("vsubg", buffers.shifted, source, source_step, zero_points, groups)
-            source, source_step = (buffers.shifted, mapping.part_bytes, dtype.name), 0
-        scales_operand = (scales, mapping.groups * dtype.bytes, dtype.name)
-        self._by_group("vmulg", buffers.factor, source, source_step, scales_operand, scales_step)
-        if source[0] is not buffers.weight:
-            self.core.pop(source[0])
-
-    def _by_group(
-        self,
-        name: str,
-        out: BufferHandle,
-        a: tuple[BufferHandle, int, str],
-        a_step: int,
-        b: tuple[BufferHandle, int, str],
-        b_step: int,
-    ) -> None:
-        """Emit a step of the expansion; a and b are (buffer, pitch, element type), whose parts are a step apart."""
-        core, mapping = self.core, self.mapping
-        numbers = (mapping.part_bytes, a[1], b[1], mapping.tile_columns, mapping.part_inputs)
-        with ExitStack() as lent:
-            registers = [core.copy(number, lent.enter_context(core.scratch())) for number in numbers]
-            offsets = [self._part_offset(step, lent) for step in (a_step, b_step)]
-            core.emit(
-                name, out=out, out_pitch=registers[0], a=a[0], a_offset=offsets[0], a_pitch=registers[1], b=b[0],
-                b_offset=offsets[1], b_pitch=registers[2], rows=registers[3], columns=registers[4],
-                out_dtype=mapping.shape.dtype.name, a_dtype=a[2], b_dtype=b[2], group=mapping.group,
-            )  # fmt: skip
-        core.push(out)
-
-    def _part_offset(self, step: int, lent: ExitStack) -> Register:
-        """Return the byte offset of the part that is expanded, where parts are `step` bytes apart."""
-        if self.mapping.expansions == 1 or step == 0:
-            return ZERO
-        return self.core.multiply(self.part, step, lent.enter_context(self.core.scratch()))
 
     def _multiply_chunk(self, blocks: Register, x_offset: Register, *, is_first: bool) -> None:
         """Multiply `blocks` blocks of K; in as many commands as the machine's repeat asks for."""
@@ -337,7 +296,16 @@ class Multiplier(Walk):
     @contextmanager
     def _summed(self, block: int) -> Iterator[None]:
         """Run the code for a block of rows where it is complete: if neighbours split K, at its owner."""
-        yield
+        if self.k_part is None:
+            yield
+            return
+        owner = self.mapping.owners[block]
+        for bank, other, start, width in self._banks():
+            if other == block:
+                with self._columns(start, width) as columns:
+                    add_parts(self.core, self.mapping, self.k_part, bank, owner, self._extent(block, columns))
+        with self._at_part(owner):
+            yield
 
     @contextmanager
     def _has_rows(self, block: int) -> Iterator[None]:

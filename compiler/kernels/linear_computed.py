@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from compiler.kernel_builder import ZERO, CoreBuilder, Register
 from compiler.kernels.linear_compute import Multiplier
@@ -241,35 +240,3 @@ class ComputedMultiplier(Multiplier):
                 inside.enter_context(core.when_less(start, self.valid))
             core.subtract(self.valid, start, columns)
             yield core.minimum(columns, width, columns)
-
-    @contextmanager
-    def _summed(self, block: int) -> Iterator[None]:
-        if self.k_part is None:
-            yield
-            return
-        owner = self.mapping.owners[block]
-        for bank, other, start, width in self._banks():
-            if other == block:
-                with self._columns(start, width) as columns:
-                    self._add_parts(self.k_part, bank, owner, self._extent(block, columns))
-        with ExitStack() as inside:
-            with self.core.scratch() as ours:
-                self.core.copy(owner, ours)
-                inside.enter_context(self.core.when_equal(self.k_part, ours))
-            yield
-
-    def _add_parts(self, part: Register, bank: int, owner: int, extent: dict[str, Any]) -> None:
-        """Pass the sums of an accumulator on to the owner from either side; each part on the way adds its own."""
-        core, last = self.core, self.mapping.k_parts - 1
-        before, behind = ("west", "east") if self.mapping.is_turned else ("north", "south")
-        with core.scratch() as ours, core.scratch() as end:
-            core.copy(owner, ours)
-            core.copy(last, end)
-            with core.when_less(ZERO, part), core.when_at_least(ours, part):
-                core.emit("acc_add", bank=bank, direction=before, **extent)
-            with core.when_less(part, ours):
-                core.emit("acc_send", bank=bank, direction=behind, **extent)
-            with core.when_less(part, end), core.when_at_least(part, ours):
-                core.emit("acc_add", bank=bank, direction=behind, **extent)
-            with core.when_less(ours, part):
-                core.emit("acc_send", bank=bank, direction=before, **extent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.kernel_builder import BufferHandle, Register
+from compiler.kernel_builder import ZERO, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 
 
@@ -19,6 +19,9 @@ class Loader(Walk):
             self._load_early()
             if not mapping.loads_constants:
                 core.await_inputs()
+            if self.buffers.begun is not None:
+                core.emit("lw", destination=ZERO, a=self.buffers.begun)
+                core.pop(self.buffers.begun)
         for _ in self.tiles():
             if not self.loads_initial_late:
                 self._load_initial()
@@ -27,10 +30,8 @@ class Loader(Walk):
             core.await_inputs()
 
     def _begin_rows(self) -> None:
-        core = self.core
-        core.multiply(self.first_row, core.argument("x_pitch"), self.x_row)
-        with core.scratch() as base:
-            core.increase(self.x_row, core.load_argument("x", base))
+        if not self.mapping.streams_constants:
+            self.find_x(self.x_row)
 
     def _begin_outputs(self) -> None:
         self._find_first_tile(self.weight_tile)
@@ -46,7 +47,7 @@ class Loader(Walk):
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(core.argument("chunks"), mapping.weight_slots - 1, self.early)
+            core.minimum(self.own_chunks(self.early), mapping.early_chunks or mapping.weight_slots - 1, self.early)
             core.multiply(self.early, tiles, self.early)
             self._find_first_tile(weight)
             with core.loop(self.early):
@@ -54,15 +55,18 @@ class Loader(Walk):
 
     def _prepare(self) -> None:
         """Note how many bytes of the weight a tile has."""
-        core = self.core
-        self.tile_step = core.multiply(core.argument("chunks"), self.mapping.weight_chunk_bytes, core.register())
+        core, bytes_of_chunk = self.core, self.mapping.weight_chunk_bytes * self.mapping.k_parts
+        self.tile_step = core.multiply(core.argument("chunks"), bytes_of_chunk, core.register())
 
     def _find_first_tile(self, weight_tile: Register) -> None:
-        """Point at the weight of this PE's first tile."""
+        """Point at the weight of this PE's first tile, and of its part of K."""
         core = self.core
         core.multiply(self.index, self.tile_step, weight_tile)
         with core.scratch() as base:
             core.increase(weight_tile, core.load_argument("weight", base))
+            if self.k_part is not None:
+                core.multiply(core.argument("chunks"), self.k_part, base)
+                core.increase(weight_tile, core.multiply(base, self.mapping.weight_chunk_bytes, base))
 
     def _find_next_tile(self, weight_tile: Register) -> None:
         """Point at the weight of this PE's next tile."""
@@ -75,13 +79,16 @@ class Loader(Walk):
         core, mapping = self.core, self.mapping
         with ExitStack() as lent:
             weight, chunks = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
-            place = None if mapping.resident else self._first_x(x_row, lent)
+            place = None
+            if not (mapping.resident or mapping.streams_constants):
+                place = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
+                self.find_first_chunk(x_row, *place)
             core.copy(weight_tile, weight)
             self.own_chunks(chunks)
             if mapping.loads_early:
                 if place is not None:
                     with core.loop(self.early):
-                        self._load_next_x(*place)
+                        self.load_x(*place)
                 core.subtract(chunks, self.early, chunks)
                 core.multiply(self.early, mapping.weight_chunk_bytes, self.early)
                 core.increase(weight, self.early)
@@ -89,29 +96,11 @@ class Loader(Walk):
             with core.loop(chunks):
                 # A computed second operand is turned next; one from DRAM comes behind x, for which PEs wait together.
                 if place is not None and not mapping.shape.is_computed:
-                    self._load_next_x(*place)
+                    self.load_x(*place)
                 self._load_weight(weight)
                 if place is not None and mapping.shape.is_computed:
-                    self._load_next_x(*place)
+                    self.load_x(*place)
                 self._end_chunk()
-
-    def _first_x(self, x_row: Register, lent: ExitStack) -> tuple[Register, Register]:
-        """Return the address of the first chunk of x, and the bytes of its rows that are left."""
-        core, part_bytes = self.core, self.mapping.k_part_bytes
-        address, left = lent.enter_context(core.scratch()), lent.enter_context(core.scratch())
-        core.copy(x_row, address)
-        if self.k_part is not None:
-            core.increase(address, core.multiply(self.k_part, part_bytes, left))
-        return address, self.own_k("k_bytes", part_bytes, left)
-
-    def _load_next_x(self, address: Register, left: Register) -> None:
-        """Load a chunk of x; the address moves to the next."""
-        core, mapping = self.core, self.mapping
-        with core.scratch() as size:
-            core.minimum(left, mapping.chunk_bytes, size)
-            self._load_x(address, self.tile_rows, size)
-        core.increase(address, mapping.chunk_bytes)
-        core.increase(left, -mapping.chunk_bytes)
 
     def _end_chunk(self) -> None:
         """Do what follows when a chunk of both operands is on its way."""
@@ -143,12 +132,3 @@ class Loader(Walk):
                 broadcast=self._broadcast(self.mapping.weight_receivers),
             )  # fmt: skip
         core.push(buffer)
-
-    def _load_x(self, address: Register, rows: Register, size: Register) -> None:
-        core = self.core
-        core.emit(
-            "dma_in", out=self.buffers.x, out_pitch=core.constant(self.mapping.chunk_bytes), address=address,
-            address_pitch=core.argument("x_pitch"), rows=rows, row_bytes=size,
-            broadcast=self._broadcast(self.mapping.x_receivers),
-        )  # fmt: skip
-        core.push(self.buffers.x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
@@ -49,6 +49,10 @@ class Buffers:
     """A packed weight without its zero points, between the two steps of the expansion."""
     turned_result: BufferHandle | None = None
     """Results with a row per output, before they are turned."""
+    begun: BufferHandle | None = None
+    """A word for core A: core B has begun to load x."""
+    zeros: BufferHandle | None = None
+    """A row of zeros, where accumulators start from bias or residual at one of several neighbours."""
     turned_residual: BufferHandle | None = None
     """The residual with a row per output."""
 
@@ -100,9 +104,10 @@ class Walk:
             core.load_coordinate("columns", columns)
             core.load_coordinate("row", index)
             core.load_coordinate("rows", stride)
-            if bands > 1:
-                core.compute("div", index, bands, index)
-                core.compute("div", stride, bands, stride)
+            turns = bands * self.mapping.k_parts
+            if turns > 1:
+                core.compute("div", index, turns, index)
+                core.compute("div", stride, turns, stride)
             core.multiply(index, columns, index)
             core.multiply(stride, columns, stride)
             core.increase(index, core.load_coordinate("column", columns))
@@ -129,7 +134,7 @@ class Walk:
     @property
     def loads_initial_late(self) -> bool:
         """Tell whether core B loads what accumulators start from: behind the first weights it would come too late."""
-        return self.mapping.resident and not self.mapping.shape.is_scaled
+        return (self.mapping.resident or self.mapping.streams_constants) and not self.mapping.shape.is_scaled
 
     def _broadcast(self, receivers: str) -> str:
         """Return how a read for several PEs is broadcast."""
@@ -137,7 +142,7 @@ class Walk:
 
     def tiles(self) -> Iterator[None]:
         """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
-        if self.mapping.keeps_weight:
+        if self.mapping.keeps_weight and self.mapping.row_rounds > 1:
             self._begin_outputs()
             for _ in self.output_tiles():
                 for _ in self.row_tiles():
@@ -245,6 +250,44 @@ class Walk:
             core.multiply(self.index, missing * mapping.shape.out_dtype.bytes, place)
             core.subtract(self.out_offset, place, self.out_offset)
             core.copy(mapping.last_tile_outputs, width)
+
+    @contextmanager
+    def in_first_tile(self) -> Iterator[None]:
+        """Run the block in the first of a PE's tiles of outputs."""
+        with self.core.scratch() as step:
+            self.core.multiply(self.stride, self.tile_bytes, step)
+            with self.core.when_less(self.out_offset, step):
+                yield
+
+    def find_first_chunk(self, x_row: Register, address: Register, left: Register) -> None:
+        """Point at the first chunk of x, of this PE's part of K; `left` are the bytes of its rows from there on."""
+        core, part_bytes = self.core, self.mapping.k_part_bytes
+        if address is not x_row:
+            core.copy(x_row, address)
+        if self.k_part is not None:
+            core.increase(address, core.multiply(self.k_part, part_bytes, left))
+        self.own_k("k_bytes", part_bytes, left)
+
+    def load_x(self, address: Register, left: Register) -> None:
+        """Load a chunk of x; the address moves to the next."""
+        core, mapping = self.core, self.mapping
+        with core.scratch() as size, core.scratch() as pitch, core.scratch() as out_pitch:
+            core.minimum(left, core.copy(mapping.chunk_bytes, out_pitch), size)
+            core.emit(
+                "dma_in", out=self.buffers.x, out_pitch=out_pitch, address=address,
+                address_pitch=core.load_argument("x_pitch", pitch), rows=self.tile_rows, row_bytes=size,
+                broadcast=self._broadcast(mapping.x_receivers),
+            )  # fmt: skip
+        core.push(self.buffers.x)
+        core.increase(address, mapping.chunk_bytes)
+        core.increase(left, -mapping.chunk_bytes)
+
+    def find_x(self, x_row: Register) -> None:
+        """Point at the first row of x of the tile."""
+        core = self.core
+        core.multiply(self.first_row, core.load_argument("x_pitch", x_row), x_row)
+        with core.scratch() as base:
+            core.increase(x_row, core.load_argument("x", base))
 
     def width_bytes(self, into: Register) -> Register | int:
         """Return the bytes of the tile in a row of the result, in a register if they are not always the same."""

@@ -86,7 +86,7 @@ def _sizes(plan: Plan, held: int) -> dict[str, tuple[int, int]]:
     return sizes | ({"sums": (held * width * FP32.bytes, 1)} if plan.is_rounded else {})
 
 
-def build(plan: Plan, machine: Machine) -> Kernel:
+def build(machine: Machine, plan: Plan) -> Kernel:
     """Return the kernel of a plan."""
     held, width = machine.matrix.block_rows, plan.banks * machine.matrix.block_rows
     name = f"matmul_{plan.dtype.name}_{held}x{width}x{plan.chunk_bytes}"
@@ -263,7 +263,7 @@ def lower(context: Lowering, op: Operation) -> None:
         "b": context.address(b), "b_pitch": b.pitch_bytes, "out": context.address(out), "out_pitch": out.pitch_bytes,
         "out_bytes": out.row_bytes, **outer_arguments([axis.size for axis in axes], **strides),
     }  # fmt: skip
-    kernel = context.kernel(("matmul", plan), lambda: build(plan, machine))
+    kernel = context.kernel(build, plan)
     issued_rows = row_blocks * held if machine.matrix_instruction(plan.dtype.name) == "mml" else rows
     useful = places * rows * columns * shapes[0][-1]
     issued = places * issued_rows * columns * (a.row_bytes // a.dtype.bytes)

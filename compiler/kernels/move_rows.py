@@ -35,10 +35,7 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
     data_bytes = walk.columns.size * walk.dtype.bytes
     skip = walk.skip_bytes % alignment
     is_direct = not skip and data_bytes == walk.row_bytes
-    kernel = context.kernel(
-        ("move_rows", tiling, len(outer), skip, is_direct),
-        lambda: build(context.machine, tiling, len(outer), skip, is_direct),
-    )
+    kernel = context.kernel(build, tiling, len(outer), skip, is_direct)
     source = Argument(walk.source.expression + (walk.skip_bytes - skip), walk.source.storage)
     launch_walk(context, op, kernel, replace(walk, source=source), tiling, rows, outer)
 

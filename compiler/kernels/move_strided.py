@@ -45,10 +45,7 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
             tiling = Tiling(tiling.block_rows // 2, tiling.piece_bytes)
         else:
             tiling = Tiling(1, round_up(tiling.piece_bytes // 2, SMALLEST_PIECE_BYTES))
-    kernel = context.kernel(
-        ("move_strided", tiling, len(outer), step, element),
-        lambda: build(machine, tiling, len(outer), step, element),
-    )
+    kernel = context.kernel(build, tiling, len(outer), step, element)
     launch_walk(context, op, kernel, walk, tiling, rows, outer, skip_bytes=walk.skip_bytes)
 
 

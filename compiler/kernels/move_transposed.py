@@ -38,10 +38,7 @@ def launch(context: Lowering, op: Operation, walk: Walk) -> None:
     across = next(axis for axis in walk.outer if axis.source == element)
     outer = tuple(axis for axis in walk.outer if axis is not across)
     tiling = _tiling(across.size * element, walk.row_bytes, element, places(outer), machine)
-    kernel = context.kernel(
-        ("move_transposed", tiling, len(outer), walk.dtype),
-        lambda: build(machine, tiling, len(outer), walk.dtype),
-    )
+    kernel = context.kernel(build, tiling, len(outer), walk.dtype)
     rows = replace(across, source=walk.columns.source)
     launch_walk(context, op, kernel, walk, tiling, rows, outer, skip_bytes=walk.skip_bytes)
 

@@ -54,7 +54,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: _Shape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: _Shape) -> Kernel:
     """Return the kernel."""
     tiling, plan = shape.tiling, shape.plan
     builder = KernelBuilder(f"pointwise_{plan.steps[-1].instruction}", machine, tiling.arguments)
@@ -207,7 +207,7 @@ def lower(context: Lowering, op: Operation) -> None:
     pads = regions[-1].columns * regions[-1].dtype.bytes % ROW_ALIGNMENT_BYTES != 0
     plan = plan_recipe(op.attributes.steps, [tensor.is_narrow for tensor in tensors], pads)
     shape = _choose(context.machine, plan, tensors, axes, columns, op, pads)
-    kernel = context.kernel(("pointwise", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     items, arguments = tiled_arguments(context, shape.tiling, axes, regions, columns)
     context.launch(op, kernel, context.rectangle(items), arguments)
 

@@ -20,7 +20,7 @@ def launch_spread(context: Lowering, op: Operation) -> None:
     a, b, out = (context.region(name) for name in names)
     mapping, count = context.mapped.linears[op.name], places(graph, op)
     shape = mapping.shape
-    kernel = context.kernel(("linear", mapping), lambda: build(mapping, context.machine))
+    kernel = context.kernel(build, mapping)
     for a_offset, b_offset, out_offset in _offsets(context, op) if count > 1 else [(0, 0, 0)]:
         arguments: dict[str, ArgumentValue] = {
             "x": context.address(a, a_offset), "x_pitch": a.pitch_bytes, "weight": context.address(b, b_offset),

@@ -32,7 +32,7 @@ class RowShape:
     out_dtype: Dtype
 
 
-def build(shape: RowShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RowShape) -> Kernel:
     """Return the kernel; raises UnsupportedError if a row does not fit in local memory."""
     for x_slots in (2, 1):
         kernel = KernelBuilder(f"quantize_{shape.columns}", machine, ARGUMENTS)
@@ -88,7 +88,7 @@ def lower(context: Lowering, op: Operation) -> None:
     x, (out, scales) = context.region(op.inputs[0]), (context.region(name) for name in op.outputs)
     out_columns = out.row_bytes // out.dtype.bytes
     shape = RowShape(min(x.row_bytes // x.dtype.bytes, out_columns), out_columns, x.dtype, out.dtype)
-    kernel = context.kernel(("quantize", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "out": context.address(out), "out_pitch": out.pitch_bytes,
         "scales": context.address(scales), "scales_pitch": scales.pitch_bytes, "rows": x.rows,

@@ -16,7 +16,7 @@ ARGUMENTS = ("x", "x_pitch", "out", "out_pitch", "items", "pieces", "row_bytes")
 LARGEST_PIECE_BYTES = 4096
 
 
-def build(attributes: RequantizeAttributes, machine: Machine, dtype: Dtype, piece_bytes: int) -> Kernel:
+def build(machine: Machine, attributes: RequantizeAttributes, dtype: Dtype, piece_bytes: int) -> Kernel:
     """Return the kernel for pieces of `piece_bytes`."""
     builder = KernelBuilder(f"requantize_{piece_bytes}", machine, ARGUMENTS)
     x, out = builder.buffer("x", piece_bytes, 2), builder.buffer("out", piece_bytes, 2)
@@ -78,10 +78,7 @@ def lower(context: Lowering, op: Operation) -> None:
     assert isinstance(attributes, RequantizeAttributes)
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     pieces = cut_rows(out.rows, out.row_bytes, context.machine.pe_count, LARGEST_PIECE_BYTES)
-    kernel = context.kernel(
-        ("requantize", attributes, pieces.piece_bytes),
-        lambda: build(attributes, context.machine, context.dtype, pieces.piece_bytes),
-    )
+    kernel = context.kernel(build, attributes, context.dtype, pieces.piece_bytes)
     items = out.rows * pieces.count
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "out": context.address(out), "out_pitch": out.pitch_bytes,

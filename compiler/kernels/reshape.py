@@ -96,7 +96,7 @@ def lower(context: Lowering, op: Operation) -> None:
         else:
             tiling = Tiling(1, round_up(tiling.piece_bytes // 2, ROW_ALIGNMENT_BYTES))
         plan = Plan(tiling, x.columns, out.columns, dtype)
-    kernel = context.kernel(("reshape", plan), lambda: build(machine, plan))
+    kernel = context.kernel(build, plan)
     arguments: dict[str, ArgumentValue] = {
         **tiling.arguments(1, out.rows, out.row_bytes),
         "x": context.address(x), "x_pitch": x.pitch_bytes, "out": context.address(out), "out_pitch": out.pitch_bytes,

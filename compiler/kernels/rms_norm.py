@@ -40,7 +40,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: RmsNormShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RmsNormShape) -> Kernel:
     """Return the kernel; raises UnsupportedError if a row does not fit in local memory."""
     for chunk, x_slots in ((LARGEST_CHUNK, 2), (LARGEST_CHUNK, 1), (LARGEST_CHUNK // 4, 1)):
         chunk = min(chunk, shape.padded_columns)
@@ -167,7 +167,7 @@ def lower(context: Lowering, op: Operation) -> None:
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     padded = out.row_bytes // context.dtype.bytes
     shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype)
-    kernel = context.kernel(("rms_norm", shape), lambda: build(shape, context.machine))
+    kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
         "out": context.address(out), "out_pitch": out.pitch_bytes, "rows": x.rows,

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
 from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, row_address
+from compiler.kernels.rope_blocks import RopeBlocks
+from compiler.kernels.rope_blocks import build as build_blocks
+from compiler.kernels.token_blocks import Store, choose_blocks
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import CacheRegion, Region
 from compiler.packing import padded_row_bytes
@@ -77,7 +80,7 @@ class _Buffers:
     out: BufferHandle
 
 
-def build(shape: RopeShape, machine: Machine) -> Kernel:
+def build(machine: Machine, shape: RopeShape) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
@@ -303,16 +306,51 @@ def lower(context: Lowering, op: Operation) -> None:
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
         raise UnsupportedError(what, where=op.name, help="head_dim must be a multiple of 16")
-    kernel = context.kernel(("rope", shape), lambda: build(shape, context.machine))
     start: Dim = attributes.start if attributes.start is not None else 0
     sequence = int(context.mapped.graph.value(op.inputs[0] or "").shape[1])  # type: ignore[arg-type]
+    target = cache_target(context, cache, places) if cache else _target(context, name, sequence)
+    blocks = _in_blocks(context, shape, x.rows // sequence, sequence, target)
+    if blocks is not None:
+        _launch_blocks(context, op, blocks, sequence, target | {"start": start})
+        return
+    kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "cosines": context.packed(op, 2),
         "sines": context.packed(op, 3), "start": start, "positions": context.address(positions) if positions else 0,
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
-        **(cache_target(context, cache, places) if cache else _target(context, name, sequence)),
+        **target,
     }  # fmt: skip
     context.launch(op, kernel, context.rectangle(x.rows), arguments)
+
+
+def _in_blocks(
+    context: Lowering, shape: RopeShape, batch: int, sequence: int, target: dict[str, ArgumentValue]
+) -> RopeBlocks | None:
+    """Return how blocks of tokens are rotated, if there are any and nothing but the formula is asked for."""
+    plan = choose_blocks(shape.heads, batch, sequence, context.machine.pe_count)
+    is_plain = not (shape.interleaved or shape.position_bytes or shape.place_bytes or _padding(shape)[2])
+    if plan is None or not is_plain:
+        return None
+    lies_dense = target["out_token_pitch"] == shape.head_dim * shape.dtype.bytes
+    store: Store = ("pieces" if lies_dense else "heads") if shape.into_cache else "rows"
+    blocks = RopeBlocks(plan, shape.head_dim, store, shape.dtype)
+    return blocks if blocks.fits(context.machine) else None
+
+
+def _launch_blocks(
+    context: Lowering, op: Operation, blocks: RopeBlocks, sequence: int, target: dict[str, ArgumentValue]
+) -> None:
+    x, plan = context.region(op.inputs[0]), blocks.plan
+    items = x.rows // sequence * plan.blocks(sequence) * plan.groups
+    if blocks.store == "rows":
+        target = target | {"out_head_pitch": blocks.head_bytes}
+    arguments: dict[str, ArgumentValue] = {
+        "x": context.address(x), "x_pitch": x.pitch_bytes, "sequence": sequence, "blocks": plan.blocks(sequence),
+        "items": items, "cosines": context.packed(op, 2), "sines": context.packed(op, 3),
+        **{name: value for name, value in target.items() if not name.startswith("place")},
+    }  # fmt: skip
+    kernel = context.kernel(build_blocks, blocks)
+    context.launch(op, kernel, context.rectangle(items), arguments)
 
 
 def cache_target(context: Lowering, cache: CacheRegion, places: Region | None) -> dict[str, ArgumentValue]:

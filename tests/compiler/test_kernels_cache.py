@@ -26,11 +26,11 @@ def _without_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler.emit, "kernel_module", module)
 
 
-def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array], host: str) -> Graph:
+def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array], host: str, sequence: int) -> Graph:
     """Keys through rope, values as they come, appended behind `past` positions."""
     past = Affine.symbol("past")
     writer = GraphWriter(host)
-    shape = (BATCH, SEQUENCE, HEADS * head_dim)
+    shape = (BATCH, sequence, HEADS * head_dim)
     for name in ("q", "k", "v"):
         writer.input(name, shape)
     for name in ("past_key", "past_value"):
@@ -40,7 +40,7 @@ def _graph(head_dim: int, interleaved: bool, tables: tuple[Array, Array], host: 
     rope = RopeAttributes(HEADS, head_dim, interleaved, past)
     writer.add("rope", ("k", None, "cosines", "sines"), "rotated", shape, rope)
     for name in ("out", "key", "value"):
-        present = (BATCH, HEADS, past + SEQUENCE, head_dim)
+        present = (BATCH, HEADS, past + sequence, head_dim)
         writer.values[name] = Value(name, shape if name == "out" else present, host)
     attributes = AttentionAttributes(HEADS, HEADS, head_dim, 1.0, True, past)
     inputs = ("q", "rotated", "v", "past_key", "past_value", None)
@@ -62,22 +62,33 @@ def test_append_of_narrow_heads() -> None:
     check(small_machine(), 8, False, 3)
 
 
-def check(machine: object, head_dim: int, interleaved: bool, past: int, dtype: str = "fp16") -> None:
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1", "mtia-300"])
+@pytest.mark.parametrize("head_dim", [16, 64, 8])
+@pytest.mark.parametrize("sequence", [16, 75])
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_append_of_many_tokens(machine: str, head_dim: int, sequence: int, dtype: str) -> None:
+    """Blocks of tokens of a head, the last one shorter; heads that are padded come token by token."""
+    check(small_machine(machine), head_dim, False, 3, dtype, sequence)
+
+
+def check(
+    machine: object, head_dim: int, interleaved: bool, past: int, dtype: str = "fp16", sequence: int = SEQUENCE
+) -> None:
     """Run the graph; compare present keys and values."""
     rng, host = np.random.default_rng(head_dim + past), np.dtype(np.float32 if dtype == "fp32" else np.float16)
-    angles = np.arange(64)[:, None] * rng.random(head_dim // 2)[None]
+    angles = np.arange(80)[:, None] * rng.random(head_dim // 2)[None]
     tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    graph = _graph(head_dim, interleaved, tables, host.name)
-    shape = (BATCH, SEQUENCE, HEADS * head_dim)
+    graph = _graph(head_dim, interleaved, tables, host.name, sequence)
+    shape = (BATCH, sequence, HEADS * head_dim)
     inputs = {name: rng.standard_normal(shape).astype(host) for name in ("q", "k", "v")}
     for name in ("past_key", "past_value"):
         inputs[name] = rng.standard_normal((BATCH, HEADS, past, head_dim)).astype(host)
     results = run_graph(graph, machine, inputs, dtype)  # type: ignore[arg-type]
 
     def heads_first(array: Array) -> Array:
-        return array.reshape(BATCH, SEQUENCE, HEADS, head_dim).transpose(0, 2, 1, 3)
+        return array.reshape(BATCH, sequence, HEADS, head_dim).transpose(0, 2, 1, 3)
 
-    places = np.broadcast_to(np.arange(SEQUENCE) + past, (BATCH, SEQUENCE))
+    places = np.broadcast_to(np.arange(sequence) + past, (BATCH, sequence))
     new_keys = rotated(inputs["k"].astype(np.float64), angles[places][:, :, None], HEADS, interleaved)
     keys = np.concatenate([inputs["past_key"], heads_first(new_keys)], axis=2)
     values = np.concatenate([inputs["past_value"], heads_first(inputs["v"])], axis=2)

@@ -175,6 +175,41 @@ def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pyte
     assert chosen and all(mapping.shape.gate for mapping in chosen)
 
 
+@pytest.mark.parametrize("inputs", [1000])
+@pytest.mark.parametrize("start", [None, "bias", "residual"])
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("rows", [47, 64, 101])
+@pytest.mark.parametrize("k_parts", [2, 3, 4])
+def test_neighbours_split_k_of_a_constant(
+    k_parts: int, rows: int, is_swapped: bool, start: str | None, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They add their sums to what one of them starts from; the last part may be shorter, and the last tile too."""
+    chip = small_machine(
+        **CHANGES
+        | {"grid.rows": 2 * k_parts if k_parts < 4 else 4, "accumulator.banks": 8, "pe.local_memory_bytes": 262144}
+    )
+    graph, given = _graph(rows, inputs, 150, start, None, None)
+    chosen: list[LinearMapping] = []
+
+    def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
+        found = [
+            mapping for mapping in candidates(shape, machine)
+            if (mapping.way, mapping.k_parts, mapping.is_swapped) == ("split", k_parts, is_swapped)
+            and mapping.chunks >= 3
+        ]  # fmt: skip
+        chosen.extend(found[:1])
+        return found[0]
+
+    monkeypatch.setattr(compiler.mapping, "choose_linear", choose)
+    monkeypatch.setattr(compiler.linear_search, "multiplies_long", lambda mapping, machine: True)
+    if -(-rows // 32) < k_parts or (is_swapped and rows % 32 == 0):
+        with pytest.raises(IndexError):
+            compile_graph(graph, chip)
+        return
+    _check(graph, given, chip)
+    assert chosen
+
+
 @pytest.mark.parametrize("start", [None, "bias", "residual"])
 @pytest.mark.parametrize("way", ["streamed", "turned", "flat"])
 @pytest.mark.parametrize("sram_bytes", [0, 1 << 24])

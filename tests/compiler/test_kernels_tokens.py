@@ -60,6 +60,9 @@ ROPES = (
     (2, 9, 6, 16, False, 2),
     (2, 9, 8, 8, False, 2),
     (2, 9, 5, 64, True, 1),
+    (2, 37, 6, 64, False, 0),  # blocks of tokens of some heads, the last one of a sequence shorter
+    (1, 50, 4, 16, False, 0),
+    (3, 32, 2, 32, False, 0),
 )
 START = 5
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st_
 
 import models
 from compiler import compile_model
+from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
 from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, allocate, can_join, join_kernels, uses_banks_early
 from compiler.launch_merging import _Group, _Merger, _repeats
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
 from isa.errors import SimulationError
-from isa.kernel import Kernel, local_bytes
+from isa.kernel import Buffer, Kernel, bytes_of, local_bytes
 from isa.machine import preset
 from isa.program import Program
 from simulator import Simulator
@@ -24,6 +28,7 @@ from simulator.launcher import Launcher
 from tests.compiler.graphs import SMALL_GRID
 from tests.simulator.llamas import inputs_for
 
+MACHINE = preset("mtia-2i")
 CASES = [("llama-tiny", 1, 77), ("llama-tiny-wide", 9, 20), ("llama-tiny-odd", 1, 33)]
 
 
@@ -157,7 +162,7 @@ def _names(words: object) -> list[str]:
 
 def test_bodies_meet_once() -> None:
     """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
     core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
@@ -169,7 +174,7 @@ def test_bodies_meet_once() -> None:
 
 def test_a_smaller_rectangle_is_guarded() -> None:
     """PEs outside skip the body, and the rows it sees are its own."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
     assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
     rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
     assert rows[0] == {"destination": 2, "value": 1}
@@ -180,7 +185,7 @@ def test_a_core_a_that_stores_meets_too() -> None:
     """Then its core B waits for it as well."""
     store = _kernel(STORE)
     body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
-    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], 32)
+    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
     signalled = [
         operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
     ]
@@ -220,11 +225,46 @@ def test_bodies_take_turns_with_a_buffer() -> None:
         kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, 0, numbers)
         return Body(kernel, (2, 3), False)
 
-    whole = allocate([body(64, 2), body(96, 3), body(32, 1)])
+    room = MACHINE.pe.local_memory_bytes
+    whole = allocate([body(64, 2), body(96, 3), body(32, 1)], room)
     assert [(buffer.slot_bytes, buffer.slots) for buffer in whole.buffers] == [(96, 3)]
     assert whole.numbers == ((0,), (0,), (0,))
-    assert len(allocate([body(64, 2), body(64, 2, shared=False)]).buffers) == 2
-    assert len(allocate([body(64, 60), body(6400, 1)]).buffers) == 2  # together they would take more
+    assert len(allocate([body(64, 2), body(64, 2, shared=False)], room).buffers) == 2
+    assert len(allocate([body(64, 60), body(6400, 1)], room).buffers) == 2  # together they would take more
+
+
+def test_buffers_lie_over_one_another_where_memory_is_short() -> None:
+    """Those of bodies that a meeting parts: as few launches as with more memory, and the same bits at any delays."""
+    roomy, tight = (_llama("llama-tiny-wide", "mtia-2i", 9, separate=False, **{"pe.local_memory_bytes": size})
+                    for size in (393216, 163840))  # fmt: skip
+    assert len(tight.entries[0].launches) == len(roomy.entries[0].launches)
+    over = [kernel for kernel in tight.kernels if any(buffer.base_bytes is not None for buffer in kernel.buffers)]
+    assert over and all(sum(buffer.bytes for buffer in kernel.buffers) > 163840 for kernel in over)
+    assert all(local_bytes(kernel) <= 163840 for kernel in tight.kernels)
+    inputs = inputs_for(tight, 20)
+    separate = _llama("llama-tiny-wide", "mtia-2i", 9, separate=True, **{"pe.local_memory_bytes": 163840})
+    expected = Simulator(separate).run(inputs).outputs
+    for seed in range(3):
+        outputs = Simulator(tight).run(inputs, jitter_cycles=2000 * seed, jitter_seed=seed).outputs
+        for key, array in expected.items():
+            np.testing.assert_array_equal(outputs[key], array)
+
+
+@given(
+    st_.lists(st_.tuples(st_.integers(1, 40), st_.integers(1, 4), st_.integers(0, 5), st_.integers(0, 5)), max_size=12)
+)
+def test_buffers_of_one_stretch_lie_apart(sizes: list[tuple[int, int, int, int]]) -> None:
+    """Wherever the others lie; and together they take no more than one behind the other."""
+    buffers = [Buffer(f"b{index}", 32 * units, slots) for index, (units, slots, _, _) in enumerate(sizes)]
+    stretches = [{first, second} for _, _, first, second in sizes]
+    placed = overlaid(buffers, stretches)
+    for (left, mine), (right, other) in combinations(zip(placed, stretches, strict=True), 2):
+        assert left.base_bytes is not None and right.base_bytes is not None
+        apart = left.base_bytes + left.bytes <= right.base_bytes or right.base_bytes + right.bytes <= left.base_bytes
+        assert apart or mine.isdisjoint(other)
+    assert all(buffer.base_bytes is not None and buffer.base_bytes % 64 == 0 for buffer in placed)
+    most = sum(-(-buffer.bytes // 64) * 64 for buffer in buffers)
+    assert bytes_of(placed) <= most
 
 
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])

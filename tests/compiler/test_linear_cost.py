@@ -90,7 +90,7 @@ def test_pes_that_go_in_step_wait_for_channels_that_are_refreshed(slots: int) ->
     def choose(shape: LinearShape, *_: object) -> LinearMapping:
         found = (
             mapping for mapping in candidates(shape, machine)
-            if (mapping.way, mapping.tile_rows, mapping.tile_outputs, mapping.chunk_inputs) == ("flat", 128, 32, 64)
+            if (mapping.way, mapping.tile_rows, mapping.tile_outputs, mapping.chunk_inputs) == ("flat", 192, 32, 64)
         )  # fmt: skip
         return replace(next(found), x_slots=slots, weight_slots=slots)
 
@@ -100,8 +100,9 @@ def test_pes_that_go_in_step_wait_for_channels_that_are_refreshed(slots: int) ->
         if isinstance(level, MappedGraph):
             levels.append(level)
 
-    graph = import_model(product(128, 2048, 2048, weights=True), None, "product")
+    graph = import_model(product(192, 2048, 2048, weights=True), None, "product")
     program = run_passes((*FRONT, *BACK), graph, Options(machine, choose=choose), observe=observe).level
     assert isinstance(program, Program)
     (mapping,) = levels[-1].linears.values()
+    assert not mapping.streams_constants  # there x comes in order with the weight
     assert cycles(mapping, machine) == pytest.approx(Simulator(program).profile().operations[0].cycles, rel=0.05)

@@ -63,5 +63,6 @@ def kernels(draw: st.DrawFn) -> Kernel:
     """A kernel that can be printed; not one that makes sense."""
     arguments = tuple(draw(st.lists(NAMES, max_size=4, unique=True)))
     names = draw(st.lists(NAMES, max_size=4, unique=True))
-    buffers = tuple(Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9))) for name in names)
+    bases = st.none() | st.integers(0, 99).map(lambda units: 64 * units)
+    buffers = tuple(Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9)), draw(bases)) for name in names)
     return Kernel(draw(NAMES), arguments, buffers, draw(codes(len(names))), draw(codes(len(names))))

@@ -111,12 +111,12 @@ def test_spaces_comments_hex_and_several_kernels_are_read():
         (
             ".kernel k\n.buffer t 64\n",
             "file.s:2:1: .buffer has 2 words\n    .buffer t 64\n    ^^^^^^^\n"
-            "  help: write: .buffer NAME SLOT_BYTES SLOTS",
+            "  help: write: .buffer NAME SLOT_BYTES SLOTS [BASE_BYTES]",
         ),
         (
             ".kernel k\n.buffer t 64 none\n",
             "file.s:2:14: 'none' is no positive integer\n    .buffer t 64 none\n                 ^^^^\n"
-            "  help: write: .buffer NAME SLOT_BYTES SLOTS",
+            "  help: write: .buffer NAME SLOT_BYTES SLOTS [BASE_BYTES]",
         ),
         (
             ".core A\n",

@@ -30,6 +30,12 @@ def test_decode_gives_back_what_encode_got(case):
     assert all(_equal(decoded[key], operands[key]) for key in operands)
 
 
+@given(st.lists(instructions(), max_size=4))
+def test_columns_become_the_words_they_came_of(cases):
+    words = np.array([encode(*case) for case in cases], dtype=np.uint64).reshape(-1, 2)
+    assert columns.encode_columns(columns.decode_columns(words)).tolist() == words.tolist()
+
+
 @pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda one: one.name)
 def test_every_operand_reaches_its_own_column(instruction):
     for operand in instruction.operands:

@@ -168,9 +168,9 @@ def test_bad_buffers_and_names_are_refused():
         "  the buffer 'a' is defined 2 times",
         "  buffer 'a': a slot of 48 bytes is not a positive multiple of 32",
         "  buffer 'a' has 0 slots",
-        f"  the buffers take {(1 << 30) + 128} bytes, local memory has {MACHINE.pe.local_memory_bytes}",
         "  the argument 'x' is defined 2 times",
         "  core B, there is no code, not even a halt",
+        f"  the buffers take {(1 << 30) + 128} bytes, local memory has {MACHINE.pe.local_memory_bytes}",
     ]
     many = tuple(Buffer(f"b{index}", 32, 1) for index in range(65))
     with pytest.raises(ProgramError, match=f"65 buffers, the machine has {MACHINE.pe.circular_buffers}"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from isa.machine import preset
 from isa.network import (
     EAST,
+    END,
     HOPS,
     NORTH,
     SOUTH,
@@ -24,6 +27,7 @@ from isa.network import (
     routes,
 )
 
+Route = tuple[list[Link], int]
 NETWORKS = st.builds(
     Network, topology=st.sampled_from(["crossbar", "mesh"]), rows=st.integers(1, 7), columns=st.integers(1, 6)
 )
@@ -42,6 +46,18 @@ def rectangle(data: st.DataObject, network: Network) -> Rectangle:
     return Rectangle(*rows, *columns)
 
 
+def by_port(table: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64], network: Network) -> list[Route]:
+    """Return the links and hops of each row of a group's table."""
+    return [([network.links[number] for number in numbers[first:end]], hops) for first, end, hops in table.tolist()]
+
+
+def route(network: Network, port: int, target: Rectangle, is_write: bool = False) -> Route:
+    """Return the links between a port and one target, and the hops."""
+    (table,), numbers = network.routes(np.array([target]), is_write=is_write)
+    assert len(table) == network.ports and table[-1, END] == len(numbers)
+    return by_port(table, numbers, network)[port]
+
+
 def is_at_port(network: Network, port: int, place: tuple[int, int]) -> bool:
     row, column = place
     if network.topology == "mesh":
@@ -53,7 +69,7 @@ def is_at_port(network: Network, port: int, place: tuple[int, int]) -> bool:
 def test_a_read_is_a_tree_from_its_port(network: Network, data: st.DataObject) -> None:
     """Each link starts where the data are already, no link is used twice, and all routers of the target are reached."""
     port, target = data.draw(st.integers(0, network.ports - 1)), rectangle(data, network)
-    links, hops = network.route(port, target)
+    links, hops = route(network, port, target)
     assert len(set(links)) == len(links)
     starts = [ends(links[0])[0]]
     assert is_at_port(network, port, starts[0])
@@ -73,7 +89,7 @@ def test_a_write_is_a_path_to_its_port(network: Network, data: st.DataObject) ->
     """A write goes from its router to the port without a detour; a mesh goes along the row first."""
     port = data.draw(st.integers(0, network.ports - 1))
     row, column = data.draw(st.integers(0, network.rows - 1)), data.draw(st.integers(0, network.columns - 1))
-    links, hops = network.route(port, Rectangle(row, row, column, column), is_write=True)
+    links, hops = route(network, port, Rectangle(row, row, column, column), is_write=True)
     place = (row, column)
     ordered = sorted(links, key=lambda link: (abs(ends(link)[0][0] - row), abs(ends(link)[0][1] - column)))
     for link in ordered:
@@ -86,15 +102,44 @@ def test_a_write_is_a_path_to_its_port(network: Network, data: st.DataObject) ->
 @given(NETWORKS)
 def test_links_are_those_of_all_routes(network: Network) -> None:
     """Rows come first, and every link is on a route."""
-    used = {
-        link
-        for port in range(network.ports)
-        for row in range(network.rows)
-        for column in range(network.columns)
-        for is_write in (False, True)
-        for link in network.route(port, Rectangle(row, row, column, column), is_write)[0]
-    }
+    places = itertools.product(range(network.rows), range(network.columns))
+    routers = np.array([Rectangle(row, row, column, column) for row, column in places])
+    numbers = [network.routes(routers, is_write=is_write).links for is_write in (False, True)]
+    used = {network.links[number] for number in np.concatenate(numbers).tolist()}
     assert network.links == tuple(sorted(used))
+
+
+@given(NETWORKS, st.data())
+def test_routes_of_a_launch_are_those_of_its_groups(network: Network, data: st.DataObject) -> None:
+    """Every PE, row and column of a rectangle of PEs, and all of it, is a group that reaches its own routers."""
+    cluster = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 2)))
+    changes = {
+        "noc.topology": network.topology, "noc.cluster_rows": cluster[0], "noc.cluster_columns": cluster[1],
+        "grid.rows": network.rows * cluster[0], "grid.columns": network.columns * cluster[1],
+    }  # fmt: skip
+    machine = preset("mtia-2i").with_changes(changes)
+    spans = [
+        sorted(data.draw(st.tuples(*[st.integers(0, size - 1)] * 2)))
+        for size in (changes["grid.rows"], changes["grid.columns"])
+    ]
+    (top, bottom), (left, right) = spans
+    table, numbers = routes(machine, top, left, bottom - top + 1, right - left + 1)
+    rows, columns = (
+        [(place // size, place // size) for place in range(first, last + 1)]
+        for (first, last), size in zip(spans, cluster, strict=True)
+    )
+    whole = ((rows[0][0], rows[-1][1]), (columns[0][0], columns[-1][1]))
+    reached = (
+        [*itertools.product(rows, columns)] * 2
+        + [(row, whole[1]) for row in rows]
+        + [(whole[0], column) for column in columns]
+        + [whole]
+    )
+    assert len(table) == len(reached)
+    for group, (row, column) in enumerate(reached):
+        is_write = len(rows) * len(columns) <= group < 2 * len(rows) * len(columns)
+        (alone,), links = network.routes(np.array([Rectangle(*row, *column)]), is_write=is_write)
+        assert by_port(table[group], numbers, network) == by_port(alone, links, network)
 
 
 @pytest.mark.parametrize(

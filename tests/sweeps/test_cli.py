@@ -67,6 +67,7 @@ def test_wrong_use(
 
 def test_an_interrupt_ends_cleanly(folder: Path) -> None:
     """Ctrl-C for the whole process group, as a terminal sends it: exit code 130, no worker is left, results stay."""
+    (folder / "sweep.toml").write_text(_long_sweep())
     command = [sys.executable, "-m", "sweeps.cli", "run", str(folder / "sweep.toml"), "--store", str(folder / "s")]
     child = subprocess.Popen(
         [*command, "--workers", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -83,6 +84,14 @@ def test_an_interrupt_ends_cleanly(folder: Path) -> None:
         time.sleep(0.05)
     assert not _is_there(child.pid)
     assert status(folder / "s").runs.total() and not status(folder / "s").is_being_written
+
+
+def _long_sweep() -> str:
+    """The tiny sweep with so many points that it cannot end before it is interrupted."""
+    few = "log_range = { start = 33554432, stop = 268435456, factor = 2 }"
+    many = "range = { start = 33554432, stop = 268435456, step = 1048576 }"
+    assert few in TINY and "points = 12" in TINY
+    return TINY.replace(few, many).replace("points = 12", "points = 2000")
 
 
 def _is_there(group: int) -> bool:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from compiler import GraphCompiler
 from isa.errors import ToolError
+from isa.machine import Machine
 from sweeps.coordinator import Advance
 from sweeps.pareto import front_of
 from sweeps.points import SweepTable
@@ -120,16 +122,14 @@ def test_our_own_errors_do_not_end_a_sweep(
     monkeypatch: pytest.MonkeyPatch, serial: dict[str, SweepTable], tmp_path: Path
 ) -> None:
     """The point failed, the traceback is kept, and it can be tried again."""
-    import compiler
+    original = GraphCompiler.program
 
-    original = compiler.compile_graph
-
-    def broken(*arguments: object, **options: object) -> object:
-        if arguments[1].pe_count == 8:  # type: ignore[attr-defined]
+    def broken(self: GraphCompiler, machine: Machine) -> object:
+        if machine.pe_count == 8:
             raise ZeroDivisionError("a bug")
-        return original(*arguments, **options)  # type: ignore[arg-type]
+        return original(self, machine)
 
-    monkeypatch.setattr(compiler, "compile_graph", broken)
+    monkeypatch.setattr(GraphCompiler, "program", broken)
     table = run(read_sweep(TINY), tmp_path / "s", workers=0)
     failed = [row for row in table.rows if row.status == "failed"]
     assert failed and {row.reason for row in failed} == {"decode: ZeroDivisionError: a bug"}

@@ -24,8 +24,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(tmp_path: Path) -> N
     sweep = read_sweep(TINY)
     serial = csv_text(run(sweep, tmp_path / "serial", workers=0))
     killed: list[int] = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        pids = list(client.run(os.getpid).values())
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            pids = list(client.run(os.getpid).values())
 
         def kill(advance: Advance) -> None:
             if advance.computed >= 8 and not killed:

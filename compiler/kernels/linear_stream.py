@@ -1,0 +1,58 @@
+"""Chunks of x that core B of a linear loads, ahead of its products and beyond the ends of tiles."""
+
+from __future__ import annotations
+
+from compiler.kernels.linear_walk import Walk
+
+WORD_BYTES = 4
+MULTIPLYING_KINDS = ("linear", "matmul", "attention")
+EARLY_CHUNKS = 2
+"""As many as the port brings while what was made last is stored and all PEs meet."""
+
+
+class XStream:
+    """Where the next chunk of x is, and how many are left, in registers of core B; for a single tile of rows.
+
+    Transfers of a core complete in order. So x does not come behind weights, which core A loads, and these are on their
+    way as long as they have slots, whatever becomes of x. But the port of a PE serves in turn who asks: where little
+    time is before x, core A asks for a few chunks of the weight until it hears that x is on its way.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        core = walk.core
+        self.walk, self.core = walk, core
+        self.address, self.left = core.register(), core.register()
+        """Where the next chunk begins, and how many bytes of the rows are left there."""
+        self.unloaded = core.register()
+        """Chunks of all tiles that are not on their way."""
+
+    def begin(self) -> None:
+        """Point at the first chunk, as soon as it is known which rows the PE has."""
+        core, walk = self.core, self.walk
+        walk.count_output_tiles(self.unloaded)
+        with core.scratch() as chunks:
+            core.multiply(self.unloaded, walk.own_chunks(chunks), self.unloaded)
+        self._go_back()
+
+    def load_first(self) -> None:
+        """Load the chunks that come before the first products; nothing in later tiles."""
+        core, begun = self.core, self.walk.buffers.begun
+        with self.walk.in_first_tile():
+            with core.scratch() as ahead, core.loop(core.copy(self.walk.mapping.x_slots - 1, ahead)):
+                self.load_next()
+            if begun is not None:
+                core.emit("fill", out=begun, rows=1, columns=1, out_dtype="fp32", value=0.0)
+                core.push(begun)
+
+    def load_next(self) -> None:
+        """Load a chunk, if there is one left; behind the last of a tile comes the first of the next."""
+        core = self.core
+        with core.when_less(0, self.unloaded):
+            self.walk.load_x(self.address, self.left)
+            core.increase(self.unloaded, -1)
+            with core.when_at_least(0, self.left):
+                self._go_back()
+
+    def _go_back(self) -> None:
+        self.walk.find_x(self.address)
+        self.walk.find_first_chunk(self.address, self.address, self.left)

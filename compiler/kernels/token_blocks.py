@@ -1,0 +1,146 @@
+"""Work on heads of many tokens: an item is a block of tokens of some heads that lie beside each other.
+
+A block of tokens of one head is one piece of a cache, where a token of all heads would be as many pieces as heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
+from compiler.kernels.dealing import dealt_items
+
+BLOCK_TOKENS = (32, 16)
+"""Tokens of a block, the larger if all PEs have work then."""
+ARGUMENTS = (
+    "x",
+    "x_pitch",
+    "sequence",
+    "blocks",
+    "items",
+    "out",
+    "out_batch_pitch",
+    "out_token_pitch",
+    "out_head_pitch",
+)
+"""`blocks` of tokens per sequence; the rest says where things lie."""
+
+Store = Literal["rows", "heads", "pieces"]
+"""How a result lies: heads of a token beside each other, apart, or apart with tokens of a head behind each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlocks:
+    """Tokens per block, heads per item, and heads in all."""
+
+    tokens: int
+    heads: int
+    all_heads: int
+
+    @property
+    def groups(self) -> int:
+        """Items per block of tokens."""
+        return self.all_heads // self.heads
+
+    def blocks(self, sequence: int) -> int:
+        """Blocks of tokens per sequence."""
+        return -(-sequence // self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Registers: the first token in its sequence, how many there are, the first head, the number of the sequence."""
+
+    first: Register
+    tokens: Register
+    head: Register
+    batch: Register
+
+
+def choose_blocks(heads: int, batch: int, sequence: int, pe_count: int) -> TokenBlocks | None:
+    """Return the largest blocks with which all PEs have work, else those with most items; None for a few tokens."""
+    plans = [
+        TokenBlocks(tokens, each, heads)
+        for tokens in BLOCK_TOKENS if sequence >= tokens
+        for each in range(heads, 0, -1) if heads % each == 0
+    ]  # fmt: skip
+    busy = [plan for plan in plans if batch * plan.blocks(sequence) * plan.groups >= pe_count]
+    return next(iter(busy or plans[-1:]), None)
+
+
+@contextmanager
+def dealt_blocks(core: CoreBuilder, plan: TokenBlocks) -> Iterator[Item]:
+    """Repeat the code for the items of this PE; items of one block of tokens are dealt to neighbours."""
+    with (
+        core.scratch() as first, core.scratch() as tokens, core.scratch() as head, core.scratch() as batch,
+        core.scratch() as items, dealt_items(core, core.load_argument("items", items)) as item,
+    ):  # fmt: skip
+        with core.scratch() as divisor:
+            core.copy(plan.groups, divisor)
+            core.compute("rem", item, divisor, head)
+            core.multiply(head, plan.heads, head)
+            core.compute("div", item, divisor, first)
+            core.load_argument("blocks", divisor)
+            core.compute("div", first, divisor, batch)
+            core.compute("rem", first, divisor, first)
+            core.multiply(first, plan.tokens, first)
+            core.subtract(core.load_argument("sequence", tokens), first, tokens)
+            core.minimum(tokens, core.copy(plan.tokens, divisor), tokens)
+        yield Item(first, tokens, head, batch)
+
+
+def store_item(
+    core: CoreBuilder, plan: TokenBlocks, out: BufferHandle, item: Item, head_bytes: int, store: Store
+) -> None:
+    """Store the item, whose tokens lie one behind the other: its heads one by one where they lie apart."""
+    item_row_bytes = plan.heads * head_bytes
+    row_bytes = item_row_bytes if store == "rows" else head_bytes
+    with core.scratch() as address, core.scratch() as pitch, core.scratch() as offset, core.scratch() as size:
+        find_out(core, item, address)
+        if store == "pieces" and plan.heads == 1:
+            core.multiply(item.tokens, head_bytes, size)
+            core.emit("dma_out", address=address, a=out, rows=1, row_bytes=size)
+            return
+        core.copy(0, offset)
+        with core.loop(1 if store == "rows" else plan.heads):
+            core.emit(
+                "dma_out", address=address, address_pitch=core.load_argument("out_token_pitch", pitch), a=out,
+                a_offset=offset, a_pitch=item_row_bytes, rows=item.tokens, row_bytes=row_bytes,
+            )  # fmt: skip
+            core.increase(offset, head_bytes)
+            core.increase(address, core.load_argument("out_head_pitch", pitch))
+
+
+def load_item(core: CoreBuilder, plan: TokenBlocks, x: BufferHandle, item: Item, head_bytes: int) -> None:
+    """Load the item, its tokens one behind the other."""
+    with core.scratch() as address, core.scratch() as pitch, core.scratch() as out_pitch:
+        core.copy(plan.heads * head_bytes, out_pitch)
+        core.emit(
+            "dma_in", out=x, out_pitch=out_pitch, address=find_x(core, item, head_bytes, address),
+            address_pitch=core.load_argument("x_pitch", pitch), rows=item.tokens, row_bytes=out_pitch,
+        )  # fmt: skip
+    core.push(x)
+
+
+def find_x(core: CoreBuilder, item: Item, head_bytes: int, into: Register) -> Register:
+    """Set `into` to the address of the item in x."""
+    with core.scratch() as other:
+        core.multiply(item.batch, core.load_argument("sequence", into), into)
+        core.increase(into, item.first)
+        core.multiply(into, core.load_argument("x_pitch", other), into)
+        core.increase(into, core.multiply(item.head, head_bytes, other))
+        core.increase(into, core.load_argument("x", other))
+    return into
+
+
+def find_out(core: CoreBuilder, item: Item, into: Register) -> Register:
+    """Set `into` to the address of the item's first head in the result."""
+    with core.scratch() as other:
+        core.multiply(item.batch, core.load_argument("out_batch_pitch", into), into)
+        for number, pitch in ((item.first, "out_token_pitch"), (item.head, "out_head_pitch")):
+            core.increase(into, core.multiply(number, core.load_argument(pitch, other), other))
+        core.increase(into, core.load_argument("out", other))
+    return into
