@@ -32,14 +32,14 @@ def jitter(hardware: Hardware, state: State) -> Scalar:
 
 
 @inlined_kernel
-def bank_ready(state: State, pe: Scalar, record: Integers, unit: Scalar) -> Scalar:
+def bank_ready(state: State, pe: Scalar, number: Scalar, unit: Scalar, snapshot: Scalar) -> Scalar:
     """Return when a bank is free for a command of a unit, or -1 while an earlier command on it has not started.
 
     Commands on a bank start in the order of their issue. A command waits for the end of those of other units; those
     of its own unit follow each other in the unit's pipeline.
     """
-    bank, time = state.bank[pe, record[st.R_BANK]], 0
-    if bank[st.BANK_STARTED] < record[st.R_SNAPSHOT]:
+    bank, time = state.bank[pe, number], 0
+    if bank[st.BANK_STARTED] < snapshot:
         return -1
     for other in range(st.UNITS):
         if other != unit:

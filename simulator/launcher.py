@@ -110,7 +110,7 @@ class Launcher:
         # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
         for is_traced, is_ahead in dict.fromkeys([(traced, ahead), (False, ahead), (False, False)]):
             stats = st.new_stats(self._hardware)
-            st.reset(self._hardware, self._state)
+            st.reset(self._hardware, self._state, len(code.buffers))
             arguments = code, self._hardware, self._state, stats, self._memory, self._tables
             ticks = self._run(*arguments, ahead=is_ahead, traced=is_traced)
             if ticks >= 0:
@@ -201,13 +201,8 @@ def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
 
 
 def _may_trace(code: st.Code) -> bool:
-    """Tell whether what cores do can be told without time: no words are read, no bank is used by both."""
-    opcodes = code.instructions[..., columns.OPCODE]
-    uses_bank = code.traits[opcodes, traits.USES_BANK] != 0
-    banks = [
-        set(part[uses].tolist()) for part, uses in zip(code.instructions[..., columns.BANK], uses_bank, strict=True)
-    ]
-    return not (opcodes == _LOAD_WORD).any() and banks[0].isdisjoint(banks[1])
+    """Tell whether what cores do can be told without time: no words are read."""
+    return not (code.instructions[..., columns.OPCODE] == _LOAD_WORD).any()
 
 
 def _tables(machine: Machine, device: Device | None) -> Tables:

@@ -78,6 +78,10 @@ def enqueue(state: State, core: Scalar, unit: Scalar, record: Scalar, arrival: S
     stream = core * _UNITS + unit
     row, first = state.stream[stream], st.QUEUE + free_position(state, stream) * st.ENTRY
     row[first + st.Q_ARRIVAL], row[first + st.Q_RECORD], row[first + st.Q_READY] = arrival, record, st.UNKNOWN
+    bank = state.records[record, st.R_BANK]
+    if state.records[record, st.R_POINTER] == st.NO_POINTER and bank >= 0:
+        row[first + st.Q_SNAPSHOT] = state.bank[core // st.CORES, bank, st.BANK_ISSUED]
+        state.bank[core // st.CORES, bank, st.BANK_ISSUED] += 1
     row[st.COUNT] += 1
     if row[st.STREAM_STATUS] == st.IDLE:
         row[st.STREAM_STATUS] = st.SCHEDULED

@@ -142,11 +142,7 @@ def note_command(
     record[st.R_OCCUPANCY] = commands.work_ticks(hardware, counts, fields, values, extents, traits)
     record[st.R_LATENCY] = hardware.cost[traits[tr.TIMING], hw.LATENCY]
     record[st.R_LOCAL_TICKS] = commands.local_ticks(hardware, counts, extents)
-    record[st.R_BANK] = -1
-    if traits[tr.USES_BANK]:
-        bank = state.bank[pe, fields[col.BANK]]
-        record[st.R_BANK], record[st.R_SNAPSHOT] = fields[col.BANK], bank[st.BANK_ISSUED]
-        bank[st.BANK_ISSUED] += 1
+    record[st.R_BANK] = fields[col.BANK] if traits[tr.USES_BANK] else -1
     counts[fields[col.OPCODE]] += 1
 
 

@@ -58,11 +58,11 @@ def replay(code: Code, hardware: Hardware, state: State, core: Scalar, has_turn:
 def resume(code: Code, hardware: Hardware, state: State, core: Scalar, now: Scalar) -> Scalar:
     """Let a core that waited for room in a queue go on at `now`; return an error code.
 
-    A core that follows a trace goes on at once: what it does changes nothing before its time. For a barrier it needs
-    its turn.
+    A core that follows a trace goes on at once: what it does changes nothing before its time, unless both cores issue
+    to a bank, which keeps the order of issue. For a barrier it needs its turn.
     """
     row = state.core[core]
-    if row[st.END] == 0:
+    if row[st.END] == 0 or state.scratch[st.SHARES_BANKS]:
         queues.wake_core(state, core, now)
         return codes.OK
     row[st.STATUS] = st.RUNNING

@@ -46,8 +46,8 @@ QUEUE = 7
 # Status of a stream (the head of a command queue).
 IDLE, ON_INPUT, ON_SPACE, ON_BANK, ON_GROUP, ON_LINK, SCHEDULED = range(7)
 # Columns of a queue entry.
-Q_ARRIVAL, Q_READY, Q_RECORD = range(3)
-ENTRY = 3
+Q_ARRIVAL, Q_READY, Q_RECORD, Q_SNAPSHOT = range(4)
+ENTRY = 4
 UNKNOWN = -1
 """`Q_READY` of a command that has not been found ready yet."""
 # Columns of `State.records`, which has a row for each entry of each queue, then those of traces. `R_POINTER` tells push
@@ -57,10 +57,10 @@ UNKNOWN = -1
 # it is among the values; then bytes of each operand behind the start of its slot, (rows, bytes per row) of each, and
 # the register values r0..r7.
 (
-    R_UNIT, R_POINTER, R_OPERANDS, R_BANK, R_SNAPSHOT, R_OCCUPANCY, R_LATENCY, R_LOCAL_TICKS, R_ISSUE, R_AFTER, R_LINK,
-) = (0, 1, 2, *range(8, 16))  # fmt: skip
-R_PC, R_BROADCAST, R_INDEXED, R_READ, R_READ_PLACES, R_WRITE, R_WRITE_PLACES = range(16, 23)
-R_INNER = 23
+    R_UNIT, R_POINTER, R_OPERANDS, R_BANK, R_OCCUPANCY, R_LATENCY, R_LOCAL_TICKS, R_ISSUE, R_AFTER, R_LINK,
+) = (0, 1, 2, *range(8, 15))  # fmt: skip
+R_PC, R_BROADCAST, R_INDEXED, R_READ, R_READ_PLACES, R_WRITE, R_WRITE_PLACES = range(15, 22)
+R_INNER = 22
 R_EXTENTS = R_INNER + 3
 R_VALUES = R_EXTENTS + 6
 RECORD = R_VALUES + 8
@@ -99,7 +99,19 @@ BARRIER_OF_ALL = 4
 G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
 # Places in `State.scratch`: then how many interleave units of each slice a transfer touches, and at its end the
 # counters of one trace.
-ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, RANDOM, CURRENT_PE, IS_EARLY, TOUCHED = range(10)
+(
+    ERROR_CODE,
+    ERROR_PE,
+    ERROR_CORE,
+    ERROR_PC,
+    ERROR_DETAIL,
+    ERROR_EXTRA,
+    RANDOM,
+    CURRENT_PE,
+    IS_EARLY,
+    SHARES_BANKS,
+    TOUCHED,
+) = range(11)
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
@@ -244,14 +256,15 @@ def new_stats(hardware: Hardware) -> Stats:
     return Stats(_zeros(COUNTERS), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
 
 
-def reset(hardware: Hardware, state: State) -> None:
-    """Bring a state to the start of a launch."""
-    kept = (state.cache, state.records, state.addresses)
+def reset(hardware: Hardware, state: State, buffers: int) -> None:
+    """Bring a state to the start of a launch of a kernel with so many buffers."""
+    kept = (state.cache, state.records, state.addresses, state.buffer)
     for array in state:
         if not any(array is one for one in kept):
             array.fill(0)
     cache.start_launch(state.cache)
-    state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
+    state.buffer[:, :buffers] = 0
+    state.buffer[:, :buffers, PRODUCER : CONSUMER + 1] = -1
     state.agenda[:, :AGENDA_CLOCK] = NEVER
     state.turns[:, 0] = NEVER
     state.scratch[CURRENT_PE] = -1

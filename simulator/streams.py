@@ -68,6 +68,7 @@ def _readiness(
     unit: Scalar,
     stream: Scalar,
     record: Integers,
+    snapshot: Scalar,
 ) -> tuple[Scalar, Scalar, Scalar]:
     """Return (error, waiting status or IDLE, earliest start but for its unit) of the command at the head of a queue."""
     row = state.stream[stream]
@@ -85,7 +86,7 @@ def _readiness(
             return codes.OK, (st.ON_SPACE if operand == operands.OUT else st.ON_INPUT), 0
         ready = max(ready, time)
     if record[st.R_BANK] >= 0:
-        time = commands.bank_ready(state, pe, record, unit)
+        time = commands.bank_ready(state, pe, record[st.R_BANK], unit, snapshot)
         if time < 0:
             row[st.DETAIL] = record[st.R_BANK]
             return codes.OK, st.ON_BANK, 0
@@ -137,7 +138,9 @@ def look(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar) -> Scalar:
         return codes.OK
     ready = entry[st.Q_READY]
     if ready == st.UNKNOWN:
-        error, status, ready = _readiness(chip.code, chip.hardware, state, pe, number, unit, stream, record)
+        error, status, ready = _readiness(
+            chip.code, chip.hardware, state, pe, number, unit, stream, record, entry[st.Q_SNAPSHOT]
+        )
         if error:
             return error
         if status != st.IDLE:

@@ -270,14 +270,31 @@ def _trace_from(
 
 
 @inner_kernel
+def _shares_banks(state: State, first: Scalar, middle: Scalar, end: Scalar) -> Scalar:
+    """Tell whether records from `middle` on use a bank that those before use too."""
+    used = 0
+    for row in range(first, end):
+        if state.records[row, st.R_UNIT] != _CORE and state.records[row, st.R_POINTER] == st.NO_POINTER:
+            bank = state.records[row, st.R_BANK]
+            if bank >= 0 and row < middle:
+                used |= 1 << bank
+            elif bank >= 0 and used >> bank & 1:
+                return True
+    return False
+
+
+@inner_kernel
 def trace(code: Code, hardware: Hardware, state: State, stats: Stats) -> Scalar:
     """Give each core a trace; return an error code, with which the launch must be run without."""
-    row, places = state.stream.shape[0] * queues.queue_depth(state), 0
+    first = middle = state.stream.shape[0] * queues.queue_depth(state)
+    row, places = first, 0
     for number in range(st.CORES):
         state.lanes[st.MEMBER, :] = st.PENDING
+        middle = row
         for pe in range(code.header[st.ROWS] * code.header[st.COLUMNS]):
             if state.lanes[st.MEMBER, pe] == st.PENDING:
                 error, row, places = _trace_from(code, hardware, state, stats, pe * st.CORES + number, row, places)
                 if error:
                     return error
+    state.scratch[st.SHARES_BANKS] = 1 if _shares_banks(state, first, middle, row) else 0
     return codes.OK

@@ -76,11 +76,11 @@ def test_random_kernels(changes: Mapping[str, Any]) -> None:
     assert sum(way.ahead for way in ways) > 5 and sum(way.traced for way in ways) > 2
 
 
-@pytest.mark.parametrize(("changes", "traced"), zip(MACHINES, (6, 3, 6, 0), strict=True))
+@pytest.mark.parametrize(("changes", "traced"), zip(MACHINES, (3, 1, 3, 0), strict=True))
 def test_prefill_on_many_machines(changes: Mapping[str, Any], traced: int) -> None:
     """Streams of weights in broadcasts along rows and columns, merged launches with barriers, attention.
 
-    On the last machine everything is merged with attention, which uses banks from both cores, or reads words.
+    Cores that read words are not traced: on the last machine they are in every launch.
     """
     machine = preset("mtia-2i").with_changes(changes)
     program = compile_model(
