@@ -16,7 +16,7 @@ from simulator.state import Code, Integers, Memory, Scalar, State, Stats
 from simulator.synchronizing import FENCE, NEXT, SIGNAL, STOP, synchronize
 
 _CORE = int(Unit.CORE)
-HALT, LOAD_WORD = BY_NAME["halt"].opcode, BY_NAME["lw"].opcode
+HALT = BY_NAME["halt"].opcode
 _UNITS = st.UNITS
 
 
@@ -69,12 +69,8 @@ def _load_word(
     error, slot, inner = operands.locate(code, state, buffer, state.core[core, st.REGISTER + fields[col.R2]], 1, 4, 0)
     if error:
         return error, STOP
-    ready = operands.ready_time(code, state, pe, buffer, slot, False)
-    if ready < 0:
-        state.core[core, st.STATUS] = st.ON_DATA
-        state.core[core, st.WAITING_FOR] = buffer
+    if records.await_word(code, state, core, buffer, slot) == STOP:
         return codes.OK, STOP
-    state.core[core, st.TIME] = max(state.core[core, st.TIME], ready)
     word = 0
     if functional:
         address = operands.address(code, state, pe, buffer, slot, inner, False)
@@ -118,9 +114,11 @@ def interpret(
         if row[tr.UNIT] != _CORE:
             stream = core * _UNITS + row[tr.UNIT]
         elif opcode == records.PUSH or opcode == records.POP:
-            error, action, stream = records.move_pointer(code, state, core, fields)
-            finished = action == NEXT
-        elif opcode == LOAD_WORD:
+            error, stream = records.check_pointer(code, state, core, fields)
+            if not error and stream % _UNITS == _CORE:
+                action, stream = records.pop_at_once(code, state, core, fields), -1
+                finished = action == NEXT
+        elif opcode == records.LOAD_WORD:
             error, action = _load_word(code, state, stats, memories, core, fields, functional)
             finished = action == NEXT
         elif SIGNAL <= opcode <= FENCE:

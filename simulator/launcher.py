@@ -201,8 +201,9 @@ def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
 
 
 def _may_trace(code: st.Code) -> bool:
-    """Tell whether what cores do can be told without time: no words are read."""
-    return not (code.instructions[..., columns.OPCODE] == _LOAD_WORD).any()
+    """Tell whether what cores do can be told without time: words are at most waited for."""
+    loads = code.instructions[..., columns.OPCODE] == _LOAD_WORD
+    return not code.instructions[loads, columns.R0].any()
 
 
 def _tables(machine: Machine, device: Device | None) -> Tables:

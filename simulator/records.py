@@ -17,7 +17,7 @@ from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Integers, Scalar, State
 from simulator.synchronizing import NEXT, STOP
 
-PUSH, POP = BY_NAME["push"].opcode, BY_NAME["pop"].opcode
+PUSH, POP, LOAD_WORD = (BY_NAME[name].opcode for name in ("push", "pop", "lw"))
 _CORE, _UNITS = int(Unit.CORE), st.UNITS
 _MATRIX, _VECTOR_MATRIX = int(Timing.MATRIX), int(Timing.VECTOR_MATRIX)
 _BLOCKS_SLOT, _ROWS_SLOT, _COLUMNS_SLOT = 0, 6, 7
@@ -120,6 +120,21 @@ def _note_operands(code: Code, hardware: Hardware, state: State, fields: Integer
 
 
 @inner_kernel
+def note_word(code: Code, state: State, core: Scalar, row: Scalar, pc: Scalar, fields: Integers) -> Scalar:
+    """Write the record of a load of a word, of which only the wait matters; return an error code."""
+    buffer, record = fields[col.C1], state.records[row]
+    if buffer >= code.buffers.shape[0]:
+        return codes.BAD_BUFFER
+    if not claim(state, core // st.CORES, buffer, st.CONSUMER, core * _UNITS + _CORE):
+        return codes.TWO_CONSUMERS
+    offset = state.core[core, st.REGISTER + fields[col.R2]]
+    error, slot, _ = operands.locate(code, state, buffer, offset, 1, 4, 0)
+    record[st.R_UNIT], record[st.R_PC] = _CORE, pc
+    record[st.R_OPERANDS], record[st.R_OPERANDS + 1] = buffer, slot
+    return error
+
+
+@inner_kernel
 def note_command(
     code: Code,
     hardware: Hardware,
@@ -147,26 +162,42 @@ def note_command(
 
 
 @inner_kernel
-def move_pointer(code: Code, state: State, core: Scalar, fields: Integers) -> tuple[Scalar, Scalar, Scalar]:
-    """Return (error, NEXT or STOP, stream to issue a push or pop to); -1: it is the core's own pop, done at once."""
-    pe = core // st.CORES
+def check_pointer(code: Code, state: State, core: Scalar, fields: Integers) -> tuple[Scalar, Scalar]:
+    """Return (error, stream that a push or pop of a core belongs to, which may be the core itself)."""
     is_push = fields[col.OPCODE] == PUSH
     buffer = fields[col.C0] if is_push else fields[col.C1]
     state.scratch[st.ERROR_DETAIL] = buffer
     if buffer >= code.buffers.shape[0]:
-        return codes.BAD_BUFFER, STOP, -1
+        return codes.BAD_BUFFER, -1
     if fields[col.IMMEDIATE] > code.buffers[buffer, 2] or fields[col.IMMEDIATE] < 0:
-        return (codes.PUSH_TOO_MANY if is_push else codes.POP_TOO_MANY), STOP, -1
-    owner = state.buffer[pe, buffer, st.PRODUCER if is_push else st.CONSUMER]
+        return (codes.PUSH_TOO_MANY if is_push else codes.POP_TOO_MANY), -1
+    owner = state.buffer[core // st.CORES, buffer, st.PRODUCER if is_push else st.CONSUMER]
     if owner < 0:
-        return codes.BAD_BUFFER, STOP, -1
+        return codes.BAD_BUFFER, -1
     if owner // _UNITS != core:
-        return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), STOP, -1
-    if owner % _UNITS == _CORE:
-        if not queues.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
-            state.core[core, st.STATUS] = st.ON_DATA
-            state.core[core, st.WAITING_FOR] = buffer
-            return codes.OK, STOP, -1
-        queues.wake_stream(state, pe, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
-        return codes.OK, NEXT, -1
-    return codes.OK, NEXT, owner
+        return (codes.TWO_PRODUCERS if is_push else codes.TWO_CONSUMERS), -1
+    return codes.OK, owner
+
+
+@inner_kernel
+def pop_at_once(code: Code, state: State, core: Scalar, fields: Integers) -> Scalar:
+    """Pop slots of a buffer that the core itself reads; return NEXT, or STOP if they are not there yet."""
+    pe, buffer = core // st.CORES, fields[col.C1]
+    if not queues.pop_slots(code, state, pe, buffer, fields[col.IMMEDIATE], state.core[core, st.TIME]):
+        state.core[core, st.STATUS] = st.ON_DATA
+        state.core[core, st.WAITING_FOR] = buffer
+        return STOP
+    queues.wake_stream(state, pe, state.buffer[pe, buffer, st.PRODUCER], state.core[core, st.TIME], st.ON_SPACE)
+    return NEXT
+
+
+@inlined_kernel
+def await_word(code: Code, state: State, core: Scalar, buffer: Scalar, slot: Scalar) -> Scalar:
+    """Let a core wait until a slot that it reads is there; return NEXT, or STOP if nobody has pushed it yet."""
+    ready = operands.ready_time(code, state, core // st.CORES, buffer, slot, False)
+    if ready < 0:
+        state.core[core, st.STATUS] = st.ON_DATA
+        state.core[core, st.WAITING_FOR] = buffer
+        return STOP
+    state.core[core, st.TIME] = max(state.core[core, st.TIME], ready)
+    return NEXT

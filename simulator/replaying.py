@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa import columns as col
 from isa.table import Unit
-from simulator import codes, queues
+from simulator import codes, queues, records
 from simulator import state as st
 from simulator.events import natural, schedule_core
 from simulator.hardware import Hardware
@@ -16,13 +16,26 @@ _CORE, _UNITS = int(Unit.CORE), st.UNITS
 
 
 @inner_kernel
-def _synchronize(code: Code, hardware: Hardware, state: State, core: Scalar, has_turn: Scalar) -> tuple[Scalar, Scalar]:
-    """Run the signal, wait, barrier or fence at the cursor; return (error or NEEDS_TURN, whether the core goes on)."""
+def _synchronize(
+    code: Code, hardware: Hardware, state: State, core: Scalar, has_turn: Scalar, at_once: Scalar
+) -> tuple[Scalar, Scalar]:
+    """Run what a core itself does or waits for at its cursor; return (error or NEEDS_TURN, whether it goes on)."""
     row = state.core[core]
     record = state.records[row[st.CURSOR]]
     fields = code.instructions[core % st.CORES, record[st.R_PC]]
     row[st.AFTER] = record[st.R_AFTER]
-    error, action, finished = synchronize(code, hardware, state, core, fields[col.OPCODE], fields, has_turn)
+    opcode = fields[col.OPCODE]
+    if opcode in (records.LOAD_WORD, records.POP):
+        if at_once:
+            return codes.NEEDS_TURN, False
+        error, action = codes.OK, NEXT
+        if opcode == records.POP:
+            action = records.pop_at_once(code, state, core, fields)
+        else:
+            action = records.await_word(code, state, core, record[st.R_OPERANDS], record[st.R_OPERANDS + 1])
+        finished = action == NEXT
+    else:
+        error, action, finished = synchronize(code, hardware, state, core, opcode, fields, has_turn)
     if not error and finished:
         row[st.TIME] += record[st.R_AFTER]
         row[st.CURSOR] += 1
@@ -30,14 +43,17 @@ def _synchronize(code: Code, hardware: Hardware, state: State, core: Scalar, has
 
 
 @inlined_kernel
-def replay(code: Code, hardware: Hardware, state: State, core: Scalar, has_turn: Scalar) -> Scalar:
-    """Run a core along its trace until it stops; return an error code, or NEEDS_TURN as `cores.interpret` does."""
+def replay(code: Code, hardware: Hardware, state: State, core: Scalar, has_turn: Scalar, at_once: Scalar) -> Scalar:
+    """Run a core along its trace until it stops; return an error code, or NEEDS_TURN as `cores.interpret` does.
+
+    With `at_once` NEEDS_TURN also comes before the core itself moves a pointer: others see that at its time.
+    """
     row, depth = state.core[core], queues.queue_depth(state)
     while row[st.CURSOR] < row[st.END]:
         cursor = natural(row[st.CURSOR])
         record = state.records[cursor]
         if record[st.R_UNIT] == _CORE:
-            error, goes_on = _synchronize(code, hardware, state, core, has_turn)
+            error, goes_on = _synchronize(code, hardware, state, core, has_turn, at_once)
             if error or not goes_on:
                 return error
             continue
@@ -58,17 +74,18 @@ def replay(code: Code, hardware: Hardware, state: State, core: Scalar, has_turn:
 def resume(code: Code, hardware: Hardware, state: State, core: Scalar, now: Scalar) -> Scalar:
     """Let a core that waited for room in a queue go on at `now`; return an error code.
 
-    A core that follows a trace goes on at once: what it does changes nothing before its time, unless both cores issue
-    to a bank, which keeps the order of issue. For a barrier it needs its turn.
+    A core that follows a trace goes on at once: commands change nothing before their time, unless both cores issue to
+    a bank, which keeps the order of issue. For anything else it waits for the event of its own.
     """
     row = state.core[core]
     if row[st.END] == 0 or state.scratch[st.SHARES_BANKS]:
         queues.wake_core(state, core, now)
         return codes.OK
     row[st.STATUS] = st.RUNNING
-    row[st.TIME] = max(row[st.TIME], now)
-    error = replay(code, hardware, state, core, False)
+    time = max(row[st.TIME], now)
+    row[st.TIME] = time
+    error = replay(code, hardware, state, core, False, True)
     if error == codes.NEEDS_TURN:
-        schedule_core(state, core, row[st.TIME])
+        schedule_core(state, core, time)
         return codes.OK
     return error

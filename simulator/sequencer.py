@@ -81,7 +81,7 @@ def _step_core(chip: Chip, core: Scalar, functional: Scalar, has_turn: Scalar) -
     """Run a core until it stops; return an error code, or NEEDS_TURN."""
     code, hardware, state = chip.code, chip.hardware, chip.state
     if state.core[core, st.END] > 0:
-        return replay(code, hardware, state, core, has_turn)
+        return replay(code, hardware, state, core, has_turn, False)
     return cores.interpret(code, hardware, state, chip.stats, chip.memories, core, functional, has_turn)
 
 

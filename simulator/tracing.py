@@ -2,7 +2,7 @@
 
 Without data nothing that a core computes depends on time, so its commands can be told before the launch runs. One PE
 leads: its code is interpreted, and registers of all PEs are followed beside it (`State.lanes`) from where coordinates
-make them different. PEs that would branch differently, or give a command other sizes, leave the trace and are led by
+make them different. Of a word that is loaded only the wait is kept, so no register may take it. PEs that would branch differently, or give a command other sizes, leave the trace and are led by
 one of their own later; only addresses of transfers may differ, and are kept for each PE. A launch that fails here, or
 is too long, is interpreted on each PE instead, and gives the same figures or tells the error.
 """
@@ -157,8 +157,15 @@ def _note(
     opcode, error = fields[col.OPCODE], codes.OK
     unit = code.traits[opcode, tr.UNIT]
     if opcode == records.PUSH or opcode == records.POP:
-        error, _, stream = records.move_pointer(code, state, core, fields)
+        error, stream = records.check_pointer(code, state, core, fields)
         records.note_pointer(state, row, pc, stream % _UNITS, fields)
+        if not error and stream % _UNITS == _CORE:
+            return codes.OK, places, 0
+    elif opcode == records.LOAD_WORD:
+        error = records.note_word(code, state, core, row, pc, fields)
+        if state.core[core, st.FACTOR + fields[col.R2]] or fields[col.R0] != 0:
+            error = codes.BAD_ARGUMENT
+        return error, places, 0
     elif unit == _CORE:
         state.records[row, st.R_UNIT], state.records[row, st.R_PC] = _CORE, pc
         return codes.OK, places, 0
@@ -193,7 +200,7 @@ def _lead(
         if code.traits[opcode, tr.KNOWN] == 0:
             return codes.UNKNOWN_OPCODE, row, places, 0
         is_noted = code.traits[opcode, tr.UNIT] != _CORE or opcode == records.PUSH or opcode == records.POP
-        is_noted = is_noted or SIGNAL <= opcode <= FENCE
+        is_noted = is_noted or SIGNAL <= opcode <= FENCE or opcode == records.LOAD_WORD
         if is_noted or opcode == HALT:
             # Ticks since the record before belong to it, those before the first one to the start.
             if row > first:

@@ -76,11 +76,11 @@ def test_random_kernels(changes: Mapping[str, Any]) -> None:
     assert sum(way.ahead for way in ways) > 5 and sum(way.traced for way in ways) > 2
 
 
-@pytest.mark.parametrize(("changes", "traced"), zip(MACHINES, (3, 1, 3, 0), strict=True))
+@pytest.mark.parametrize(("changes", "traced"), zip(MACHINES, (10, 5, 10, 2), strict=True))
 def test_prefill_on_many_machines(changes: Mapping[str, Any], traced: int) -> None:
     """Streams of weights in broadcasts along rows and columns, merged launches with barriers, attention.
 
-    Cores that read words are not traced: on the last machine they are in every launch.
+    Cores that read indices are not traced: on the last machine those of the embedding.
     """
     machine = preset("mtia-2i").with_changes(changes)
     program = compile_model(
@@ -90,7 +90,7 @@ def test_prefill_on_many_machines(changes: Mapping[str, Any], traced: int) -> No
     assert sum(way.ahead for way in ways) > 2 and sum(way.traced for way in ways) >= traced
 
 
-@pytest.mark.parametrize(("sequence", "past", "whole_grid", "traced"), [(1, 200, True, 1), (33, 20, False, 0)])
+@pytest.mark.parametrize(("sequence", "past", "whole_grid", "traced"), [(1, 200, True, 1), (33, 20, False, 2)])
 def test_decode(sequence: int, past: int, whole_grid: bool, traced: int) -> None:
     """Caches of open length, and reductions over neighbours, which are handled in turn."""
     ways = _compared(llama("llama-tiny-wide", sequence, 256, whole_grid), {"past": past})
