@@ -8,7 +8,7 @@ from isa.assembly import parse_assembly
 from isa.kernel import verify
 from isa.machine import Machine
 from isa.memory_map import BASES, Space
-from isa.program import Argument, Entry, Launch, Program, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Program, Storage
 from simulator import Report, Simulator
 
 
@@ -28,6 +28,6 @@ def profile_kernel(
     verify(kernel, machine)
     storages = tuple(Storage(space, space, BASES[space], size, "state") for space, size in sizes.items())
     values = tuple(Argument(value) if isinstance(value, int) else value for value in arguments)
-    launch = Launch(kernel.name, kernel.name, 0, 0, 0, rows, columns, values, (), 0)
+    launch = Launch(kernel.name, 0, 0, 0, rows, columns, values, (), 0, (LaunchPart(kernel.name),))
     program = Program(machine, (kernel,), storages, (), (Entry("main", {}, (), (), (launch,)),))
     return Simulator(program).profile()

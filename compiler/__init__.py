@@ -61,7 +61,7 @@ def compile_model(
 
     `machine` is a preset, a TOML file or a Machine; `dtype` (fp16, bf16 or fp32) is that of weights and activations.
     `quantize` (int8, fp8 or int4) gives float weights fewer bits, int4 ones a scale per `group_size` elements of K.
-    `separate_launches` keeps a launch for each operation, so that reports tell all of them apart; it is slower.
+    `separate_launches` keeps a launch for each operation: nothing is loaded ahead of the one before; it is slower.
     `autotuner` measures mappings that would else be chosen by estimate: `Autotuner(8, simulated_cycles)`.
     Raises a ToolError that says where, what and what to do for a model that cannot be compiled.
     """

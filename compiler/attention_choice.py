@@ -17,6 +17,7 @@ from compiler.attention_mapping import (
     Depths,
     deepest,
     key_step,
+    local_bytes,
     may_be_narrow,
     split_items,
 )
@@ -46,6 +47,8 @@ _WAITING = 1.06
 """What PEs lose that wait for each other to read keys."""
 _HOP_CYCLES = 30
 """What each part of an item adds to the joining of the parts."""
+_SPARED = 0.04
+"""What an attention of one token may take longer for less local memory, which holds weights of what comes behind."""
 _KEY_STEPS = (8, 6, 4, 3, 2, 1)
 _TOKEN_BLOCKS = (1, 2, 4, 8)
 _MOST_BLOCKS = 8
@@ -58,10 +61,15 @@ are carried back to the accumulators."""
 
 
 def choose_tile(
-    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
+    cache: CacheRegion,
+    attributes: AttentionAttributes,
+    has_mask: bool,
+    bias: Bias,
+    machine: Machine,
+    past_is_kept: bool = False,
 ) -> AttentionTile:
     """Return the tile with the shortest estimated time among those that fit in local memory."""
-    asked = (cache, attributes, has_mask, bias)
+    asked = (cache, attributes, has_mask, bias, past_is_kept)
     return _CHOSEN.result(asked, machine, lambda view: _fastest_tile(*asked, view))
 
 
@@ -69,17 +77,28 @@ _CHOSEN = Kept[AttentionTile](64)
 
 
 def _fastest_tile(
-    cache: CacheRegion, attributes: AttentionAttributes, has_mask: bool, bias: Bias, machine: Machine
+    cache: CacheRegion,
+    attributes: AttentionAttributes,
+    has_mask: bool,
+    bias: Bias,
+    past_is_kept: bool,
+    machine: Machine,
 ) -> AttentionTile:
     shape = AttentionShape(
         cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
         cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,
         machine.matrix_instruction(cache.dtype.name), machine.matrix.block_rows, key_step(machine, cache.dtype),
+        past_is_kept,
     )  # fmt: skip
     past = attributes.past if isinstance(attributes.past, int) else (cache.capacity - cache.sequence) // 2
     estimates = list(_estimates(shape, machine))
     if estimates:
-        return min(estimates, key=lambda estimate: estimate.cycles(past)).tile
+        best = min(estimates, key=lambda estimate: estimate.cycles(past))
+        if not best.tile.shape.is_stacked:
+            return best.tile
+        most = best.cycles(past) * (1 + _SPARED)
+        good = [estimate.tile for estimate in estimates if estimate.cycles(past) <= most]
+        return min(good, key=lambda tile: local_bytes(tile, machine))
     raise UnsupportedError(
         f"attention with {attributes.head_count} heads of {cache.head_dim} does not fit in local memory",
         where="attention", help="use a machine with a larger pe.local_memory_bytes",

@@ -45,6 +45,8 @@ class AttentionShape:
     instruction: str
     block_rows: int
     key_step: int
+    past_is_kept: bool = False
+    """True if no launch of the program writes keys and values that come before those of the new tokens."""
 
     @property
     def row_bytes(self) -> int:
@@ -132,6 +134,13 @@ class AttentionTile:
     def key_pieces(self) -> int:
         """Slots that the keys of a chunk fill."""
         return self.keys // self.shape.key_step if self.is_narrow else 1
+
+    @property
+    def loads_past_early(self) -> bool:
+        """True if keys of the past may be loaded before the new ones are there: if nothing else comes with them."""
+        shape = self.shape
+        is_plain = shape.is_stacked and not shape.has_mask and shape.bias == "none"
+        return shape.past_is_kept and is_plain and self.parts > 1 and not self.is_shared
 
     @property
     def item_tokens(self) -> int:
@@ -251,6 +260,11 @@ def deepest(tile: AttentionTile, depths: Sequence[Depths], machine: Machine) -> 
     slots = [(round_up(size, 32) * slots, depth) for size, slots, depth in _buffers(tile, machine).values()]
     left = machine.pe.local_memory_bytes - 64 * len(slots)
     return next((one for one in depths if sum(size * _depth(one, depth) for size, depth in slots) <= left), None)
+
+
+def local_bytes(tile: AttentionTile, machine: Machine) -> int:
+    """Return the local memory of the buffers of a tile, gaps included."""
+    return sum(round_up(slot, 32) * slots + 64 for slot, slots in buffer_sizes(tile, machine).values())
 
 
 def split_items(tile: AttentionTile, machine: Machine) -> tuple[int, int]:

@@ -124,7 +124,9 @@ def _list_machines(context: click.Context, _option: click.Parameter, wanted: boo
     metavar="N",
     help="Simulate the N best mappings of each linear and large product; take the fastest.",
 )
-@click.option("--separate-launches", is_flag=True, help="One launch per operation, for reports that tell all apart.")
+@click.option(
+    "--separate-launches", is_flag=True, help="One launch per operation: slower, and nothing is loaded ahead."
+)
 @click.option(
     "--list-models",
     is_flag=True,

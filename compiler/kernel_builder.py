@@ -29,6 +29,8 @@ from isa.machine import Machine
 from isa.table import BY_NAME, Kind
 
 _INTEGER_LIMIT = 1 << 31
+EARLY = "early"
+"""The launch argument that says how many slots of its streamed buffers a kernel may fill ahead."""
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -93,6 +95,7 @@ class CoreBuilder:
         self._lines: list[_Word | _Branch] = []
         self._places: list[int] = []
         self._inputs_at: int | None = None
+        self._ahead: tuple[int, int] | None = None
 
     # --- registers ---------------------------------------------------------------------------------------------
 
@@ -219,6 +222,11 @@ class CoreBuilder:
         yield
         self._places[place] = len(self._lines)
 
+    def pause(self, cycles: int) -> None:
+        """Emit a loop that takes about so many cycles, of one instruction each."""
+        with self.scratch() as left, self.loop(self.copy(cycles, left)):
+            self.increase(left, 0)
+
     # --- instructions ------------------------------------------------------------------------------------------
 
     def emit(self, name: str, **operands: OperandValue) -> None:
@@ -254,10 +262,25 @@ class CoreBuilder:
             raise ValueError("await_inputs stands inside a loop or branch")
         self._inputs_at = len(self._lines)
 
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Note that the block may run long before the rest (see `BuiltKernel`); not inside a loop or branch."""
+        if any(place == -1 for place in self._places):
+            raise ValueError("what may run ahead stands inside a loop or branch")
+        start = len(self._lines)
+        yield
+        self._ahead = start, len(self._lines)
+
     @property
     def inputs_at(self) -> int:
         """Instructions before the noted place, 0 if none is."""
         return 0 if self._inputs_at is None else len(self._prologue) + self._inputs_at
+
+    @property
+    def runs_ahead(self) -> tuple[int, int]:
+        """First instruction of the noted block, and the one behind it; (0, 0) if there is none."""
+        start, end = self._ahead or (-len(self._prologue),) * 2
+        return len(self._prologue) + start, len(self._prologue) + end
 
     def words(self) -> np.ndarray:
         """Return the code as uint64[n, 2], ending with halt."""
@@ -281,13 +304,19 @@ class BuiltKernel(Kernel):
     """A kernel of which it is known what may run before its launch's inputs are there.
 
     The first `inputs_at` instructions of core A touch no memory but constants, and wait only for room in buffers; no
-    loop or branch leads across that place. Of `shared` buffers (by number) all slots that are pushed are popped, and
-    no command reaches over the end of a slot, so that other kernels may use them before and after, with larger slots
-    and more of them.
+    loop or branch leads across that place. Those of them that `ahead` tells, from the first to the one behind the last,
+    may run long before: what stands in front of them only sets registers, and may run again to set them for the rest;
+    they push no more slots than the argument `EARLY` says.
+
+    Of `shared` buffers (by number) all slots that are pushed are popped, and no command reaches over the end of a slot,
+    so that other kernels may use them before and after, with larger slots and more of them. Some of them are
+    `streamed`: with more slots constants are loaded further ahead.
     """
 
     inputs_at: int = 0
+    ahead: tuple[int, int] = (0, 0)
     shared: frozenset[int] = frozenset()
+    streamed: frozenset[int] = frozenset()
 
 
 class KernelBuilder:
@@ -297,17 +326,22 @@ class KernelBuilder:
         self.name, self.machine, self.arguments = name, machine, arguments
         self._buffers: list[Buffer] = []
         self._shared: set[int] = set()
+        self._streamed: set[int] = set()
         self.core_a = CoreBuilder(arguments, machine.pe.registers)
         self.core_b = CoreBuilder(arguments, machine.pe.registers)
 
-    def buffer(self, name: str, slot_bytes: int, slots: int, *, shared: bool = False) -> BufferHandle:
+    def buffer(
+        self, name: str, slot_bytes: int, slots: int, *, shared: bool = False, streamed: bool = False
+    ) -> BufferHandle:
         """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows.
 
-        It is `shared` if it may be (see `BuiltKernel`).
+        It is `shared` if it may be, and `streamed` besides (see `BuiltKernel`).
         """
         buffer = Buffer(name, round_up(slot_bytes, SLOT_ALIGNMENT_BYTES), slots)
         if shared:
             self._shared.add(len(self._buffers))
+        if streamed:
+            self._streamed.add(len(self._buffers))
         self._buffers.append(buffer)
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
@@ -315,5 +349,6 @@ class KernelBuilder:
         """Return the kernel."""
         return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
-            self.core_a.inputs_at, frozenset(self._shared),
+            inputs_at=self.core_a.inputs_at, ahead=self.core_a.runs_ahead, shared=frozenset(self._shared),
+            streamed=frozenset(self._streamed),
         )  # fmt: skip

@@ -3,17 +3,20 @@
 A body keeps its instructions; buffers and arguments get new numbers, some buffers the same in several bodies. Where PEs
 meet, core B drains and waits for the cores B of all PEs, then lets its core A go on: results are stored by core B,
 operands are loaded by core A. A core A that stores results meets the others as well. What a kernel does before
-`inputs_at` uses constants only, so it comes before its core A waits: weights are on their way while what they are
-multiplied with is still being made.
+`inputs_at` uses constants only, so it comes before its core A waits, and a core A that uses nothing else does not wait
+at all: weights are on their way while what they are multiplied with is still being made. The first ones of the next
+such kernel even come before a core A waits for something else. Local memory that is left gives the buffers of such
+weights more slots.
 
 Where local memory has no room for all buffers at once, those of bodies that a meeting parts lie over one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +25,21 @@ from compiler.buffer_overlay import overlaid
 from compiler.kernel_builder import BuiltKernel
 from isa import columns
 from isa.encoding import Value, encode_values, words_of
-from isa.kernel import Buffer, Kernel, bytes_of
-from isa.machine import Machine
+from isa.kernel import MAX_SLOTS, Buffer, Kernel, KernelPart, bytes_of
 from isa.table import BROADCAST, BY_NAME, BY_OPCODE, Instruction, Kind, Unit
 
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
+MOST_OWED = 32
+"""Meetings that a core A may go on without: half as many as a semaphore counts."""
 KEPT_KERNELS = 64
 """Kernels of which facts are kept: more than a program has, and few enough for a sweep over machines."""
 _AT_START = (1, 2)
 """Registers that are free where a body starts: it sets all it reads."""
 Code = npt.NDArray[np.int64]
 """Instructions of a core as `isa.columns` has them."""
+_NOTHING = np.zeros((0, len(columns.NAMES)), np.int64)
+"""No instructions."""
 CORE_A, CORE_B = 0, 1
 Rectangle = tuple[int, int]
 Stream = tuple[int, int]
@@ -76,6 +82,21 @@ class Body:
         """Instructions of core A that may come before the PEs have met."""
         return self.kernel.inputs_at if isinstance(self.kernel, BuiltKernel) else 0
 
+    @property
+    def uses_constants(self) -> bool:
+        """True if core A uses nothing else."""
+        return self.inputs_at >= len(self.kernel.core_a) - 1
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """Instructions of core A that may run long before the others, if those use constants only."""
+        return self.kernel.ahead if isinstance(self.kernel, BuiltKernel) and self.uses_constants else (0, 0)
+
+    @property
+    def streamed(self) -> frozenset[int]:
+        """Its buffers of constants that are loaded ahead."""
+        return self.kernel.streamed if isinstance(self.kernel, BuiltKernel) else frozenset()
+
 
 def joint_rectangle(bodies: Sequence[Body]) -> Rectangle:
     """Return the PEs that run all bodies."""
@@ -100,6 +121,30 @@ def _can_run_on(body: Body, whole: Rectangle) -> bool:
     if "row" in broadcasts and body.rectangle[1] != whole[1]:
         return False
     return "column" not in broadcasts or body.rectangle[0] == whole[0]
+
+
+def passed_bodies(bodies: Sequence[Body]) -> dict[int, range]:
+    """Return by number of a body that begins ahead of others which ones it passes: from the first that waits on."""
+    passed: dict[int, range] = {}
+    for index in waits_by_body(bodies):
+        if any(index < other for other in passed):
+            continue
+        following = (other for other in range(index + 1, len(bodies)) if bodies[other].streamed)
+        other = next(following, len(bodies))
+        if other < len(bodies) and bodies[other].ahead != (0, 0) and not bodies[index].streamed:
+            passed[other] = range(index, other)
+    return passed
+
+
+def waits_by_body(bodies: Sequence[Body]) -> dict[int, int]:
+    """Return by number of a body whose core A waits for how many meetings it does: all since the last time."""
+    waits: dict[int, int] = {}
+    owed = 0
+    for index, body in enumerate(bodies):
+        owed += body.meets
+        if owed and (not body.uses_constants or owed == MOST_OWED):
+            waits[index], owed = owed, 0
+    return waits
 
 
 @lru_cache(maxsize=KEPT_KERNELS)
@@ -146,24 +191,63 @@ def allocate(bodies: Sequence[Body], local_memory_bytes: int) -> Allocation:
 
     A buffer is a queue between two streams of commands. Where both are the same in another body, that body's data just
     come next: nothing is waited for, and its first data may be on their way while the last ones are being used. So
-    bodies take turns with buffers that they may share.
+    bodies take turns with buffers that they may share. Where some come ahead of other bodies, these do not use them.
     """
+    return _placed(*_numbered(bodies), local_memory_bytes)
+
+
+def deepened(bodies: Sequence[Body], local_memory_bytes: int) -> Allocation:
+    """Return the allocation whose streamed buffers have the same number of slots more, as many as fit."""
+    buffers, stretches, numbers = _numbered(bodies)
+    streamed = {numbers[index][own] for index, body in enumerate(bodies) for own in body.streamed}
+    most = MAX_SLOTS - max((buffers[number].slots for number in streamed), default=MAX_SLOTS)
+    for more in range(most, 0, -1):
+        deeper = [
+            replace(buffer, slots=buffer.slots + more) if number in streamed else buffer
+            for number, buffer in enumerate(buffers)
+        ]
+        found = _placed(deeper, stretches, numbers, local_memory_bytes)
+        if found.bytes <= local_memory_bytes:
+            return found
+    return _placed(buffers, stretches, numbers, local_memory_bytes)
+
+
+def _placed(
+    buffers: Sequence[Buffer], stretches: Sequence[set[int]], numbers: Sequence[tuple[int, ...]],
+    local_memory_bytes: int,
+) -> Allocation:  # fmt: skip
+    """Let buffers lie over one another if they do not fit one behind the other."""
+    fits = bytes_of(buffers) <= local_memory_bytes
+    return Allocation(tuple(buffers) if fits else overlaid(buffers, stretches), tuple(numbers))
+
+
+def _numbered(bodies: Sequence[Body]) -> tuple[list[Buffer], list[set[int]], list[tuple[int, ...]]]:
+    """Return the buffers of the whole, the stretches between meetings in which each is used, and numbers by body."""
     buffers: list[Buffer] = []
     streams: list[Streams | None] = []
     stretches: list[set[int]] = []
     numbers: list[tuple[int, ...]] = []
+    used: list[set[int]] = []
+    passed, begins = passed_bodies(bodies), _begins(bodies)
+    streamed: set[int] = set()
     last = sum(body.meets for body in bodies)
     stretch = 0
     for index, body in enumerate(bodies):
         stretch += body.meets
-        early = _loaded_early(body.kernel) if body.meets else frozenset()
+        early = _loaded_early(body.kernel)
         taken: list[int] = []
+        used.append(set())
+        is_passed = any(index in others for others in passed.values())
+        avoided = {number for other in passed.get(index, ()) for number in used[other]}
         for own, (buffer, ends) in enumerate(zip(body.kernel.buffers, _streams(body.kernel), strict=True)):
             if ends == NOBODY:
                 taken.append(0)
                 continue
             may_share = isinstance(body.kernel, BuiltKernel) and own in body.kernel.shared
-            number = _alike(buffer, ends, buffers, streams, taken) if may_share else None
+            kept = set(streamed if is_passed else avoided if own in body.streamed else ())
+            if own in body.streamed:
+                kept |= {number for number, other in enumerate(buffers) if other.name.partition(".")[0] != buffer.name}
+            number = _alike(buffer, ends, buffers, streams, {*taken, *kept}) if may_share else None
             if number is None:
                 number = len(buffers)
                 buffers.append(replace(buffer, name=f"{buffer.name}.{index}"))
@@ -171,12 +255,26 @@ def allocate(bodies: Sequence[Body], local_memory_bytes: int) -> Allocation:
                 stretches.append(set())
             else:
                 buffers[number] = _covering(buffers[number], buffer)
-            stretches[number] |= {stretch - (own in early), stretch} if may_share else set(range(last + 1))
+            first = begins[index] if own in early else stretch
+            stretches[number] |= set(range(first, stretch + 1) if may_share else range(last + 1))
             taken.append(number)
+            used[-1].add(number)
         numbers.append(tuple(taken))
-    if bytes_of(buffers) > local_memory_bytes:
-        return Allocation(overlaid(buffers, stretches), tuple(numbers))
-    return Allocation(tuple(buffers), tuple(numbers))
+        streamed |= {taken[own] for own in body.streamed}
+    return buffers, stretches, numbers
+
+
+def _begins(bodies: Sequence[Body]) -> list[int]:
+    """Return by body the stretch from which on its core A may write: that of the meeting it waited for last."""
+    waits, passed = waits_by_body(bodies), passed_bodies(bodies)
+    begins: list[int] = []
+    stretch = waited = 0
+    for index, body in enumerate(bodies):
+        stretch += body.meets
+        begins.append(begins[passed[index][0]] if index in passed else waited)
+        if index in waits:
+            waited = stretch
+    return begins
 
 
 @lru_cache(maxsize=KEPT_KERNELS)
@@ -193,7 +291,7 @@ def _alike(
     ends: Streams | None,
     known: Sequence[Buffer],
     streams: Sequence[Streams | None],
-    taken: Sequence[int],
+    taken: Collection[int],
 ) -> int | None:
     """Return the number of a known buffer between the same streams that grows least, if sharing saves memory.
 
@@ -229,17 +327,24 @@ def _streams(kernel: Kernel) -> tuple[Streams | None, ...]:
     )
 
 
-def join_kernels(bodies: Sequence[Body], machine: Machine) -> Kernel:
-    """Return the kernel of bodies that `can_join`, whose buffers a PE of the machine has room for."""
+def join_kernels(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Kernel:
+    """Return the kernel of bodies that `can_join` with these buffers, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
-    allocation, registers = allocate(bodies, machine.pe.local_memory_bytes), machine.pe.registers
+    codes_a, codes_b = _core_a(bodies, allocation, registers), [*_core_b(bodies, allocation)]
+    starts = zip(_starts(codes_a), _starts(codes_b), strict=True)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
         arguments=tuple(f"{name}.{index}" for index, kernel in enumerate(kernels) for name in kernel.arguments),
         buffers=allocation.buffers,
-        core_a=columns.encode_columns(np.concatenate([*_core_a(bodies, allocation, registers)])),
-        core_b=columns.encode_columns(np.concatenate([*_core_b(bodies, allocation)])),
+        core_a=columns.encode_columns(np.concatenate([*codes_a, _line("halt")])),
+        core_b=columns.encode_columns(np.concatenate([*codes_b, _line("halt")])),
+        parts=tuple(KernelPart(kernel.name, *start) for kernel, start in zip(kernels, starts, strict=True)),
     )
+
+
+def _starts(codes: Sequence[Code]) -> list[int]:
+    """Return where the code of each body begins."""
+    return [0, *accumulate(len(code) for code in codes[:-1])]
 
 
 def _line(name: str, *values: Value) -> Code:
@@ -247,39 +352,67 @@ def _line(name: str, *values: Value) -> Code:
     return columns.decode_columns(np.array([encode_values(name, values)], np.uint64))
 
 
-def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Code]:
+def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> list[Code]:
+    """Return the code of each body; from one that others begin before, jumps lead to what they do there and back."""
     whole, has_stored = joint_rectangle(bodies), False
+    waits, passed = waits_by_body(bodies), passed_bodies(bodies)
+    begun_before = {others[0]: index for index, others in passed.items()}
+    codes: list[Code] = []
+    left_at: dict[int, tuple[int, int]] = {}
     for index, body in enumerate(bodies):
         code = _renumbered(bodies, index, CORE_A, allocation)
+        pieces: list[Code] = []
         early = 0
-        free: tuple[int, int] | None = None
-        if body.meets:
-            if has_stored:
-                yield _line("barrier")
-                yield _line("signal", A_IS_DONE)
+        free: tuple[int, int] | None = _AT_START
+        if index in passed:
+            first, end = body.ahead
+            ahead = _one([*_on_own_pes(code[:end], body.rectangle, whole)])
+            pieces += [_line("jump", len(ahead) + 1), ahead, _line("jump", 0)]
+            code = _one([code[:first], code[end:]])
+        if body.meets and has_stored:
+            pieces += [_line("barrier"), _line("signal", A_IS_DONE)]
+        has_stored = has_stored and not body.meets
+        if index in begun_before:
+            left_at[begun_before[index]] = index, sum(map(len, pieces))
+            pieces.append(_line("jump", 0))
+        if index in waits:
             free = _free_registers(code, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(code) or free is not None
             early = body.inputs_at if can_be_left else 0
-            yield from _on_own_pes(code[:early], body.rectangle, whole, free)
-            yield _line("wait", B_IS_DONE)
-            has_stored = False
-        yield from _on_own_pes(code[early:], body.rectangle, whole, free)
+            pieces += _on_own_pes(code[:early], body.rectangle, whole, free)
+            pieces += [_line("wait", B_IS_DONE)] * waits[index]
+        codes.append(_one([*pieces, *_on_own_pes(code[early:], body.rectangle, whole, free)]))
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
+    _connect(codes, left_at)
+    return codes
+
+
+def _connect(codes: Sequence[Code], left_at: Mapping[int, tuple[int, int]]) -> None:
+    """Set the targets of jumps to what a body does ahead, by its number from which body and where, and back."""
+    starts = _starts(codes)
+    for number, (index, place) in left_at.items():
+        ahead, back = 1, int(codes[number][0, columns.IMMEDIATE])
+        distance = starts[number] - starts[index]
+        codes[index][place, columns.IMMEDIATE] = distance + ahead - (place + 1)
+        codes[number][back, columns.IMMEDIATE] = place + 1 - (distance + back + 1)
+
+
+def _one(pieces: Sequence[Code]) -> Code:
+    return np.concatenate([_NOTHING, *pieces])
 
 
 def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Code]:
+    """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
+        pieces: list[Code] = []
         if body.meets:
-            yield _line("barrier")
-            yield _line("signal", B_IS_DONE)
+            pieces += [_line("barrier"), _line("signal", B_IS_DONE)]
             if has_stored:
-                yield _line("wait", A_IS_DONE)
+                pieces.append(_line("wait", A_IS_DONE))
             has_stored = False
-        yield from _on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)
+        yield _one([*pieces, *_on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)])
         has_stored = has_stored or _stores(body.kernel)
-    yield _line("halt")
 
 
 def uses_banks_early(kernel: Kernel) -> bool:

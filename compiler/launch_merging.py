@@ -8,15 +8,28 @@ launch has more than a layer of a model, so that layers share kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from compiler.kernel_joining import Body, Rectangle, allocate, can_join, join_kernels, joint_rectangle, uses_banks_early
+from compiler.kernel_builder import EARLY, BuiltKernel
+from compiler.kernel_joining import (
+    Allocation,
+    Body,
+    Rectangle,
+    allocate,
+    can_join,
+    deepened,
+    join_kernels,
+    joint_rectangle,
+    uses_banks_early,
+)
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
 from isa.machine_sections import PerDtype
-from isa.program import Entry, Launch, Program, Touch
+from isa.program import Argument, Entry, Launch, Program, Touch
 
 SHORTEST_LAYER = 4
 """Launches that must come once more to count as a layer."""
@@ -31,12 +44,22 @@ def merge_launches(program: Program) -> Program:
     return replace(program, kernels=tuple(merger.kernels), entries=entries)
 
 
+_Key = tuple[tuple[int, Rectangle, bool], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Launches that become one; `bodies` are their kernels."""
 
     launches: tuple[Launch, ...]
     bodies: tuple[Body, ...]
+
+    @property
+    def key(self) -> _Key:
+        """What groups have in common whose launches run the same code."""
+        return tuple(
+            (launch.kernel, body.rectangle, body.meets) for launch, body in zip(self.launches, self.bodies, strict=True)
+        )
 
 
 class _Merger:
@@ -45,7 +68,9 @@ class _Merger:
     def __init__(self, program: Program) -> None:
         self.program, self.machine = program, program.machine
         self.kernels: list[Kernel] = []
-        self._index_by_bodies: dict[tuple[tuple[int, Rectangle, bool], ...], int] = {}
+        self._index_by_bodies: dict[_Key, int] = {}
+        self._known_to_fit: dict[_Key, bool] = {}
+        self._allocations: dict[_Key, Allocation] = {}
         self._ranges = {item.name: (item.address, item.address + item.bytes) for item in program.storages}
 
     def entry(self, entry: Entry) -> Entry:
@@ -54,31 +79,33 @@ class _Merger:
         return replace(entry, launches=tuple(launches))
 
     def _groups(self, entry: Entry) -> Iterator[_Group]:
-        group, repeats = _Group((), ()), _repeats(entry.launches)
-        for index, launch in enumerate(entry.launches):
-            longer = self._extended(group, launch)
-            is_layer = index in repeats and len(group.launches) >= repeats[index]
-            if group.launches and self._starts_anew(group, launch, entry):
-                yield group
-                longer = self._extended(_Group((), ()), launch)
-            elif group.launches and (is_layer or not self._fits(longer)):
-                kept, longer = self._parted(group, launch)
-                yield kept
-            group = longer
-        if group.launches:
-            yield group
+        """Yield the groups that lose least: the best way to a launch is the best to where its group begins, and this.
 
-    def _parted(self, group: _Group, launch: Launch) -> tuple[_Group, _Group]:
-        """Return a group that ends before a launch, and the next one, which begins with it.
-
-        What multiplies nothing and comes just before is better done while the next one loads its first weights.
+        What is lost is the start, and what comes before the first weights of a group are used, and behind the last
+        ones: nothing is loaded beside it. As much is loaded ahead as local memories hold, so that nothing is lost
+        beside a launch that loads more.
         """
-        last, alone = group.launches[-1], self._extended(_Group((), ()), launch)
-        if len(group.launches) > 1 and not last.useful_macs and launch.useful_macs and alone.bodies[0].inputs_at:
-            both = self._extended(self._extended(_Group((), ()), last), launch)
-            if self._fits(both):
-                return _Group(group.launches[:-1], group.bodies[:-1]), both
-        return group, alone
+        launches, repeats = entry.launches, _repeats(entry.launches)
+        seconds = [_least_seconds(launch, self.program, entry) for launch in launches]
+        ways = [(0.0, _Group((), ()))] + [(math.inf, _Group((), ()))] * len(launches)
+        for begin in range(len(launches)):
+            group = _Group((), ())
+            for end in range(begin, len(launches)):
+                is_layer = end in repeats and end - begin >= repeats[end]
+                if end > begin and (is_layer or self._starts_anew(sum(seconds[begin:end]), seconds[end])):
+                    break
+                group = self._extended(group, launches[end])
+                if end > begin and not self._fits(group):
+                    break
+                lost = ways[begin][0] + self._start_seconds + self._idle_seconds(group, seconds[begin], seconds[end])
+                if lost < ways[end + 1][0]:
+                    ways[end + 1] = lost, group
+        groups = []
+        end = len(launches)
+        while end:
+            groups.append(ways[end][1])
+            end -= len(groups[-1].launches)
+        yield from reversed(groups)
 
     def _extended(self, group: _Group, launch: Launch) -> _Group:
         kernel = self.program.kernels[launch.kernel]
@@ -104,41 +131,85 @@ class _Merger:
         return first < other_end and other_first < end
 
     def _fits(self, group: _Group) -> bool:
+        key = group.key
+        if key not in self._known_to_fit:
+            self._known_to_fit[key] = self._has_room(group)
+        return self._known_to_fit[key]
+
+    def _has_room(self, group: _Group) -> bool:
         if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
         allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
 
-    def _starts_anew(self, group: _Group, launch: Launch, entry: Entry) -> bool:
+    def _idle_seconds(self, group: _Group, first_seconds: float, last_seconds: float) -> float:
+        """Return what is lost at the edges of a group; if nothing is loaded ahead, half a start behind no product."""
+        if self._loads_ahead:
+            return sum(max(0.0, self._ahead_seconds - seconds) for seconds in (first_seconds, last_seconds))
+        return 0.0 if self._multiplies(group.launches[-1]) else self._start_seconds / 2
+
+    @cached_property
+    def _loads_ahead(self) -> bool:
+        """Tell whether any kernel of the program does."""
+        return any(isinstance(kernel, BuiltKernel) and kernel.streamed for kernel in self.program.kernels)
+
+    @staticmethod
+    def _multiplies(launch: Launch) -> bool:
+        return any(part.useful_macs for part in launch.parts)
+
+    @cached_property
+    def _start_seconds(self) -> float:
+        return self.machine.launch_ns(self.machine.pe_count, replaces=True) * 1e-9
+
+    @cached_property
+    def _ahead_seconds(self) -> float:
+        """How long DRAM takes to fill half of the local memories."""
+        half = self.machine.pe_count * self.machine.pe.local_memory_bytes / 2
+        return half / self.machine.dram_deliverable_bytes_per_second
+
+    def _starts_anew(self, collected_seconds: float, seconds: float) -> bool:
         """Tell whether neither what is collected nor the launch is so short that the start between them shows."""
-        start_seconds = self.machine.launch_ns(self.machine.pe_count, replaces=True) * 1e-9
-        collected = sum(_least_seconds(one, self.program, entry) for one in group.launches)
-        return min(collected, _least_seconds(launch, self.program, entry)) > LONG * start_seconds
+        return min(collected_seconds, seconds) > LONG * self._start_seconds
 
     def _merged(self, group: _Group, index: int) -> Launch:
         launches, (rows, columns) = group.launches, joint_rectangle(group.bodies)
         return Launch(
-            name=f"{index}:{'+'.join(launch.operation for launch in launches)}",
-            operation="+".join(launch.operation for launch in launches),
+            name=f"{index}:{'..'.join(dict.fromkeys((launches[0].operation, launches[-1].operation)))}",
             kernel=self._kernel(group), row=launches[0].row, column=launches[0].column, rows=rows, columns=columns,
-            arguments=tuple(argument for launch in launches for argument in launch.arguments),
+            arguments=tuple(self._arguments(group)),
             waits=(index - 1,) if index else (), signals=index,
-            useful_macs=sum((launch.useful_macs for launch in launches), start=0),
-            issued_macs=sum((launch.issued_macs for launch in launches), start=0),
-            rounded_macs=tuple(part for launch in launches for part in launch.rounded_macs),
-            touches=tuple(touch for launch in launches for touch in launch.touches),
+            parts=tuple(part for launch in launches for part in launch.parts),
         )  # fmt: skip
 
+    def _arguments(self, group: _Group) -> Iterator[Argument]:
+        """Yield the arguments of all launches; what is streamed is loaded as far ahead as its buffers have slots."""
+        allocation = self._deepened(group) if len(group.bodies) > 1 else None
+        for index, (launch, body) in enumerate(zip(group.launches, group.bodies, strict=True)):
+            for name, argument in zip(body.kernel.arguments, launch.arguments, strict=True):
+                if allocation and body.streamed and name == EARLY:
+                    slots = min(allocation.buffers[allocation.numbers[index][own]].slots for own in body.streamed)
+                    yield Argument(slots - 1)
+                else:
+                    yield argument
+
+    def _deepened(self, group: _Group) -> Allocation:
+        """Return where the buffers of a group are, with all of local memory in use."""
+        key = group.key
+        if key not in self._allocations:
+            self._allocations[key] = deepened(group.bodies, self.machine.pe.local_memory_bytes)
+        return self._allocations[key]
+
     def _kernel(self, group: _Group) -> int:
-        key = tuple(
-            (launch.kernel, body.rectangle, body.meets)
-            for launch, body in zip(group.launches, group.bodies, strict=True)
-        )
+        key = group.key
         if len(key) == 1:
             key = ((key[0][0], (0, 0), False),)
         if key not in self._index_by_bodies:
-            kernel = group.bodies[0].kernel if len(group.bodies) == 1 else join_kernels(group.bodies, self.machine)
+            kernel = (
+                group.bodies[0].kernel
+                if len(group.bodies) == 1
+                else join_kernels(group.bodies, self._deepened(group), self.machine.pe.registers)
+            )
             self._index_by_bodies[key] = len(self.kernels)
             self.kernels.append(self._renamed(kernel))
         return self._index_by_bodies[key]

@@ -25,6 +25,8 @@ SRAM, which comes in rows."""
 PIECE_CONFLICTS, IDLE_BANKS = 17, 0.3
 """How often pieces that share no row meet in a bank of DRAM, per piece that a channel's queue holds (fitted), and how
 busy banks are that keep up with the bus all the same."""
+CLEARLY = 0.75
+"""Share of the time for loading that other work may take beside it, so that there is time to catch up."""
 LeastCycles = Callable[[npt.NDArray[np.int64], float], npt.NDArray[np.float64]]
 """What `cycles` is at least, by the bytes of a chunk's rows, several at once, and the share of conflicts."""
 
@@ -308,6 +310,13 @@ def loading_cycles(mapping: LinearMapping, machine: Machine) -> float:
     """Return how long the second operand takes to come from DRAM once for each round of rows, if it lies there."""
     loaded_bytes = 0 if mapping.shape.is_computed else mapping.weight_bytes * mapping.row_rounds
     return loaded_bytes / machine.dram_bytes_per_cycle
+
+
+def waits_for_weights(mapping: LinearMapping, machine: Machine) -> bool:
+    """Tell whether DRAM takes clearly longest for a weight: then nothing is lost if it comes before what is urgent."""
+    trips = mapping.row_rounds * mapping.output_rounds * mapping.chunks
+    expansion = trips * _expansion_cycles(mapping, machine)
+    return max(matrix_cycles(mapping, machine), expansion) <= CLEARLY * loading_cycles(mapping, machine)
 
 
 def _commands_per_part(mapping: LinearMapping, machine: Machine) -> int:

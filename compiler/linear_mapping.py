@@ -83,7 +83,9 @@ class LinearMapping:
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
     early_chunks: int = 0
-    """Chunks of the weight that core A loads before it hears that x is on its way, if it is to wait for that."""
+    """Chunks of the weight that core A loads before it hears that x is on its way; 0 if it need not wait for that."""
+    core_b_loads_x: bool = False
+    """Core B is to load chunks of x, if it has registers for that (`streams_constants`)."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -148,7 +150,7 @@ class LinearMapping:
 
     @property
     def uses_up_x(self) -> bool:
-        """True if every PE has a tile, so that it can give a resident x back when it is done."""
+        """True if every PE has a tile, so that it multiplies a resident x."""
         return self.resident and self.output_tiles >= self.pe_count
 
     @property
@@ -159,9 +161,13 @@ class LinearMapping:
     @property
     def loads_constants(self) -> bool:
         """True if core A loads nothing else: core B has x and residual, and no scales of rows come with a tile."""
-        shape = self.shape
-        gets_computed = shape.is_scaled and (shape.has_residual or shape.rounded_from is None)
-        return self.streams_constants or (self.resident and self.loads_early and not gets_computed)
+        gets_scales = self.shape.is_scaled and self.shape.rounded_from is None
+        return self.streams_constants or (self.resident and self.loads_early and not gets_scales)
+
+    @property
+    def shares_slots(self) -> bool:
+        """True if chunks of the weight are on their way beside those of other operations of a launch."""
+        return self.resident and self.loads_constants
 
     @property
     def streams_constants(self) -> bool:
@@ -169,7 +175,7 @@ class LinearMapping:
 
         It counts the rows of each block in a register, and has none left for x where there are many blocks.
         """
-        is_plain = not self.resident and self.loads_early and not self.shape.is_scaled
+        is_plain = self.core_b_loads_x and not self.resident and self.loads_early and not self.shape.is_scaled
         most_rows = (STREAMED_BLOCKS - self.is_swapped - (self.shape.packed is not None)) * self.block_rows
         return is_plain and self.row_rounds == 1 and self.tile_rows <= most_rows
 

@@ -42,6 +42,8 @@ PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
 """Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
+EARLY_CHUNKS = 2
+"""As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
 EXPANSIONS = (2, 4, 8)
@@ -115,8 +117,9 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with more slots waits less for what the estimate leaves
-    out; of a packed weight, whose buffers are large, and a resident x the one that takes the least local memory
-    leaves it to other operations of the launch.
+    out; of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up
+    soonest with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of
+    the launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -133,7 +136,8 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if estimate > least * (1 + (EXPANDED_ERROR if is_expanded else ESTIMATE_ERROR)):
             return (estimate, 0, 0.0, mapping.local_bytes, mapping.chunks)
         if is_expanded:
-            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), mapping.local_bytes, 0, mapping.chunks)
+            outputs = mapping.output_rounds * mapping.tile_outputs
+            return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
         slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
@@ -151,7 +155,17 @@ def _choices(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:
     streamed = () if shape.rounded_from else streamed_tilings(shape, machine)
     for choice in (*_resident(shape, machine), *streamed):
         if not _has_stored_gap(choice):
-            yield choice
+            yield replace(choice, core_b_loads_x=_may_load_x(choice, machine))
+
+
+def _may_load_x(choice: LinearMapping, machine: Machine) -> bool:
+    """Tell whether core B may load x, which no longer keeps PEs of a row in step.
+
+    It has no time for it where every block of K is a command of its own. And bands that read one weight must not drift
+    apart where DRAM takes longest (found by trying; the estimate does not know).
+    """
+    has_time = machine.matrix.max_repeat_blocks > 1
+    return has_time and (choice.bands == 1 or matrix_cycles(choice, machine) > loading_cycles(choice, machine))
 
 
 def _completed(choice: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
@@ -169,6 +183,8 @@ def _swapped(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping
     """Yield the mapping with the matrix engine's operands swapped, where that leaves out rows of padding in time."""
     if _has_padding(mapping) and multiplies_long(mapping, machine):
         swapped = replace(mapping, is_swapped=True)
+        if not swapped.streams_constants:
+            swapped = replace(swapped, early_chunks=0)
         if swapped.local_bytes <= machine.pe.local_memory_bytes:
             yield swapped
 
@@ -206,9 +222,26 @@ def _chunk_lengths(choice: LinearMapping, machine: Machine) -> npt.NDArray[np.in
     smallest = SMALLEST_COMPUTED_CHUNK_BYTES if choice.shape.is_computed else SMALLEST_CHUNK_BYTES
     wanted = np.arange(fewest, max(fewest, k_bytes // smallest) + 1)
     lengths = np.unique(-(k_bytes // -wanted // block) * block)[::-1]
+    if choice.shares_slots:
+        return _alike(choice, lengths, machine)
     if choice.k_parts == 1:
         return lengths
     return lengths[[_with_chunks(choice, length).k_parts == choice.k_parts for length in lengths.tolist()]]
+
+
+def _alike(choice: LinearMapping, lengths: npt.NDArray[np.int64], machine: Machine) -> npt.NDArray[np.int64]:
+    """Return the lengths with which chunks are about as long as those of other operations that share their slots.
+
+    That is a turn of all channels of DRAM at least, if as many as are preferred have their share of memory.
+    """
+    most = machine.pe.local_memory_bytes // LARGEST_EARLY_PART // PREFERRED_SLOTS
+    least = min(most, machine.dram.channels * machine.dram.interleave_bytes)
+    sizes = np.array([_with_chunks(choice, length).weight_chunk_bytes for length in lengths.tolist()])
+    short = sizes <= most
+    if not short.any():
+        return lengths[-1:]
+    long_enough = short & (sizes >= least)
+    return lengths[long_enough] if long_enough.any() else lengths[short][:1]
 
 
 def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
@@ -233,13 +266,23 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
         x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
-        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots)
+        early = EARLY_CHUNKS if _lets_x_pass(chunked, machine) else 0
+        mapping = replace(chunked, x_slots=x_slots, weight_slots=slots, early_chunks=early)
         parted = [*_in_parts(mapping, machine)]
         if mapping.local_bytes <= machine.pe.local_memory_bytes:
             parted.insert(0, mapping)
         if parted:
             yield from parted
             return
+
+
+def _lets_x_pass(chunked: LinearMapping, machine: Machine) -> bool:
+    """Tell whether weights had better wait for x: it may come behind something short, and products take longest.
+
+    A residual is added to what ends a branch: behind other products, during which all slots fill.
+    """
+    is_behind_products = chunked.shape.has_residual or not chunked.streams_constants
+    return not is_behind_products and matrix_cycles(chunked, machine) > loading_cycles(chunked, machine)
 
 
 def _in_parts(mapping: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

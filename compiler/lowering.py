@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from compiler.graph import Operation
 from compiler.mapped import CacheRegion, MappedGraph, Region
@@ -17,7 +18,7 @@ from isa.affine import Dim
 from isa.dtypes import Dtype
 from isa.kernel import Kernel, verify
 from isa.machine import Machine
-from isa.program import Argument, Launch, RoundedMacs
+from isa.program import Argument, Launch, LaunchPart, RoundedMacs
 from isa.reuse import Kept
 
 ArgumentValue = Argument | Dim
@@ -43,6 +44,11 @@ class Lowering:
     def dtype(self) -> Dtype:
         """Element type of activations, weights and caches."""
         return self.mapped.dtype
+
+    @cached_property
+    def producers(self) -> Mapping[str, Operation]:
+        """The operation that makes each value."""
+        return self.mapped.graph.producers()
 
     def region(self, value: str | None) -> Region:
         """Return where a value lies."""
@@ -111,7 +117,6 @@ class Lowering:
         self.launches.append(
             Launch(
                 name=f"{index}:{op.name}",
-                operation=op.name,
                 kernel=kernel,
                 row=0,
                 column=0,
@@ -120,10 +125,7 @@ class Lowering:
                 arguments=tuple(value if isinstance(value, Argument) else Argument(value) for value in values),
                 waits=(index - 1,) if index else (),
                 signals=index,
-                useful_macs=useful_macs,
-                issued_macs=issued_macs,
-                rounded_macs=rounded_macs,
-                touches=touched,
+                parts=(LaunchPart(op.name, useful_macs, issued_macs, rounded_macs, touched),),
             )
         )
 

@@ -242,7 +242,7 @@ class _Splitter:
             if name in self.parts:
                 self.parts[name].append(outputs[-1] or "")
         inputs = [name and self._part(name, number) for name in op.inputs]
-        return replace(op, name=f"{op.name}.chunk{number}", inputs=tuple(inputs), outputs=tuple(outputs))
+        return replace(op, name=f"{op.name}.chunk.{number}", inputs=tuple(inputs), outputs=tuple(outputs))
 
     def _part(self, name: str, number: int) -> str:
         if name in self.graph.constants:

@@ -102,7 +102,7 @@ def _print_report(report: Report) -> None:
     print(f"     energy       {report.energy_joules:.2f} J ({low:.1f} to {high:.1f} J); on average "
           f"{report.chip_power_watts:.1f} W in the chip, {report.dram_power_watts:.1f} W in the DRAM")  # fmt: skip
     print(f"     utilization  {busy}; useful MACs / peak {report.model_utilization:.1%}")
-    print(f"     launches     {len(report.operations)}, of which {report.simulated_launches} differ and were simulated")
+    print(f"     launches     {len(report.launches)}, of which {report.simulated_launches} differ and were simulated")
 
 
 def _seconds(start: float) -> str:

@@ -4,6 +4,7 @@
 .args a b c                     names its launch arguments
 .buffer NAME SLOT_BYTES SLOTS [BASE_BYTES]   adds a circular buffer, behind the one before it or where it says
 .core A                         begins the code of a core; a core without code only halts
+.part NAME                      in both cores, begins the code of the next of several operations
 label: mml bank0, x, r1, ...    operands stand in table order: registers r0..r31, banks bank0.., buffers by name,
                                 dtype and choice words, integers (decimal or 0x), floats, labels; `;` comments
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from isa.encoding import decode_all, encode, encode_operand, instruction_named, operand_list
 from isa.errors import AssemblyError, did_you_mean
-from isa.kernel import NAME_PATTERN, Buffer, Kernel, Words
+from isa.kernel import NAME_PATTERN, Buffer, Kernel, KernelPart, Words
 from isa.table import SLOTS, Instruction, Kind, Operand
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ _BUFFERS = (Kind.READ, Kind.WRITE, Kind.PRODUCE, Kind.CONSUME)
 _BANKS = (Kind.BANK_READ, Kind.BANK_WRITE)
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|inf|nan)")
-_DIRECTIVES = {".kernel": "NAME", ".args": "NAMES", ".buffer": "NAME SLOT_BYTES SLOTS [BASE_BYTES]", ".core": "A|B"}
+_DIRECTIVES = {".kernel": "NAME", ".args": "NAMES", ".buffer": "NAME SLOT_BYTES SLOTS [BASE_BYTES]", ".core": "A|B",
+               ".part": "NAME"}  # fmt: skip
 _LEAST_SIZES = (1, 1, 0)
 """Of the bytes of a slot, the slots and the place of a buffer."""
 
@@ -56,8 +58,9 @@ def print_kernel(kernel: Kernel) -> str:
     if kernel.arguments:
         lines.append(f".args {' '.join(kernel.arguments)}")
     lines += [_print_buffer(buffer) for buffer in kernel.buffers]
-    for core, words in (("A", kernel.core_a), ("B", kernel.core_b)):
-        lines += ["", f".core {core}", *_print_code(kernel, words)]
+    starts_a, starts_b = ([(getattr(part, core), part.name) for part in kernel.parts] for core in ("core_a", "core_b"))
+    for core, words, starts in (("A", kernel.core_a, starts_a), ("B", kernel.core_b, starts_b)):
+        lines += ["", f".core {core}", *_print_code(kernel, words, starts)]
     return "\n".join(lines) + "\n"
 
 
@@ -80,17 +83,19 @@ def print_instruction(kernel: Kernel, words: Words, pc: int) -> str:
     return f"{instruction.name} {', '.join(operands)}".rstrip()
 
 
-def _print_code(kernel: Kernel, words: Words) -> Iterator[str]:
+def _print_code(kernel: Kernel, words: Words, starts: list[tuple[int, str]]) -> Iterator[str]:
     code = decode_all(words)
     targets = {pc + 1 + int(values["target"]) for pc, (_, values) in enumerate(code) if "target" in values}
     labels = {target: f"L{index}" for index, target in enumerate(sorted(targets))}
     for pc, (instruction, values) in enumerate(code):
+        yield from (f".part {name}" for start, name in starts if start == pc)
         if pc in labels:
             yield f"{labels[pc]}:"
         words_in_order = (_print_value(kernel, one, values[one.name], pc, labels) for one in instruction.operands)
         text = f"    {instruction.name} {', '.join(words_in_order)}".rstrip()
         is_named = instruction.name == "arg" and 0 <= int(values["value"]) < len(kernel.arguments)
         yield f"{text}  ; {kernel.arguments[int(values['value'])]}" if is_named else text
+    yield from (f".part {name}" for start, name in starts if start >= len(code))
     if len(code) in labels:
         yield f"{labels[len(code)]}:"
 
@@ -120,17 +125,19 @@ class _Mistake:
 
 @dataclass(slots=True)
 class _Code:
-    """The statements of one core: (line number, mnemonic, values), and where its labels point."""
+    """The statements of one core: (line number, mnemonic, values), where its labels point, and where parts begin."""
 
     statements: list[tuple[int, Token, list[Token]]] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    parts: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A kernel that is being read."""
+    """A kernel that is being read; `place` is where its name stands."""
 
     name: str
+    place: tuple[int, Token]
     arguments: tuple[str, ...] = ()
     buffers: dict[str, Buffer] = field(default_factory=dict)
     cores: dict[str, _Code] = field(default_factory=dict)
@@ -207,7 +214,8 @@ class _Reader:
             self._wrong(line, name, f"{name} has {len(values)} words", f"write: {name} {_DIRECTIVES[name]}")
         elif name == ".kernel":
             self._end_kernel()
-            self.draft = _Draft(self._new_name(line, values[0], [kernel.name for kernel in self.kernels]))
+            name_of = self._new_name(line, values[0], [kernel.name for kernel in self.kernels])
+            self.draft = _Draft(name_of, (line, values[0]))
         elif self.draft is None:
             self._wrong(line, name, f"{name} outside of a kernel", "begin a kernel with .kernel NAME")
         elif name == ".args":
@@ -215,6 +223,8 @@ class _Reader:
                 self.draft.arguments += (self._new_name(line, value, self.draft.arguments),)
         elif name == ".buffer":
             self._buffer(self.draft, line, values)
+        elif name == ".part":
+            self._part(self.draft, line, name, values[0])
         else:
             self._core(self.draft, line, values[0])
 
@@ -242,12 +252,27 @@ class _Reader:
             self._wrong(line, name, f"the code of core {name} is there twice")
         draft.current = draft.cores.setdefault(str(name), _Code())
 
+    def _part(self, draft: _Draft, line: int, directive: Token, name: Token) -> None:
+        if draft.current is None:
+            self._wrong(line, directive, ".part outside of code", "begin the code with .core A or .core B")
+        else:
+            draft.current.parts.append((self._new_name(line, name, ()), len(draft.current.statements)))
+
+    def _parts(self, draft: _Draft) -> tuple[KernelPart, ...]:
+        """Return the parts, which both cores must name alike."""
+        core_a, core_b = (draft.cores[name].parts if name in draft.cores else [] for name in ("A", "B"))
+        if [name for name, _ in core_a] != [name for name, _ in core_b]:
+            self._wrong(*draft.place, "the cores have other parts", "write the same .part lines in .core A and .core B")
+            return ()
+        return tuple(KernelPart(name, start, other) for (name, start), (_, other) in zip(core_a, core_b, strict=True))
+
     def _end_kernel(self) -> None:
         draft, self.draft = self.draft, None
         if draft is None:
             return
-        codes = [self._encode(draft, draft.cores.get(name)) for name in ("A", "B")]
-        self.kernels.append(Kernel(draft.name, draft.arguments, tuple(draft.buffers.values()), *codes))
+        core_a, core_b = (self._encode(draft, draft.cores.get(name)) for name in ("A", "B"))
+        buffers, parts = tuple(draft.buffers.values()), self._parts(draft)
+        self.kernels.append(Kernel(draft.name, draft.arguments, buffers, core_a, core_b, parts))
 
     def _encode(self, draft: _Draft, code: _Code | None) -> Words:
         words = [encode("halt", {})] if code is None else []

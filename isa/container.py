@@ -29,7 +29,7 @@ from isa.program_codec import Bytes, Sections, program_codec
 from isa.whole_file import replacing
 
 MAGIC = b"\x89TWP\r\n\x1a\n"
-VERSION = 5
+VERSION = 6
 ALIGNMENT_BYTES = 64
 
 _PREAMBLE = struct.Struct("<8sIQIQ")  # magic, version, header bytes, header CRC, data bytes

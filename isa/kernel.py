@@ -46,15 +46,28 @@ class Buffer:
         return self.slot_bytes * self.slots
 
 
+@dataclass(frozen=True, slots=True)
+class KernelPart:
+    """The code of one of several operations: where it begins in core A and in core B; it ends where the next begins."""
+
+    name: str
+    core_a: int
+    core_b: int
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Code for one PE; code arrays are uint64[n, 2] (low, high), read-only; buffer operands index `buffers`."""
+    """Code for one PE; code arrays are uint64[n, 2] (low, high), read-only; buffer operands index `buffers`.
+
+    `parts` say whose code it is where it is that of several operations, in their order; empty, it is that of one.
+    """
 
     name: str
     arguments: tuple[str, ...]
     buffers: tuple[Buffer, ...]
     core_a: Words
     core_b: Words
+    parts: tuple[KernelPart, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("core_a", "core_b"):
@@ -71,7 +84,12 @@ class Kernel:
         return hash(self._identity())
 
     def _identity(self) -> tuple[object, ...]:
-        return self.name, self.arguments, self.buffers, self.core_a.tobytes(), self.core_b.tobytes()
+        return self.name, self.arguments, self.buffers, self.core_a.tobytes(), self.core_b.tobytes(), self.parts
+
+    @property
+    def operation_parts(self) -> tuple[KernelPart, ...]:
+        """One part for each operation, also where there is only one."""
+        return self.parts or (KernelPart(self.name, 0, 0),)
 
 
 def buffer_bases(kernel: Kernel) -> tuple[int, ...]:

@@ -14,7 +14,16 @@ import numpy.typing as npt
 from isa import columns, dtypes
 from isa.encoding import check_words
 from isa.errors import AssemblyError
-from isa.kernel import BASE_ALIGNMENT_BYTES, MAX_SLOTS, NAME_PATTERN, SLOT_ALIGNMENT_BYTES, Kernel, Words, local_bytes
+from isa.kernel import (
+    BASE_ALIGNMENT_BYTES,
+    MAX_SLOTS,
+    NAME_PATTERN,
+    SLOT_ALIGNMENT_BYTES,
+    Kernel,
+    KernelPart,
+    Words,
+    local_bytes,
+)  # fmt: skip
 from isa.problems import duplicates
 from isa.reuse import Kept
 from isa.table import BY_NAME, BY_OPCODE, INSTRUCTIONS, Instruction, Kind, Operand, Timing
@@ -68,11 +77,13 @@ def _memory_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
 
 
 def _problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
-    for name in (kernel.name, *kernel.arguments, *(buffer.name for buffer in kernel.buffers)):
+    parts, buffers = (part.name for part in kernel.parts), (buffer.name for buffer in kernel.buffers)
+    for name in (kernel.name, *kernel.arguments, *buffers, *parts):
         if not NAME_PATTERN.fullmatch(name):
             yield f"'{name}' is no name: letters, digits, '_' and '.'"
     yield from _buffer_problems(kernel, machine)
     yield from duplicates("argument", kernel.arguments)
+    yield from _part_problems(kernel)
     for core, words in (("core A", kernel.core_a), ("core B", kernel.core_b)):
         for problem in _code_problems(kernel, machine, words):
             yield f"{core}, {problem}"
@@ -93,6 +104,21 @@ def _buffer_problems(kernel: Kernel, machine: Machine) -> Iterator[str]:
         base = buffer.base_bytes
         if base is not None and (base < 0 or base % BASE_ALIGNMENT_BYTES):
             yield f"buffer '{buffer.name}' begins at {base}, which is no multiple of {BASE_ALIGNMENT_BYTES}"
+
+
+def _part_problems(kernel: Kernel) -> Iterator[str]:
+    before = KernelPart("", 0, 0)
+    for part in kernel.parts:
+        if part is kernel.parts[0] and (part.core_a or part.core_b):
+            yield f"part '{part.name}' is the first one and does not begin with the code"
+        for core, first, least, words in (
+            ("A", part.core_a, before.core_a, kernel.core_a),
+            ("B", part.core_b, before.core_b, kernel.core_b),
+        ):
+            if not least <= first < max(len(words), 1):
+                place = f"begins at instruction {first} of core {core}"
+                yield f"part '{part.name}' {place}, not in {least}..{len(words) - 1}"
+        before = part
 
 
 def _code_problems(kernel: Kernel, machine: Machine, words: Words) -> Iterator[str]:

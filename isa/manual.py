@@ -81,7 +81,8 @@ _CORES = """\
 ## Text
 
 Operands stand in the order of this page. Buffers, dtypes and choices are words; banks are `bank0`..; `;` begins a
-comment. A core that has no code only halts.
+comment. A core that has no code only halts. In the code of both cores, `.part NAME` begins that of the next operation,
+where a kernel is of several: reports tell them apart.
 
 ```
 .kernel copy_rows

@@ -143,25 +143,27 @@ class Network:
 
     def _joined(self, stretches: Sequence[_Stretch], hops: Places) -> Routes:
         """Return the routes that have the links of all stretches, one stretch behind the other."""
-        lengths = np.array([stretch.hops for stretch in stretches])
-        first, step = np.array([self._numbers(stretch) for stretch in stretches]).transpose(1, 2, 0).reshape(2, -1)
-        counts = lengths.T.ravel()
-        place = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-        ends = lengths.sum(axis=0).cumsum().reshape(hops.shape)
-        begins = np.concatenate([[0], ends.ravel()[:-1]]).reshape(hops.shape)
-        return Routes(
-            np.stack([begins, ends, hops], axis=-1), np.repeat(first, counts) + np.repeat(step, counts) * place
+        is_column, line, start, end = (
+            np.stack(each, axis=1) for each in zip(*(one[:4] for one in stretches), strict=True)
         )
+        lengths, is_backward = abs(end - start), end < start
+        is_named_backward = is_backward ^ [one.is_back for one in stretches]
+        first = self._numbers(is_column, line, start + ~is_backward) + is_named_backward
+        counts = lengths.ravel()
+        place = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        links = np.repeat(first.ravel(), counts) + np.repeat(np.where(is_backward, -2, 2).ravel(), counts) * place
+        ends = lengths.sum(axis=1).cumsum().reshape(hops.shape)
+        begins = np.concatenate([[0], ends.ravel()[:-1]]).reshape(hops.shape)
+        return Routes(np.stack([begins, ends, hops], axis=-1), links)
 
-    def _numbers(self, stretch: _Stretch) -> tuple[Places, Places]:
-        """Return the place in `links` of a stretch's first link, and the steps from there to the next ones."""
-        is_mesh = self.topology == "mesh"
-        on_row = stretch.line * (self.columns + 1)
-        on_column = (stretch.line + 1) * (self.rows - 1) - 1 if is_mesh else stretch.line * (self.rows + 1)
-        first = np.where(stretch.is_column, self.row_links + 2 * on_column, 2 * on_row)
-        is_backward = stretch.end < stretch.start
-        place = stretch.start + ~is_backward
-        return first + 2 * place + (is_backward ^ stretch.is_back), np.where(is_backward, -2, 2)
+    def _numbers(self, is_column: npt.NDArray[np.bool_], line: Places, place: Places) -> Places:
+        """Return the numbers of links in `links`, of those that lead forward."""
+        on_row = line * (self.columns + 1)
+        if self.topology == "mesh":
+            on_column = (line + 1) * (self.rows - 1) - 1
+        else:
+            on_column = line * (self.rows + 1)
+        return 2 * place + np.where(is_column, self.row_links + 2 * on_column, 2 * on_row)
 
 
 @functools.lru_cache(maxsize=KEPT_NETWORKS)

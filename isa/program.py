@@ -23,7 +23,7 @@ from isa.packing_steps import Cast, GroupScales, PackStep, Pad, Quantize, Reshap
 
 __all__ = [
     "Absent", "Argument", "Cast", "Constant", "Entry", "Equality", "GroupScales", "Inline", "Interleave", "Joined",
-    "Launch",
+    "Launch", "LaunchPart",
     "PackStep", "Pad", "Port", "Program", "Quantize", "Reference", "Requirement", "Reshape", "Role", "RoundedMacs",
     "Shift", "Source", "Storage", "Take", "Touch", "Transpose",
 ]  # fmt: skip
@@ -148,7 +148,7 @@ class RoundedMacs(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """A storage that a launch reads or writes, and how many of its bytes at least, however it is mapped."""
+    """A storage that an operation reads or writes, and how many of its bytes at least, however it is mapped."""
 
     storage: str
     bytes: Dim
@@ -156,23 +156,13 @@ class Touch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
+class LaunchPart:
+    """What one operation of the model does in a launch, for reports; `touches` has every storage that it uses.
 
-    It starts when all events in `waits` have happened; when it ends, the event `signals` has. `touches` has every
-    storage that it uses, once for each operation; numbers of MACs and bytes are for reports.
+    Useful MACs are what the model asks for; issued ones and `rounded_macs` what the engines are said to do.
     """
 
-    name: str
     operation: str
-    kernel: int
-    row: int
-    column: int
-    rows: int
-    columns: int
-    arguments: tuple[Argument, ...]
-    waits: tuple[int, ...]
-    signals: int
     useful_macs: Dim = 0
     issued_macs: Dim = 0
     rounded_macs: tuple[RoundedMacs, ...] = ()
@@ -181,6 +171,41 @@ class Launch:
     def stated_macs(self, bindings: Mapping[str, int]) -> int:
         """Return the MACs that the compiler says the matrix engines will do: useful ones and padding."""
         return evaluate(self.issued_macs, bindings) + sum(part.evaluate(bindings) for part in self.rounded_macs)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One run of a kernel on the PEs `row .. row + rows`, `column .. column + columns` of the grid.
+
+    It starts when all events in `waits` have happened; when it ends, the event `signals` has. `parts` are the
+    operations it does, one for each of the kernel's `operation_parts`.
+    """
+
+    name: str
+    kernel: int
+    row: int
+    column: int
+    rows: int
+    columns: int
+    arguments: tuple[Argument, ...]
+    waits: tuple[int, ...]
+    signals: int
+    parts: tuple[LaunchPart, ...]
+
+    @property
+    def operation(self) -> str:
+        """The names of its operations."""
+        return "+".join(part.operation for part in self.parts)
+
+    @property
+    def useful_macs(self) -> Dim:
+        """Useful MACs of all parts."""
+        return sum((part.useful_macs for part in self.parts), start=0)
+
+    @property
+    def touches(self) -> tuple[Touch, ...]:
+        """What its parts touch, once for each."""
+        return tuple(touch for part in self.parts for touch in part.touches)
 
 
 class Equality(NamedTuple):

@@ -11,7 +11,20 @@ from isa.kernel_checks import problems_of as kernel_problems
 from isa.memory_map import BASES, DRAM_BASE, SRAM_BASE, Space
 from isa.packing import HOST_DTYPES, byte_length, packed_bytes
 from isa.problems import duplicates, raise_problems
-from isa.program import Absent, Constant, Entry, Inline, Interleave, Joined, Launch, Port, Program, Reference, Storage
+from isa.program import (
+    Absent,
+    Constant,
+    Entry,
+    Inline,
+    Interleave,
+    Joined,
+    Launch,
+    LaunchPart,
+    Port,
+    Program,
+    Reference,
+    Storage,
+)  # fmt: skip
 
 _LASTING = ("constant", "state")
 _LARGEST_BYTES: dict[Space, int] = {"sram": DRAM_BASE - SRAM_BASE, "dram": (1 << 63) - DRAM_BASE}
@@ -207,14 +220,14 @@ def _launch_problems(launch: Launch, entry: Entry, program: Program) -> Iterator
     if launch.row + launch.rows > grid.rows or launch.column + launch.columns > grid.columns:
         place = f"{launch.rows} x {launch.columns} PEs at row {launch.row}, column {launch.column}"
         yield f"{place} do not fit a grid of {grid.rows} x {grid.columns}"
-    yield from _unknown_symbols("a count of MACs", _mac_counts(launch), entry)
-    yield from _unknown_symbols("a count of bytes", [touch.bytes for touch in launch.touches], entry)
-    for touch in launch.touches:
-        if touch.storage not in program.storage_by_name:
-            yield f"it touches the storage '{touch.storage}', which does not exist"
+    for part in launch.parts:
+        yield from _named(f"part '{part.operation}'", _part_problems(part, entry, program))
     if not 0 <= launch.kernel < len(program.kernels):
         yield f"kernel {launch.kernel} of {len(program.kernels)}"
         return
+    needed = len(program.kernels[launch.kernel].operation_parts)
+    if len(launch.parts) != needed:
+        yield f"{len(launch.parts)} parts, the kernel has {needed}"
     names = program.kernels[launch.kernel].arguments
     if len(names) != len(launch.arguments):
         yield f"{len(launch.arguments)} arguments, the kernel takes {len(names)}"
@@ -232,8 +245,20 @@ def _launch_problems(launch: Launch, entry: Entry, program: Program) -> Iterator
             yield f"argument '{name}': offsets {low}..{high} of a storage of {storage.bytes} bytes"
 
 
-def _mac_counts(launch: Launch) -> tuple[Dim, ...]:
-    return (launch.useful_macs, launch.issued_macs, *(part.size for part in launch.rounded_macs))
+def _part_problems(part: LaunchPart, entry: Entry, program: Program) -> Iterator[str]:
+    macs = (part.useful_macs, part.issued_macs, *(rounded.size for rounded in part.rounded_macs))
+    yield from _unknown_symbols("a count of MACs", macs, entry)
+    yield from _unknown_symbols("a count of bytes", [touch.bytes for touch in part.touches], entry)
+    counts = [("MACs", value) for value in macs] + [("bytes", touch.bytes) for touch in part.touches]
+    for what, value in counts:
+        if symbols_of(value) <= entry.symbols.keys() and bounds(value, entry.symbols)[0] < 0:
+            yield f"the count {value} of {what} can be negative"
+    for rounded in part.rounded_macs:
+        if rounded.multiple < 1 or rounded.factor < 0:
+            yield f"MACs are {rounded.factor} x a size rounded up to a multiple of {rounded.multiple}"
+    for touch in part.touches:
+        if touch.storage not in program.storage_by_name:
+            yield f"it touches the storage '{touch.storage}', which does not exist"
 
 
 def _order_problems(entry: Entry) -> Iterator[str]:

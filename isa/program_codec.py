@@ -25,7 +25,7 @@ from isa.codec import (
     wrong,
 )
 from isa.errors import MachineError, ProgramError
-from isa.kernel import Buffer, Kernel
+from isa.kernel import Buffer, Kernel, KernelPart
 from isa.machine import Machine
 from isa.packing_steps import Cast, GroupScales, Pad, Quantize, Reshape, Shift, Take, Transpose
 from isa.program import (
@@ -38,6 +38,7 @@ from isa.program import (
     Interleave,
     Joined,
     Launch,
+    LaunchPart,
     Port,
     Program,
     Reference,
@@ -112,6 +113,7 @@ def _read_machine(data: Any, where: str) -> Machine:
 
 _MACHINE_PARTS: Codec[dict[str, Any]] = record(dict, fields=PLAIN_TABLE, code_digest=TEXT, timing_digest=TEXT)
 _BUFFER = record(Buffer, name=TEXT, slot_bytes=INTEGER, slots=INTEGER, base_bytes=optional(INTEGER))
+_KERNEL_PART = record(KernelPart, name=TEXT, core_a=INTEGER, core_b=INTEGER)
 
 
 def _kernel(sections: Sections) -> Codec[Kernel]:
@@ -122,7 +124,10 @@ def _kernel(sections: Sections) -> Codec[Kernel]:
         return part.view("<u8").reshape(-1, 2)
 
     code = Codec(sections.add, read_code)
-    return record(Kernel, name=TEXT, arguments=many(TEXT), buffers=many(_BUFFER), core_a=code, core_b=code)
+    return record(
+        Kernel, name=TEXT, arguments=many(TEXT), buffers=many(_BUFFER), core_a=code, core_b=code,
+        parts=many(_KERNEL_PART),
+    )  # fmt: skip
 
 
 _STORAGE = record(
@@ -208,10 +213,17 @@ _PORT = record(
     device_dtype=TEXT,
     host_dtype=TEXT,
 )
+_LAUNCH_PART = record(
+    LaunchPart,
+    operation=TEXT,
+    useful_macs=DIM,
+    issued_macs=DIM,
+    rounded_macs=many(record(RoundedMacs, factor=INTEGER, size=DIM, multiple=INTEGER)),
+    touches=many(record(Touch, storage=TEXT, bytes=DIM, is_written=BOOLEAN)),
+)
 _LAUNCH = record(
     Launch,
     name=TEXT,
-    operation=TEXT,
     kernel=INTEGER,
     row=INTEGER,
     column=INTEGER,
@@ -220,10 +232,7 @@ _LAUNCH = record(
     arguments=many(record(Argument, expression=DIM, storage=optional(TEXT))),
     waits=many(INTEGER),
     signals=INTEGER,
-    useful_macs=DIM,
-    issued_macs=DIM,
-    rounded_macs=many(record(RoundedMacs, factor=INTEGER, size=DIM, multiple=INTEGER)),
-    touches=many(record(Touch, storage=TEXT, bytes=DIM, is_written=BOOLEAN)),
+    parts=many(_LAUNCH_PART),
 )
 
 

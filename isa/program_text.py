@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isa.program import Absent, Argument, Constant, Entry, Inline, Joined, Launch, Port, Program, Reference
+from isa.program import Absent, Argument, Constant, Entry, Inline, Joined, Launch, LaunchPart, Port, Program, Reference
 
 
 def print_program(program: Program) -> str:
@@ -18,6 +18,7 @@ def _lines(program: Program) -> Iterator[str]:
     for number, kernel in enumerate(program.kernels):
         instructions = len(kernel.core_a) + len(kernel.core_b)
         yield f"kernel {number}: {kernel.name}({', '.join(kernel.arguments)}), {instructions} instructions"
+        yield from (f"  part {part.name} from A {part.core_a}, B {part.core_b}" for part in kernel.parts)
     for storage in program.storages:
         yield f"storage {storage.name}: {storage.space} {storage.address:#x}, {storage.bytes} bytes, {storage.role}"
     for constant in program.constants:
@@ -56,6 +57,7 @@ def _entry(program: Program, entry: Entry) -> Iterator[str]:
     yield from (f"  required {name} in {low}..{high}: {reason}" for name, low, high, reason, *_ in entry.requirements)
     for number, launch in enumerate(entry.launches):
         yield f"  launch {number}: {_launch(program, launch)}"
+        yield from (f"    part {_part(part)}" for part in launch.parts)
 
 
 def _port(port: Port) -> str:
@@ -69,6 +71,14 @@ def _launch(program: Program, launch: Launch) -> str:
     waits = f" after {', '.join(str(event) for event in launch.waits)}" if launch.waits else ""
     kernel = program.kernels[launch.kernel].name
     return f"{launch.name} = {kernel}({arguments}) on {rectangle}{waits} signals {launch.signals}"
+
+
+def _part(part: LaunchPart) -> str:
+    rounded = "".join(f" + {one.factor} x {one.size} up to {one.multiple}" for one in part.rounded_macs)
+    touches = "".join(
+        f", {'writes' if touch.is_written else 'reads'} {touch.bytes} of {touch.storage}" for touch in part.touches
+    )
+    return f"{part.operation}: {part.useful_macs} useful MACs, {part.issued_macs}{rounded} issued{touches}"
 
 
 def _argument(argument: Argument) -> str:

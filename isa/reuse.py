@@ -7,8 +7,9 @@ found anew. Nothing says which fields matter; what is read does.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any, Generic, TypeVar, cast
@@ -20,6 +21,15 @@ Result = TypeVar("Result")
 Paths = tuple[str, ...]
 _Place = tuple[Hashable, Paths, tuple[object, ...]]
 """What a result is kept by: a key, the fields that were read, and their values."""
+
+
+@functools.cache
+def _members(kind: type[Section]) -> Mapping[str, property | FunctionType | None]:
+    """Return the properties and methods of a class of sections by name, and its fields, which are None."""
+    own = [vars(base) for base in reversed(kind.__mro__[: kind.__mro__.index(Section)])]
+    found = {name: member for members in own for name, member in members.items()}
+    computed = {name: member for name, member in found.items() if isinstance(member, (property, FunctionType))}
+    return {**computed, **dict.fromkeys(kind.model_fields)}
 
 
 class MachineView:
@@ -35,23 +45,22 @@ class MachineView:
 
     def __getattr__(self, name: str) -> Any:
         """Return a field or member, which is found without this the next time."""
-        kind, path = type(self._section), self._prefix + name
-        if name in kind.model_fields:
+        path, members = self._prefix + name, _members(type(self._section))
+        if name not in members:
+            raise AttributeError(f"a view of a machine has no '{path}'")
+        member = members[name]
+        value: Any
+        if isinstance(member, property):
+            assert member.fget is not None
+            value = member.fget(self)
+        elif member is not None:
+            value = MethodType(member, self)
+        else:
             value = getattr(self._section, name)
             if isinstance(value, Section):
                 value = MachineView(value, f"{path}.", self._reads)
             else:
                 self._reads[path] = value
-        else:
-            member = next(
-                (vars(base)[name] for base in kind.__mro__[: kind.__mro__.index(Section)] if name in vars(base)), None
-            )
-            if isinstance(member, property) and member.fget:
-                value = member.fget(self)
-            elif isinstance(member, FunctionType):
-                value = MethodType(member, self)
-            else:
-                raise AttributeError(f"a view of a machine has no '{path}'")
         self.__dict__[name] = value
         return value
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from isa.affine import evaluate
 from isa.dtypes import BY_CODE, BY_NAME
 from isa.machine import Machine
-from isa.program import Launch, Program
+from isa.program import LaunchPart, Program
 from simulator import state as st
 
 IN_DRAM = ("constant", "state")
@@ -41,18 +41,18 @@ class LowerBound:
 
 
 def lower_bound(
-    program: Program, machine: Machine, launches: Sequence[tuple[Launch, st.Stats]], bindings: Mapping[str, int]
+    program: Program, machine: Machine, operations: Sequence[tuple[LaunchPart, st.Stats]], bindings: Mapping[str, int]
 ) -> LowerBound:
-    """Return the bound of launches together; of their counters only the element types they multiplied matter."""
+    """Return the bound of operations together; of their counters matter element types of products, and DRAM bytes."""
     in_dram: dict[str, int] = {}
     products = commands = activations = beyond = moved = 0.0
-    for launch, stats in launches:
-        macs = evaluate(launch.useful_macs, bindings)
+    for operation, stats in operations:
+        macs = evaluate(operation.useful_macs, bindings)
         for dtype, share in _shares(stats).items():
             products += macs * share / machine.peak_macs_per_second(dtype)
             commands += macs * share / _macs_per_command(machine, dtype)
         touched = 0
-        for storage, size, _ in launch.touches:
+        for storage, size, _ in operation.touches:
             count = evaluate(size, bindings)
             place = program.storage_by_name[storage]
             if place.role in IN_DRAM:

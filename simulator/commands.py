@@ -176,7 +176,7 @@ def place_in_flight(hardware: Hardware, state: State, stream: Scalar) -> Scalar:
 def finish(
     hardware: Hardware,
     state: State,
-    stats: Stats,
+    counts: Integers,
     stream: Scalar,
     pe: Scalar,
     unit: Scalar,
@@ -184,16 +184,20 @@ def finish(
     start: Scalar,
     done: Scalar,
 ) -> None:
-    """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete."""
-    row, units, busy = state.stream[stream], state.pe[pe], stats.busy[pe]
+    """Book a started command on its unit, local memory and stream; `done` is when its shared part is complete.
+
+    `counts` are those of the part of the kernel it is in.
+    """
+    row, units = state.stream[stream], state.pe[pe]
     begin = max(start, units[unit])
     local = max(units[st.LOCAL], begin) + record[st.R_LOCAL_TICKS]
     occupancy = max(record[st.R_OCCUPANCY], local - begin)
     end = max(begin + occupancy + record[st.R_LATENCY], done) + jitter(hardware, state)
     end = max(end, row[st.FINISH])
     units[unit], units[st.LOCAL] = begin + occupancy, local
-    busy[unit] += occupancy
-    busy[st.LOCAL] += record[st.R_LOCAL_TICKS]
+    counts[st.BUSY + unit] += occupancy
+    counts[st.BUSY + st.LOCAL] += record[st.R_LOCAL_TICKS]
+    counts[st.PART_END] = max(counts[st.PART_END], end)
     row[st.FINISH] = end
     if unit == _FI:
         row[place_in_flight(hardware, state, stream)] = end

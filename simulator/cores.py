@@ -38,7 +38,7 @@ def _issue(
         return codes.OK, STOP
     pe, row = core // st.CORES, stream * queues.queue_depth(state) + queues.free_position(state, stream)
     state.core[core, st.TIME] += hardware.numbers[hw.ISSUE_TICKS + fields[col.OPCODE]]
-    stats.counts[st.COMMANDS] += 1
+    stats.parts[fields[st.PART], st.COMMANDS] += 1
     if fields[col.OPCODE] == records.PUSH or fields[col.OPCODE] == records.POP:
         records.note_pointer(state, row, pc, stream % _UNITS, fields)
     else:
@@ -50,7 +50,7 @@ def _issue(
             return error, STOP
         if state.core[core, st.FOLLOWS_WORDS]:
             words.draw_addresses(code, hardware, state, stats, core, stream, fields, values)
-        records.note_command(code, hardware, state, stats.counts, pe, row, pc, fields)
+        records.note_command(code, hardware, state, stats.parts[fields[st.PART]], pe, row, pc, fields)
     queues.enqueue(state, core, stream % _UNITS, row, state.core[core, st.TIME] + jitter(hardware, state))
     return codes.OK, NEXT
 
@@ -134,7 +134,7 @@ def interpret(
             return error
         if finished:
             state.core[core, st.TIME] += hardware.numbers[hw.SCALAR_TICKS]
-            stats.counts[st.SCALAR_INSTRUCTIONS] += 1
+            stats.parts[fields[st.PART], st.SCALAR_INSTRUCTIONS] += 1
             state.core[core, st.EXECUTED] += 1
             state.core[core, st.PC] = action if action >= 0 else follow_loops(state, core, pc + 1, False)
         if action == STOP:

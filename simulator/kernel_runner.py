@@ -15,7 +15,7 @@ from isa.errors import SimulationError, did_you_mean
 from isa.kernel import Kernel
 from isa.machine import Machine, load_machine
 from isa.memory_map import BASES, Space
-from isa.program import Argument, Entry, Launch, Port, Program, Role, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Port, Program, Role, Storage
 from isa.program_checks import verify_program
 from simulator.simulator import Result, Simulator
 
@@ -50,9 +50,9 @@ def run_kernel(
     _check_names(kernel, described, outputs, numbers)
     storages = _storages(described | dict(outputs), set(described), memory)
     launch = Launch(
-        name=kernel.name, operation=kernel.name, kernel=0, row=0, column=0, rows=rows, columns=columns,
+        name=kernel.name, kernel=0, row=0, column=0, rows=rows, columns=columns,
         arguments=tuple(_argument(name, numbers) for name in kernel.arguments), waits=(), signals=0,
-        useful_macs=useful_macs,
+        parts=(LaunchPart(kernel.name, useful_macs),),
     )  # fmt: skip
     entry = Entry(
         kernel.name, {}, tuple(_port(name, *shape) for name, shape in described.items()),

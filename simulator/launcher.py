@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from simulator.device import Device
 from simulator.index_distribution import SEED, IndexDistribution
 from simulator.meaning.codes import SENTENCES as MEANING_SENTENCES
 from simulator.meaning.tables import Tables, make_tables
+from simulator.parts import TimedPart, parts_of, sum_up
 
 _LINKS = 4
 _LOAD_WORD = BY_NAME["lw"].opcode
@@ -40,10 +41,14 @@ UNIFORM = IndexDistribution()
 
 @dataclass(frozen=True)
 class Timed:
-    """What one launch took: duration in ticks and its counters; `reused` if an equal launch was simulated before."""
+    """What one launch took: duration in ticks, counters, and those of its parts in order.
+
+    It was `reused` if an equal launch was simulated before.
+    """
 
     ticks: int
     stats: st.Stats
+    parts: tuple[TimedPart, ...]
     reused: bool
 
 
@@ -62,7 +67,9 @@ class Launcher:
             machine, jitter_cycles, jitter_seed, machine.cache_bytes(program.bytes_of("sram"))
         )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
-        self._state = st.new_state(self._hardware)
+        self._state = st.new_state(
+            self._hardware, max((len(kernel.operation_parts) for kernel in program.kernels), default=1)
+        )
         self._tables = _tables(machine, device)
         self._memory = _memory(machine, device)
         self._used_bytes = 0
@@ -94,22 +101,24 @@ class Launcher:
         key = self._key(launch, bindings)
         if self._reuse and key in self._known:
             known = self._known[key]
-            return Timed(known.ticks, known.stats, reused=True)
+            return replace(known, reused=True)
         code = self._code(launch, bindings)
-        ticks, stats = self._simulate(code)
+        parts = len(self._program.kernels[launch.kernel].operation_parts)
+        ticks, stats = self._simulate(code, parts)
         if ticks < 0:
             raise self._error(launch, code)
         stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
-        timed = Timed(ticks, stats, reused=False)
+        sum_up(stats)
+        timed = Timed(ticks, stats, tuple(parts_of(stats, ticks)), reused=False)
         self._known[key] = timed
         return timed
 
-    def _simulate(self, code: st.Code) -> tuple[int, st.Stats]:
+    def _simulate(self, code: st.Code, parts: int) -> tuple[int, st.Stats]:
         ahead = self._ahead and self._may_run_ahead(code)
         traced = ahead and self._traced and _may_trace(code)
         # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
         for is_traced, is_ahead in dict.fromkeys([(traced, ahead), (False, ahead), (False, False)]):
-            stats = st.new_stats(self._hardware)
+            stats = st.new_stats(self._hardware, parts)
             st.reset(self._hardware, self._state, len(code.buffers))
             arguments = code, self._hardware, self._state, stats, self._memory, self._tables
             ticks = self._run(*arguments, ahead=is_ahead, traced=is_traced)
@@ -186,14 +195,19 @@ class Launcher:
             detail = f"'{kernel.buffers[int(detail)].name}'"
         what = sentence.format(detail=detail, extra=int(error[st.ERROR_EXTRA]))
         place = f"PE ({pe // columns}, {pe % columns}) core {'AB'[core]} instruction {pc}: {text}"
-        return SimulationError(what, where=f"launch {launch.name}, kernel {kernel.name}, {place}")
+        where = f"launch {launch.name}, kernel {kernel.name}, {place}"
+        if len(launch.parts) > 1 and 0 <= pc < len(words):
+            where += f", of operation {launch.parts[int(code.instructions[core, pc, st.PART])].operation}"
+        return SimulationError(what, where=where)
 
 
 def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
     parts = (decode_columns(kernel.core_a), decode_columns(kernel.core_b))
-    instructions = np.zeros((2, max(len(part) for part in parts), parts[0].shape[1]), dtype=np.int64)
+    instructions = np.zeros((2, max(len(part) for part in parts), st.PART + 1), dtype=np.int64)
     for number, part in enumerate(parts):
-        instructions[number, : len(part)] = part
+        instructions[number, : len(part), : st.PART] = part
+    for index, begin in enumerate(kernel.operation_parts):
+        instructions[0, begin.core_a :, st.PART] = instructions[1, begin.core_b :, st.PART] = index
     buffers = np.zeros((len(kernel.buffers), 3), dtype=np.int64)
     for index, (base, buffer) in enumerate(zip(buffer_bases(kernel), kernel.buffers, strict=True)):
         buffers[index] = base, buffer.slot_bytes, buffer.slots

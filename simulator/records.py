@@ -150,6 +150,7 @@ def note_command(
     values, extents = record[st.R_VALUES :], record[st.R_EXTENTS :]
     _note_operands(code, hardware, state, fields, record)
     record[st.R_UNIT], record[st.R_PC], record[st.R_POINTER] = traits[tr.UNIT], pc, st.NO_POINTER
+    record[st.R_PART] = fields[st.PART]
     record[st.R_LINK], record[st.R_INDEXED] = traits[tr.LINK_ROLE], traits[tr.INDEXED]
     record[st.R_READ], record[st.R_WRITE] = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
     record[st.R_READ_PLACES], record[st.R_WRITE_PLACES] = -1, -1

@@ -1,4 +1,4 @@
-"""The result of a run or profile: latency, energy, utilization and traffic, in all and per launch."""
+"""The result of a run or profile: latency, energy, utilization and traffic, in all, per operation and per launch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from simulator import hardware as hw
 from simulator import state as st
 from simulator.energy import DRAM_PARTS, HOST_PART, band_of_sum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class OperationReport:
-    """One launch: `cycles` from its start to its last completion, without the job launch before it.
+    """One operation of the model in one launch, counted from 0; `kernel` is the name of its code.
 
-    What `lower_bound_cycles` is, and what it is about, is said in `simulator.bounds`; `bound_by` is what was busiest.
-    Its energy is that of its events, and what flows over its duration.
+    `cycles` are from the end of the operation before it in the launch, or the launch's start, to its last completion:
+    those of a launch add up. What else is counted is what its commands did, also before that: weights are loaded while
+    the operation before is still computing. `bound_by` is what they kept busiest. Its energy is that of its events, and
+    what flows over its duration. `simulator.bounds` says what `lower_bound_cycles` is, and what it is about.
     """
 
-    name: str
     operation: str
+    launch: int
     kernel: str
     start_cycles: int
     cycles: int
@@ -46,6 +48,29 @@ class OperationReport:
     def energy_joules(self) -> float:
         """Sum of the parts."""
         return sum(self.energy_parts_joules.values())
+
+    @property
+    def share_of_bound(self) -> float:
+        """Lower bound over the cycles it took: 1 is as fast as can be, above 1 is what came while others lasted."""
+        return self.lower_bound_cycles / self.cycles if self.cycles else 0.0
+
+
+@dataclass(frozen=True)
+class LaunchReport:
+    """One launch: `cycles` from its start to its last completion, without the job launch before it.
+
+    `bound_by` is what was busiest; the lower bound is that of its operations together.
+    """
+
+    name: str
+    kernel: str
+    start_cycles: int
+    cycles: int
+    reused: bool
+    lower_bound_cycles: float
+    lower_bound_resource: str
+    bound_by: str
+    utilization: Mapping[str, float]
 
     @property
     def share_of_bound(self) -> float:
@@ -104,6 +129,7 @@ class Report:
     simulated_launches: int
     notes: tuple[str, ...]
     operations: tuple[OperationReport, ...] = field(repr=False)
+    launches: tuple[LaunchReport, ...] = field(repr=False)
 
     @property
     def energy_joules(self) -> float:
@@ -159,7 +185,7 @@ class Report:
         return sum(self.commands_by_name.values())
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain values; `ops` has one row per launch."""
+        """Return plain values; `ops` has one row for each operation of each launch."""
         values: dict[str, object] = {"schema_version": SCHEMA_VERSION}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
@@ -169,6 +195,7 @@ class Report:
         values["energy_part_bands_joules"] = {part: list(band) for part, band in self.energy_part_bands_joules.items()}
         values["energy_band_joules"], values["notes"] = list(self.energy_band_joules), list(self.notes)
         values["ops"] = [_plain(operation) for operation in self.operations]
+        values["launches"] = [_plain_launch(launch) for launch in self.launches]
         del values["operations"]
         return values
 
@@ -195,11 +222,16 @@ def _plain(operation: OperationReport) -> dict[str, object]:
             "utilization": dict(operation.utilization)}  # fmt: skip
 
 
+def _plain_launch(launch: LaunchReport) -> dict[str, object]:
+    values = {name: getattr(launch, name) for name in launch.__dataclass_fields__}
+    return {**values, "share_of_bound": launch.share_of_bound, "utilization": dict(launch.utilization)}
+
+
 def busy_ticks(machine: Machine, stats: st.Stats) -> dict[str, tuple[int, int]]:
     """Return (busy ticks summed over all instances, number of instances) per kind of resource."""
     units = {"dpe": Unit.DPE, "se": Unit.SE, "re": Unit.RE, "mlu": Unit.MLU, "fi": Unit.FI}
-    busy = {name: (int(stats.busy[:, unit].sum()), stats.busy.shape[0]) for name, unit in units.items()}
-    busy["local_memory"] = int(stats.busy[:, st.LOCAL].sum()), stats.busy.shape[0]
+    busy = {name: (int(stats.counts[st.BUSY + unit]), machine.pe_count) for name, unit in units.items()}
+    busy["local_memory"] = int(stats.counts[st.BUSY + st.LOCAL]), machine.pe_count
     servers = _shared_servers(machine)
     return busy | {name: (int(stats.server_busy[row].sum()), count) for name, (row, count) in servers.items()}
 
@@ -221,9 +253,9 @@ def utilization_of(machine: Machine, stats: st.Stats, ticks: int) -> dict[str, f
 
 
 def add_stats(total: st.Stats, part: st.Stats) -> None:
-    """Add one launch's counters to a total."""
-    for into, array in zip(total, part, strict=True):
-        into += array
+    """Add one launch's counters to a total, but for those of its parts."""
+    total.counts[:] += part.counts
+    total.server_busy[:] += part.server_busy
 
 
 def command_counts(stats: st.Stats) -> dict[str, int]:
@@ -240,7 +272,7 @@ def sram_hit_rate(stats: st.Stats) -> float:
 
 
 def bound_of(machine: Machine, stats: st.Stats, ticks: int) -> str:
-    """Return the busiest kind of resource of a launch, or `latency` if none is busy for a third of it.
+    """Return the busiest kind of resource of a launch or operation, or `latency` if none is busy for a third of it.
 
     Of channels, banks and links the busiest one counts, since all may wait for it; PEs share their work.
     """

@@ -1,15 +1,18 @@
-"""The report for people: a page of at most 80 columns and 24 lines, then a table of kernels."""
+"""The report for people: a page of at most 80 columns and 24 lines, then a table of operations."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from simulator.operation_names import shared_name, short_names
 from simulator.report import OperationReport, Report
 
 COLUMNS = 80
-_LABEL = 20
+_LABEL, _NAME = 20, 26
+_LEAST_SHARE = 0.0005
+"""Operations that take less of the time are shown together."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"),
              (1e-9, "n"))  # fmt: skip
 
@@ -59,7 +62,7 @@ def _headline(report: Report) -> Iterator[tuple[str, str]]:
     yield "machine", f"{report.machine}, entry {report.entry}" + (f", {dims}" if dims else "")
     yield "latency", f"{quantity(report.latency_seconds, 's')} = {report.cycles:,} cycles"
     yield "lower bound", _lower_bound(report)
-    launching = f"{report.launch_cycles:,} cycles to start {len(report.operations)} launches"
+    launching = f"{report.launch_cycles:,} cycles to start {len(report.launches)} launches"
     yield "job launch", f"{launching} ({_percent(report.launch_cycles, report.cycles)})"
     yield "host link", f"{quantity(report.host_link_seconds, 's')} for inputs and outputs, not part of the latency"
     yield "energy", _energy(report)
@@ -126,62 +129,68 @@ def _work(report: Report) -> Iterator[tuple[str, str]]:
     shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in report.utilization.items())
     yield "unit utilization", shares
     yield "commands", f"{report.commands:,} started, {report.instructions:,} scalar instructions"
-    reused = len(report.operations) - report.simulated_launches
+    reused = len(report.launches) - report.simulated_launches
     yield "simulation", f"{report.simulated_launches} launches simulated, {reused} equal to one of them and reused"
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """All launches of one kernel."""
+    """Operations of one name, but for the number of their layer; `count` of them."""
 
-    kernel: str
-    launches: int
+    name: str
+    count: int
     cycles: int
     lower_bound_cycles: float
+    lower_bound_resource: str
     bound_by: str
     dram_bytes: int
 
 
-def _groups(report: Report) -> list[_Group]:
-    by_kernel: dict[str, list[OperationReport]] = {}
+def _groups(report: Report) -> Iterator[_Group]:
+    """Yield groups by falling time; those that take next to none come last, as one."""
+    by_name: dict[str, list[OperationReport]] = {}
     for operation in report.operations:
-        by_kernel.setdefault(operation.kernel, []).append(operation)
-    groups = [
-        _Group(
-            name,
-            len(rows),
-            sum(row.cycles for row in rows),
-            sum(row.lower_bound_cycles for row in rows),
-            _main_bound(rows),
-            sum(row.dram_bytes for row in rows),
-        )
-        for name, rows in by_kernel.items()
-    ]
-    return sorted(groups, key=lambda group: (-group.cycles, group.kernel))
+        by_name.setdefault(shared_name(operation.operation, operation.kernel), []).append(operation)
+    time = {name: sum(row.cycles for row in rows) for name, rows in by_name.items()}
+    shown = [name for name in by_name if time[name] >= _LEAST_SHARE * report.cycles]
+    for name in sorted(shown, key=lambda name: (-time[name], name)):
+        yield _group(name, by_name[name])
+    others = [name for name in by_name if name not in shown]
+    if others:
+        name = others[0] if len(others) == 1 else f"({len(others)} others)"
+        yield _group(name, [row for other in others for row in by_name[other]])
 
 
-def _main_bound(rows: list[OperationReport]) -> str:
-    """Return what bounds the launches that take most of the time."""
-    cycles: dict[str, int] = {}
-    for row in rows:
-        cycles[row.bound_by] = cycles.get(row.bound_by, 0) + row.cycles
-    return min(cycles, key=lambda name: (-cycles[name], name))
+def _group(name: str, rows: list[OperationReport]) -> _Group:
+    return _Group(
+        name, len({row.operation for row in rows}), sum(row.cycles for row in rows),
+        sum(row.lower_bound_cycles for row in rows),
+        _most((row.lower_bound_resource, row.lower_bound_cycles) for row in rows),
+        _most((row.bound_by, row.cycles) for row in rows), sum(row.dram_bytes for row in rows),
+    )  # fmt: skip
+
+
+def _most(weighted: Iterable[tuple[str, float]]) -> str:
+    """Return the word with the largest sum."""
+    sums: dict[str, float] = {}
+    for word, weight in weighted:
+        sums[word] = sums.get(word, 0) + weight
+    return min(sums, key=lambda word: (-sums[word], word))
 
 
 def _table(report: Report) -> Iterator[str]:
-    yield f"{'kernel':<25}{'launches':>9}{'time':>10}{'share':>8}{'of bound':>10}  {'busiest':<9}{'DRAM':>6}".rstrip()
+    yield f"{'operation':<{_NAME}}{'n':>4}{'time':>10}{'share':>8}{'of bound':>10}{'busiest':>13}{'DRAM':>8}"
     seconds_per_cycle = report.latency_seconds / report.cycles if report.cycles else 0.0
-    for group in _groups(report):
-        time = quantity(group.cycles * seconds_per_cycle, "s")
-        yield _row(group.kernel, group.launches, time, _percent(group.cycles, report.cycles),
-                   _percent(group.lower_bound_cycles, group.cycles), group.bound_by,
-                   quantity(group.dram_bytes, "B"))  # fmt: skip
+    groups = list(_groups(report))
+    for name, group in zip(short_names([group.name for group in groups], _NAME), groups, strict=True):
+        time, share = quantity(group.cycles * seconds_per_cycle, "s"), _percent(group.cycles, report.cycles)
+        reached = _percent(group.lower_bound_cycles, group.cycles) if group.lower_bound_cycles else "-"
+        busiest = group.bound_by.replace("local_memory", "local")
+        resource = group.lower_bound_resource if group.lower_bound_cycles else ""
+        yield (f"{name:<{_NAME}}{group.count:>4}{time:>10}{share:>8}{reached:>9} {resource:<5} {busiest:<7}"
+               f"{quantity(group.dram_bytes, 'B'):>9}").rstrip()  # fmt: skip
     time = quantity(report.launch_cycles * seconds_per_cycle, "s")
     share = _percent(report.launch_cycles, report.cycles)
-    yield _row("(job launch)", len(report.operations), time, share, "", "", "")
-
-
-def _row(name: str, launches: int, time: str, share: str, reached: str, busiest: str, dram: str) -> str:
-    short = name if len(name) <= 25 else f"{name[:11]}..{name[-12:]}"
-    busiest = busiest.replace("local_memory", "local mem")
-    return f"{short:<25}{launches:>7}{time:>12}{share:>8}{reached:>9}  {busiest:<9}{dram:>8}".rstrip()
+    yield f"{'(job launch)':<{_NAME}}{len(report.launches):>4}{time:>10}{share:>8}"
+    if any(group.lower_bound_cycles > 1.0005 * group.cycles for group in groups):
+        yield "over 100 % of bound: a part of it was done while the operation before it lasted"

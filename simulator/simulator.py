@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.affine import evaluate
 from isa.container import load_program
 from isa.errors import ProgramError, SimulationError
 from isa.machine import Machine, load_machine, machine_fields
-from isa.program import Absent, Entry, Launch, Program
+from isa.program import Absent, Entry, Program
 from simulator import hardware as hw
 from simulator import report as rp
 from simulator import state as st
@@ -26,6 +25,7 @@ from simulator.index_distribution import SEED, IndexDistribution, parse_distribu
 from simulator.launcher import Launcher, Timed, Timings
 from simulator.ports import moved_bytes
 from simulator.power import peak_watts
+from simulator.report_rows import Rows, counters_of
 
 Array = npt.NDArray[np.generic]
 Progress = Callable[[int, int], None]
@@ -155,13 +155,15 @@ class Simulator:
     def _report(self, entry: Entry, bindings: Mapping[str, int], timed: Sequence[Timed], host_bytes: int,
                 indices: IndexDistribution | None = None) -> rp.Report:  # fmt: skip
         machine, total = self.machine, st.new_stats(hw.hardware_of(self.machine))
-        operations, spans, clock = [], [], 0
+        rows, clock = Rows(self.program, machine), 0
+        launches, operations, spans = [], list[rp.OperationReport](), []
         for index, (launch, result) in enumerate(zip(entry.launches, timed, strict=True)):
             starting_ns = machine.launch_ns(launch.rows * launch.columns, replaces=index > 0)
             gap = round(starting_ns / machine.cycle_ns * hw.TICKS_PER_CYCLE)
-            operations.append(self._operation(launch, result, bindings, clock + gap))
+            launches.append(rows.launch_row(launch, result, bindings, clock + gap))
+            operations += rows.operation_rows(launch, index, result, bindings, launches[-1].start_cycles)
             spans += [(gap, background_joules(machine, self._seconds(gap))),
-                      (result.ticks, operations[-1].energy_parts_joules)]  # fmt: skip
+                      (result.ticks, rows.measured(result.stats, result.ticks).energy_parts_joules)]  # fmt: skip
             clock += gap + result.ticks
             rp.add_stats(total, result.stats)
         launched = clock - sum(result.ticks for result in timed)
@@ -173,8 +175,8 @@ class Simulator:
         counters = total.counts
         dram = int(counters[st.DRAM_READ]), int(counters[st.DRAM_WRITTEN])
         useful = sum(operation.useful_macs for operation in operations)
-        stats = [(launch, result.stats) for launch, result in zip(entry.launches, timed, strict=True)]
-        bound = lower_bound(self.program, machine, stats, bindings)
+        counted = [pair for each in zip(entry.launches, timed, strict=True) for pair in counters_of(*each)]
+        bound = lower_bound(self.program, machine, counted, bindings)
         return rp.Report(
             machine=machine.name, entry=entry.name, dims=dict(bindings), latency_seconds=seconds,
             cycles=rp.cycles_of(clock), launch_cycles=rp.cycles_of(launched),
@@ -202,29 +204,11 @@ class Simulator:
             simulated_launches=sum(not result.reused for result in timed),
             notes=(*_index_notes(int(counters[st.ROWS_DRAWN]), indices),
                    *_notes(self.program, machine, int(counters[st.WORDS_ASSUMED])), *_power_notes(machine, peak)),
-            operations=tuple(operations),
+            operations=tuple(operations), launches=tuple(launches),
         )  # fmt: skip
 
     def _seconds(self, ticks: int) -> float:
         return ticks / hw.TICKS_PER_CYCLE / self.machine.cycles_per_second
-
-    def _operation(self, launch: Launch, result: Timed, bindings: Mapping[str, int], start: int) -> rp.OperationReport:
-        stats, counters = result.stats, result.stats.counts
-        bound = lower_bound(self.program, self.machine, [(launch, stats)], bindings)
-        return rp.OperationReport(
-            name=launch.name, operation=launch.operation, kernel=self.program.kernels[launch.kernel].name,
-            start_cycles=rp.cycles_of(start), cycles=rp.cycles_of(result.ticks), reused=result.reused,
-            useful_macs=evaluate(launch.useful_macs, bindings),
-            issued_macs=int(counters[st.ISSUED_MACS : st.ACTIVE_MACS].sum()),
-            stated_macs=launch.stated_macs(bindings),
-            dram_bytes=int(counters[st.DRAM_READ] + counters[st.DRAM_WRITTEN]),
-            sram_bytes=int(counters[st.SRAM_READ] + counters[st.SRAM_WRITTEN]), sram_hit_rate=rp.sram_hit_rate(stats),
-            commands=int(counters[: st.ISSUED_MACS].sum()),
-            energy_parts_joules=energy_parts(self.machine, stats, self._seconds(result.ticks)),
-            lower_bound_cycles=bound.seconds * self.machine.cycles_per_second, lower_bound_resource=bound.resource,
-            bound_by=rp.bound_of(self.machine, stats, result.ticks),
-            utilization=rp.utilization_of(self.machine, stats, result.ticks),
-        )  # fmt: skip
 
 
 class _Code:

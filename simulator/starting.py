@@ -78,7 +78,12 @@ def complete(
         error = commands.perform(chip, pe, fields, record)
         if error:
             return error
-    commands.finish(chip.hardware, state, chip.stats, stream, pe, unit, record, now, done)
+    counts = chip.stats.parts[record[st.R_PART]]
+    commands.finish(chip.hardware, state, counts, stream, pe, unit, record, now, done)
+    if unit == _FI:  # what shared memories and links counted when they served it
+        for counter in range(st.DRAM_READ, st.DRAM_ROWS + 1):
+            counts[counter] += chip.stats.counts[counter]
+            chip.stats.counts[counter] = 0
     queues.dequeue(state, core, stream, now)
     _wake_after(chip.code, state, pe, core, stream, record, now)
     return codes.OK

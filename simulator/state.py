@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from isa import columns
 from isa.kernel import MAX_SLOTS
 from simulator import cache, dram
 from simulator import hardware as hw
@@ -59,8 +60,8 @@ UNKNOWN = -1
 (
     R_UNIT, R_POINTER, R_OPERANDS, R_BANK, R_OCCUPANCY, R_LATENCY, R_LOCAL_TICKS, R_ISSUE, R_AFTER, R_LINK,
 ) = (0, 1, 2, *range(8, 15))  # fmt: skip
-R_PC, R_BROADCAST, R_INDEXED, R_READ, R_READ_PLACES, R_WRITE, R_WRITE_PLACES = range(15, 22)
-R_INNER = 22
+R_PC, R_BROADCAST, R_INDEXED, R_READ, R_READ_PLACES, R_WRITE, R_WRITE_PLACES, R_PART = range(15, 23)
+R_INNER = 23
 R_EXTENTS = R_INNER + 3
 R_VALUES = R_EXTENTS + 6
 RECORD = R_VALUES + 8
@@ -97,8 +98,7 @@ IN_BROADCAST, AT_BARRIER = range(2)
 BARRIER_OF_ALL = 4
 # Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
 G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
-# Places in `State.scratch`: then how many interleave units of each slice a transfer touches, and at its end the
-# counters of one trace.
+# Places in `State.scratch`: then how many interleave units of each slice a transfer touches.
 (
     ERROR_CODE,
     ERROR_PE,
@@ -112,22 +112,28 @@ G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
     SHARES_BANKS,
     TOUCHED,
 ) = range(11)
-# Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters.
+# Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters, and
+# how many ticks the units and local memories of all PEs were busy.
 ISSUED_MACS = 256
 ACTIVE_MACS = ISSUED_MACS + 16
 (
-    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, LOCAL_READ, LOCAL_WRITTEN, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
-    SCALAR_INSTRUCTIONS, COMMANDS, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, WORDS_ASSUMED, ROWS_DRAWN,
-    CACHE_HIT, CACHE_FILLED,
+    DRAM_READ, DRAM_WRITTEN, SRAM_READ, SRAM_WRITTEN, CACHE_HIT, CACHE_FILLED, NOC_BYTES, BYTE_HOPS, DRAM_ROWS,
+    LOCAL_READ, LOCAL_WRITTEN, SIMD_ELEMENTS, LUT_ELEMENTS, ACCUMULATOR_ELEMENTS, SCALAR_INSTRUCTIONS, COMMANDS,
+    WORDS_ASSUMED, ROWS_DRAWN,
 ) = range(ACTIVE_MACS + 16, ACTIVE_MACS + 34)  # fmt: skip
-COUNTERS = CACHE_FILLED + 1
+BUSY = ROWS_DRAWN + 1
+COUNTERS = BUSY + LOCAL + 1
+PART_END = COUNTERS
+"""Column of `Stats.parts` behind the counters: when the last command of the part was complete."""
+PART = len(columns.NAMES)
+"""Column of `Code.instructions` behind those of `isa.columns`: the part of the kernel that an instruction is in."""
 # Places in `Code.header`: the rectangle, the lengths of the code, then the arguments.
 ROWS, COLUMNS, LENGTH = range(3)
 ARGUMENTS = LENGTH + CORES
 
 
 class Code(NamedTuple):
-    """A launch: instructions int64[2, n, 18], buffers int64[n, 3] (base, slot bytes, slots), header, traits table.
+    """A launch: instructions int64[2, n, PART + 1], buffers int64[n, 3] (base, slot bytes, slots), header, traits.
 
     `tables` int64[n, 2] has the first address and the end of each storage that the arguments name; `routes` and `links`
     are those of `isa.network.routes`.
@@ -162,15 +168,20 @@ class State(NamedTuple):
     records: Integers
     lanes: Integers
     addresses: Integers
+    counted: Integers
     scratch: Integers
 
 
 class Stats(NamedTuple):
-    """Counters of a launch; times in ticks. `busy` is [PE, unit or local memory], `server_busy` as `State.servers`."""
+    """Counters of a launch; times in ticks. `server_busy` is as `State.servers`.
+
+    `parts` has a row for each part of the kernel: the counters of what its code does. While a launch runs, `counts` has
+    what is not on a part yet, or on none; see `simulator.parts`.
+    """
 
     counts: Integers
-    busy: Integers
     server_busy: Integers
+    parts: Integers
 
 
 class Memory(NamedTuple):
@@ -229,8 +240,8 @@ def _server_shape(hardware: Hardware) -> tuple[int, int]:
     return 3, int(max(numbers[hw.DRAM_CHANNELS], banks, numbers[hw.LINKS]))
 
 
-def new_state(hardware: Hardware) -> State:
-    """Allocate the state for launches of any size up to the whole grid."""
+def new_state(hardware: Hardware, parts: int = 1) -> State:
+    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts at most."""
     numbers = hardware.numbers
     rows, columns = int(numbers[hw.ROWS]), int(numbers[hw.COLUMNS])
     pes, depth = rows * columns, int(numbers[hw.QUEUE_DEPTH])
@@ -246,14 +257,13 @@ def new_state(hardware: Hardware) -> State:
         meetings=_zeros(pes, 2 * CORES), agenda=_zeros(pes, AGENDA_COLUMNS),
         turns=_zeros(2 << (pes - 1).bit_length(), 2), records=_records(streams * depth),
         lanes=_zeros(MEMBER + 1, pes), addresses=_addresses(),
-        scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES]) + COUNTERS),
+        scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])), counted=_zeros(parts, COUNTERS),
     )  # fmt: skip
 
 
-def new_stats(hardware: Hardware) -> Stats:
-    """Allocate counters, all zero."""
-    pes = int(hardware.numbers[hw.ROWS] * hardware.numbers[hw.COLUMNS])
-    return Stats(_zeros(COUNTERS), _zeros(pes, LOCAL + 1), _zeros(*_server_shape(hardware)))
+def new_stats(hardware: Hardware, parts: int = 1) -> Stats:
+    """Allocate counters of a launch of so many parts, all zero."""
+    return Stats(_zeros(COUNTERS), _zeros(*_server_shape(hardware)), _zeros(parts, PART_END + 1))
 
 
 def reset(hardware: Hardware, state: State, buffers: int) -> None:

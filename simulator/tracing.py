@@ -2,9 +2,10 @@
 
 Without data nothing that a core computes depends on time, so its commands can be told before the launch runs. One PE
 leads: its code is interpreted, and registers of all PEs are followed beside it (`State.lanes`) from where coordinates
-make them different. Of a word that is loaded only the wait is kept, so no register may take it. PEs that would branch differently, or give a command other sizes, leave the trace and are led by
-one of their own later; only addresses of transfers may differ, and are kept for each PE. A launch that fails here, or
-is too long, is interpreted on each PE instead, and gives the same figures or tells the error.
+make them different. PEs that would branch differently, or give a command other sizes, leave the trace and are led by
+one of their own later; only addresses of transfers may differ, and are kept for each PE. Of a word that is loaded only
+the wait is kept, so no register may take it. A launch that fails here, or is too long, is interpreted on each PE
+instead, and gives the same figures or tells the error.
 """
 
 from __future__ import annotations
@@ -149,12 +150,12 @@ def _keep_addresses(
 
 @inlined_kernel
 def _note(
-    code: Code, hardware: Hardware, state: State, counts: Integers, core: Scalar, pc: Scalar, row: Scalar,
+    code: Code, hardware: Hardware, state: State, core: Scalar, pc: Scalar, row: Scalar,
     places: Scalar,
 ) -> tuple[Scalar, Scalar, Scalar]:  # fmt: skip
     """Write the record of an instruction that is no scalar one; return (error, first free place, ticks to issue it)."""
     fields, pe = code.instructions[core % st.CORES, pc], core // st.CORES
-    opcode, error = fields[col.OPCODE], codes.OK
+    opcode, error, counts = fields[col.OPCODE], codes.OK, state.counted[fields[st.PART]]
     unit = code.traits[opcode, tr.UNIT]
     if opcode == records.PUSH or opcode == records.POP:
         error, stream = records.check_pointer(code, state, core, fields)
@@ -186,7 +187,7 @@ def _note(
 
 @inner_kernel
 def _lead(
-    code: Code, hardware: Hardware, state: State, counts: Integers, core: Scalar, first: Scalar, places: Scalar
+    code: Code, hardware: Hardware, state: State, core: Scalar, first: Scalar, places: Scalar
 ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """Interpret a core without waiting for anything; return (error, end of its records, first free place, start)."""
     number, row, own = core % st.CORES, first, state.core[core]
@@ -208,12 +209,11 @@ def _lead(
             else:
                 started = own[st.TIME]
         if opcode == HALT:
-            counts[st.SCALAR_INSTRUCTIONS] += executed
             return codes.OK, row, places, started
         if is_noted:
             if row >= state.records.shape[0]:
                 return codes.TOO_LONG, row, places, 0
-            error, places, issue = _note(code, hardware, state, counts, core, pc, row, places)
+            error, places, issue = _note(code, hardware, state, core, pc, row, places)
             if error:
                 return error, row, places, 0
             own[st.TIME] += issue
@@ -228,6 +228,7 @@ def _lead(
         own[st.PC] = following
         own[st.TIME] += hardware.numbers[hw.SCALAR_TICKS]
         executed += 1
+        state.counted[fields[st.PART], st.SCALAR_INSTRUCTIONS] += 1
         if executed > hardware.numbers[hw.INSTRUCTION_LIMIT] or executed >= st.TRACED_INSTRUCTIONS:
             return codes.TOO_LONG, row, places, 0
 
@@ -251,12 +252,11 @@ def _trace_from(
 ) -> tuple[Scalar, Scalar, Scalar]:
     """Trace a core for all PEs that have no trace yet and do the same; return (error, first free record and place)."""
     leader, number, pes = core // st.CORES, core % st.CORES, code.header[st.ROWS] * code.header[st.COLUMNS]
-    counts = state.scratch[state.scratch.shape[0] - st.COUNTERS :]
-    counts[:] = 0
+    state.counted[:, :] = 0
     for pe in range(leader, pes):
         if state.lanes[st.MEMBER, pe] == st.PENDING:
             state.lanes[st.MEMBER, pe] = st.FOLLOWING
-    error, end, places, started = _lead(code, hardware, state, counts, core, first, places)
+    error, end, places, started = _lead(code, hardware, state, core, first, places)
     state.core[core, :] = 0
     if error:
         return error, end, places
@@ -271,8 +271,9 @@ def _trace_from(
         row[st.TIME], row[st.CURSOR], row[st.END] = started, first, end
         if _claim_as(state, code.buffers.shape[0], core, own):
             return codes.TWO_PRODUCERS, end, places
-    for counter in range(st.COUNTERS):
-        stats.counts[counter] += members * counts[counter]
+    for part in range(stats.parts.shape[0]):
+        for counter in range(st.COUNTERS):
+            stats.parts[part, counter] += members * state.counted[part, counter]
     return codes.OK, end, places
 
 

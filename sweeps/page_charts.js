@@ -8,7 +8,6 @@ const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00
 const CONFIG = {displaylogo: false, responsive: true, displayModeBar: true,
                 modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]]};
 const STILL = {...CONFIG, displayModeBar: false};
-const MOST_LINES = 500;  // of the dominated designs, and of those without figures: more are no line any more
 const LAYOUT = {modebar: {orientation: "v", color: "#9aa5b1", activecolor: "#1f2933", bgcolor: "#ffffff"}, font: FONT, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", hovermode: "closest",
                 hoverlabel: {align: "left", bgcolor: "#ffffff", bordercolor: "#52606d", font: {...FONT, size: 12}}};
 const GRID = {gridcolor: "#e4e7eb", linecolor: "#9aa5b1", zeroline: false, showline: true, ticks: "outside",
@@ -203,7 +202,7 @@ function parallelLayout() {
 
 function drawParallel() {
   const of = role => points.filter(point => point.role === role && passes(point));
-  const some = members => members.sort((a, b) => scattered(a.number, 2) - scattered(b.number, 2)).slice(0, MOST_LINES);
+  const some = members => members.sort((a, b) => scattered(a.number, 2) - scattered(b.number, 2)).slice(0, data.most_lines);
   const lost = points.filter(point => point.status !== "ok" && point.role !== "base" && passes(point));
   const traces = [
     parallelLines(some(of("ok")), ROLES.ok, 1, 0.35), parallelLines(some(lost), ROLES.infeasible, 1, 0.35),

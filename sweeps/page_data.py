@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.importance import Importance, feasibility_importance, importances
+from sweeps.page_prose import MOST_LINES
 from sweeps.pareto import Front, Neighbour, front, front_of, neighbours, oriented, usable
 from sweeps.points import FIGURES, ParameterValue, PointRow, SweepTable
 from sweeps.summary import along_front, limits
@@ -81,6 +82,7 @@ def page_data(findings: Findings) -> dict[str, Any]:
         "importance": [_shares(row) for row in findings.importances],
         "feasibility": _feasibility_axes(table),
         "limits": _limits(table, findings.barred),
+        "most_lines": MOST_LINES,
         "texts": texts.all,
     }
 

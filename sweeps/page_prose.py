@@ -9,10 +9,12 @@ TRADE_OFFS = """<p>Each mark is a machine. Point at one to see its design on the
 is the best that can be had of the two objectives shown; a design of the front that lies off it is better in another
 one.</p>"""
 
-PARALLEL = """<p>One line per design: blue on the front, orange the knee, black the base machine, dotted the one
+MOST_LINES = 500
+"""Lines of dominated designs, and of those without figures: more are no lines any more."""
+PARALLEL = f"""<p>One line per design: blue on the front, orange the knee, black the base machine, dotted the one
 that you chose, grey those without figures, which end before the objectives. <b>Drag a box over an axis</b> to keep
 the designs that pass through it, here and above; hold Shift for a further box. Of dominated designs and of those
-without figures at most 500 each are drawn.</p>"""
+without figures at most {MOST_LINES} each are drawn.</p>"""
 
 IMPORTANCE = """<p>Share of the variance of each objective (of its logarithm), among the feasible designs, that goes
 with a parameter alone; what single parameters do not explain is at the bottom. Averaged over all orders in which

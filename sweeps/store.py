@@ -189,10 +189,11 @@ class Store:
         """Yield the points of a sweep by number, the base machine first."""
         query = """SELECT number, choice, status, reason, violation, "values", figures, "limit", machine
                    FROM points WHERE sweep = ? ORDER BY number"""
-        for number, choice, status, reason, violation, *texts in self._read(query, (sweep.id,)):
-            values, figures, limit, machine = texts
-            row = PointRow(number, status, reason, json.loads(values), json.loads(figures), limit, machine)
-            yield StoredPoint(row, tuple(json.loads(choice)), violation)
+        for number, choice, status, reason, violation, *texts, limit, machine in self._read(query, (sweep.id,)):
+            choices, values, figures = json.loads(f"[{','.join((choice, *texts))}]")
+            yield StoredPoint(
+                PointRow(number, status, reason, values, figures, limit, machine), tuple(choices), violation
+            )
 
     def counts(self, sweep: StoredSweep) -> Counter[str]:
         """Return how many points there are by status, without the base machine."""

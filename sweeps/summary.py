@@ -108,9 +108,14 @@ def verdicts(table: SweepTable) -> Iterator[str]:
 
 
 def _single_verdict(row: PointRow, base: PointRow, objective: Objective) -> str:
-    name = objective.name
-    change = change_text(row.figures[name], base.figures[name])
-    return f"The best, point {row.number}, has {figure_label(name)} {change} against the base machine."
+    name, found, before = objective.name, row.figures[objective.name], base.figures[objective.name]
+    is_better = found < before if objective.goal == "minimize" else found > before
+    if not is_better:
+        nearest = f"the nearest, point {row.number}: {change_text(found, before)}"
+        return f"No point beats the base machine in {figure_label(name)}; {nearest}."
+    return (
+        f"The best, point {row.number}, has {figure_label(name)} {change_text(found, before)} against the base machine."
+    )
 
 
 def _verdict(found: Domination, base: PointRow) -> str:

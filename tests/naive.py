@@ -55,6 +55,7 @@ class Launch:
         self.bank_shape = (accumulator.rows, accumulator.columns)
         self.tables = make_tables(self.block_k_bytes, *self.bank_shape, 4)
         code = decode_columns(kernel.core_a), decode_columns(kernel.core_b)
+        starts = [0, *(part.core_a for part in kernel.parts[1:])], [0, *(part.core_b for part in kernel.parts[1:])]
         self.elements = {
             (row, column): Element(
                 row,
@@ -65,7 +66,7 @@ class Launch:
                     Circular(base, each.slot_bytes, each.slots)
                     for base, each in zip(buffer_bases(kernel), kernel.buffers, strict=True)
                 ],
-                (Core(code[0]), Core(code[1])),
+                (Core(code[0], starts[0]), Core(code[1], starts[1])),
             )
             for row in range(rows)
             for column in range(columns)
@@ -251,7 +252,7 @@ class Launch:
         if len(core.queues[unit]) == self.machine.pe.command_queue_depth:
             return False
         values = np.array([core.registers[fields[col.R0 + slot]] for slot in range(8)], dtype=np.int64)
-        core.queues[unit].append(Command(instruction, fields, values, core.issued))
+        core.queues[unit].append(Command(instruction, fields, values, core.issued, core.part))
         core.issued += 1
         self.advance(core)
         return True

@@ -65,12 +65,13 @@ class Circular:
 
 @dataclass
 class Command:
-    """An entry of a command queue: the decoded row and the registers at issue."""
+    """An entry of a command queue: the decoded row, the registers at issue, and the part of the kernel it is in."""
 
     instruction: Instruction
     fields: Integers
     values: Integers
     order: int
+    part: int
 
     def word(self, name: str) -> str:
         """Return the word of a choice operand."""
@@ -84,9 +85,10 @@ class Command:
 
 @dataclass
 class Core:
-    """A scalar core and its command queues."""
+    """A scalar core and its command queues; `starts` are the instructions at which parts of the kernel begin."""
 
     code: Integers
+    starts: list[int]
     pc: int = 0
     registers: list[int] = field(default_factory=lambda: [0] * 32)
     loops: list[list[int]] = field(default_factory=list)
@@ -94,6 +96,11 @@ class Core:
     issued: int = 0
     halted: bool = False
     at_barrier: bool = False
+
+    @property
+    def part(self) -> int:
+        """The part of the kernel that the next instruction is in."""
+        return sum(start <= self.pc for start in self.starts) - 1
 
     @property
     def drained(self) -> bool:

@@ -78,7 +78,7 @@ def test_outputs_do_not_depend_on_the_machine(machine: Machine, sequence: int, d
         for name, expected in zip(names, _reference().run(None, inputs), strict=True):
             np.testing.assert_allclose(result.outputs[name], expected, rtol=0, atol=TOLERANCE[dtype], err_msg=name)
         for operation in result.report.operations:
-            assert operation.issued_macs == operation.stated_macs >= operation.useful_macs, operation.name
+            assert operation.issued_macs == operation.stated_macs >= operation.useful_macs, operation.operation
 
 
 def test_blocks_that_rows_cannot_hold_are_refused() -> None:

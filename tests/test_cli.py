@@ -51,7 +51,9 @@ def test_compile_then_simulate_gives_the_report_of_both_at_once(tmp_path, capsys
     assert values.keys() >= JSON_KEYS
     assert values["utilization"].keys() >= UNITS
     assert values["dims"] == {"past": 32}
-    assert len(values["ops"]) == len(Simulator(program).entry().launches)
+    launches = Simulator(program).entry().launches
+    assert len(values["launches"]) == len(launches)
+    assert [op["operation"] for op in values["ops"]] == [part.operation for launch in launches for part in launch.parts]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "two.json", "x.program"]
 
 

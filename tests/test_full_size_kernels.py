@@ -84,9 +84,11 @@ def _reduced(mapping: LinearMapping) -> LinearMapping:
     outputs = (rows // mapping.bands * columns if is_dealt else columns) * TRIPS * mapping.tile_outputs - 7
     if not mapping.resident:
         inputs = TRIPS * mapping.chunk_inputs + 32 // shape.dtype.bytes
-        row_rounds = TRIPS
+        row_rounds = 1 if mapping.streams_constants else TRIPS  # which decides how x is loaded
         missing = min(5, mapping.tile_rows - 1)
-        shape = replace(shape, rows=(mapping.bands if mapping.is_flat else rows) * TRIPS * mapping.tile_rows - missing)
+        shape = replace(
+            shape, rows=(mapping.bands if mapping.is_flat else rows) * row_rounds * mapping.tile_rows - missing
+        )
     k_bytes = inputs * shape.dtype.bytes
     return replace(
         mapping, shape=replace(shape, inputs=inputs, outputs=outputs), grid_rows=rows, grid_columns=columns,

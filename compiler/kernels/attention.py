@@ -27,6 +27,7 @@ from compiler.attention_mapping import (
 )
 from compiler.graph import AttentionAttributes, Operation
 from compiler.kernel_builder import KernelBuilder
+from compiler.kernels import cache_append, rope
 from compiler.kernels.attention_compute import Attender
 from compiler.kernels.attention_load import Loader
 from compiler.kernels.attention_walk import AttentionBuffers, PartBuffers
@@ -70,7 +71,7 @@ def lower(context: Lowering, op: Operation) -> None:
     keys, values = context.cache(op.inputs[1]), context.cache(op.inputs[2])
     mask = context.region(op.inputs[5]) if len(op.inputs) > 5 and op.inputs[5] else None
     bias, bias_arguments = _bias(context, op, attributes)
-    tile = choose_tile(keys, attributes, mask is not None, bias, context.machine)
+    tile = choose_tile(keys, attributes, mask is not None, bias, context.machine, _past_is_kept(context, op))
     kernel = context.kernel(build, tile)
     whole, parts = split_items(tile, context.machine)
     arguments: dict[str, ArgumentValue] = {
@@ -86,6 +87,17 @@ def lower(context: Lowering, op: Operation) -> None:
         op, kernel, rectangle, arguments, useful_macs=useful,
         rounded_macs=issued_macs(tile, attributes.past),
     )  # fmt: skip
+
+
+def _past_is_kept(context: Lowering, op: Operation) -> bool:
+    """Tell whether caches come from before the run, and new tokens go behind what is in them, not to any places."""
+    graph = context.mapped.graph
+    pasts = op.inputs[3:5]
+    if len(pasts) < 2 or not all(past in graph.inputs for past in pasts):
+        return False
+    writers = [context.producers[name] for name in op.inputs[1:3] if name and name in context.producers]
+    places = {"rope": rope.PLACES_INPUT, "cache_append": cache_append.PLACES_INPUT}
+    return all(len(writer.inputs) <= places.get(writer.kind, 0) for writer in writers)
 
 
 def _bias(context: Lowering, op: Operation, attributes: AttentionAttributes) -> tuple[Bias, dict[str, ArgumentValue]]:

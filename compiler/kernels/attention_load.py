@@ -1,7 +1,8 @@
 """Core A of the attention kernel: loads, and scores behind them.
 
 It loads q once per item; k, v and the mask chunk by chunk, v transposed on the way. Loads of the next chunk are asked
-for before the scores of this one.
+for before the scores of this one. Keys of the past are there before the launch: where every PE has a part of one item
+at most, the first chunks of them come before the PEs meet.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from compiler.attention_mapping import MASK_BYTES, PUSHED_TOGETHER, AttentionTile
-from compiler.kernel_builder import BufferHandle, CoreBuilder, OperandValue, Register
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, OperandValue, Register
 from compiler.kernels.attention_scores import Scorer
 from compiler.kernels.attention_walk import AttentionBuffers, loaded
 from isa.machine import Machine
@@ -25,6 +26,8 @@ class Loader(Scorer):
         self.loads_ahead = self.scores_on_core_a and (tile.depths.k > 1 or pieces_wait)
         """Only with room for a chunk beside the one in use, or for its loads in the queue: the core must not stop there
         when they wait for scores that it has not yet asked for."""
+        self.early = core.register() if tile.loads_past_early and self.loads_ahead else None
+        """Chunks that were loaded early and not counted yet."""
 
     def emit(self) -> None:
         """Emit the code of the core; what lies behind each head of q is zero for all items."""
@@ -41,21 +44,51 @@ class Loader(Scorer):
                             "fill", out=self.buffers.q, out_offset=offset, rows=1, columns=columns,
                             out_dtype=self.shape.dtype.name, value=0.0,
                         )  # fmt: skip
+        if self.early is not None:
+            self._load_early(self.early)
         super().emit()
+
+    def _load_early(self, early: Register) -> None:
+        """Load the first chunks of this PE's part that are all past, if there are only parts, and count them."""
+        core, tile = self.core, self.tile
+        core.copy(0, early)
+        with ExitStack() as first:
+            with core.scratch() as number:
+                first.enter_context(core.when_equal(core.load_argument("whole", number), ZERO))
+                self.find_chain(number, first)
+            self.start_part(first)
+            cache, last, chunks = (first.enter_context(core.scratch()) for _ in range(3))
+            self._find_cache(cache)
+            core.copy(self.begin, self.first_key)
+            core.load_argument("past", last)
+            core.minimum(last, self.end, last)
+            core.increase(last, -tile.keys)
+            core.copy(min(tile.depths.k, tile.depths.transposed), chunks)
+            with core.loop(chunks):
+                with core.when_at_least(last, self.first_key):
+                    self._load_keys_and_values(cache)
+                    core.increase(early, 1)
+                core.increase(self.first_key, tile.keys)
+        core.await_inputs()
+
+    def _find_cache(self, cache: Register) -> None:
+        """Set the offset of the item's kv head in the caches."""
+        core, shape = self.core, self.shape
+        core.multiply(self.batch, shape.kv_heads * shape.group, cache)
+        core.increase(cache, self.query_head)
+        with loaded(core, shape.group) as (group,):
+            core.compute("div", cache, group, cache)
+        core.multiply(cache, shape.capacity * shape.row_bytes, cache)
 
     def item(self, is_part: bool) -> None:
         """Load everything that one item reads; a part without keys reads nothing."""
-        core, shape = self.core, self.shape
+        core = self.core
         with ExitStack() as stack:
             if is_part:
                 stack.enter_context(core.when_less(self.begin, self.end))
             self._load_q()
             cache, trips = stack.enter_context(core.scratch()), stack.enter_context(core.scratch())
-            core.multiply(self.batch, shape.kv_heads * shape.group, cache)
-            core.increase(cache, self.query_head)
-            with loaded(core, shape.group) as (group,):
-                core.compute("div", cache, group, cache)
-            core.multiply(cache, shape.capacity * shape.row_bytes, cache)
+            self._find_cache(cache)
             core.copy(self.begin, self.first_key)
             if self.scores_on_core_a:
                 core.copy(self.begin, self.score_key)
@@ -81,7 +114,23 @@ class Loader(Scorer):
             self._load_chunk(cache)
 
     def _load_chunk(self, cache: Register) -> None:
-        """Load the chunk at `first_key`, and go on to the next one."""
+        """Load the chunk at `first_key` if it was not loaded early, and go on to the next one."""
+        core = self.core
+        if self.early is None:
+            self._load_keys_and_values(cache)
+        else:
+            with core.when_less(self.early, 1):
+                self._load_keys_and_values(cache)
+            core.increase(self.early, -1)
+            core.maximum(self.early, ZERO, self.early)
+        if self.shape.has_mask:
+            self._load_mask()
+        if self.buffers.bias is not None:
+            self._load_bias(self.buffers.bias)
+        core.increase(self.first_key, self.tile.keys)
+
+    def _load_keys_and_values(self, cache: Register) -> None:
+        """Load the chunk at `first_key`, and transpose its values."""
         self.load_chunk_rows(self.first_key, self.chunk_rows, self.loaded_end)
         self._load_keys("k", self.buffers.k, cache, self.tile.key_pieces)
         self._load_keys("v", self.buffers.v, cache)
@@ -89,11 +138,6 @@ class Loader(Scorer):
             self._transpose_what_is_visible()
         elif not self.tile.is_narrow:
             self._transpose_values()
-        if self.shape.has_mask:
-            self._load_mask()
-        if self.buffers.bias is not None:
-            self._load_bias(self.buffers.bias)
-        self.core.increase(self.first_key, self.tile.keys)
 
     def _load_q(self) -> None:
         core, tile, shape, q = self.core, self.tile, self.shape, self.buffers.heads or self.buffers.q

@@ -130,26 +130,35 @@ class Walk:
         core = self.core
         with ExitStack() as body:
             with core.scratch() as chains, core.scratch() as rounds:
-                self._load_pe_count(chains)
-                core.load_argument("parts", self.parts)
-                core.minimum(self.parts, chains, self.parts)
-                core.compute("div", chains, self.parts, chains)
-                self.load_position(self._place)
-                core.compute("rem", self._place, self.parts, self.part)
-                core.compute("div", self._place, self.parts, self._place)
-                core.load_argument("whole", self._base)
-                body.enter_context(core.when_less(self._place, chains))
+                self.find_chain(chains, body)
                 self.prepare_parts()
                 self._load_rounds("items", chains, rounds)
                 body.enter_context(core.loop(rounds))
             with ExitStack() as guarded:
-                self._start_item("items", guarded)
-                self._find_part()
+                self.start_part(guarded)
                 self.item(is_part=True)
             with core.scratch() as chains:
                 self._load_pe_count(chains)
                 core.compute("div", chains, self.parts, chains)
                 core.increase(self._base, chains)
+
+    def find_chain(self, chains: Register, guarded: ExitStack) -> None:
+        """Find how many chains there are, and this PE's place in its own; skip what is `guarded` if it has none."""
+        core = self.core
+        self._load_pe_count(chains)
+        core.load_argument("parts", self.parts)
+        core.minimum(self.parts, chains, self.parts)
+        core.compute("div", chains, self.parts, chains)
+        self.load_position(self._place)
+        core.compute("rem", self._place, self.parts, self.part)
+        core.compute("div", self._place, self.parts, self._place)
+        core.load_argument("whole", self._base)
+        guarded.enter_context(core.when_less(self._place, chains))
+
+    def start_part(self, guarded: ExitStack) -> None:
+        """Find this PE's part of an item in this round, and skip what is `guarded` if there are no more."""
+        self._start_item("items", guarded)
+        self._find_part()
 
     def _start_item(self, count: str, guarded: ExitStack) -> None:
         """Find the item of this PE in this round, and skip what is `guarded` if there are no more."""

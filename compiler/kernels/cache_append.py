@@ -1,16 +1,18 @@
 """Heads of new tokens into a cache [batch, head, position, head_dim]: core A loads rows, core B stores heads.
 
+Where no PE has two tokens core B does both, and core A has nothing to wait for.
 Token i of a sequence goes to position i behind the start, or to the position that an int32 input says.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from compiler.graph import Operation
-from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder
-from compiler.kernels.dealing import dealt_items, row_address
-from compiler.kernels.rope import cache_target, load_indices, token_address
+from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register
+from compiler.kernels.dealing import dealt_items, one_item, row_address
+from compiler.kernels.rope import cache_target, load_indices, skipped_pes, token_address
 from compiler.kernels.token_blocks import ARGUMENTS as BLOCK_ARGUMENTS
 from compiler.kernels.token_blocks import Store, TokenBlocks, choose_blocks, dealt_blocks, load_item, store_item
 from compiler.lowering import ArgumentValue, Lowering
@@ -25,16 +27,23 @@ ARGUMENTS = (
 )  # fmt: skip
 """Token `i` is written to position `i % sequence`, or `places[i % place_count]` if the kernel reads them."""
 
+PLACES_INPUT = 1
+"""Index among the inputs of cache_append, of one that writes a static cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppendShape:
-    """Heads of a token and their elements, without and with the padding of the cache."""
+    """Heads of a token and their elements, without and with the padding of the cache.
+
+    Where no PE has two tokens, so many of the last PEs have none.
+    """
 
     heads: int
     head_dim: int
     padded_head_dim: int
     place_bytes: int
     dtype: Dtype
+    skipped_pes: int | None = None
 
 
 def build(machine: Machine, shape: AppendShape) -> Kernel:
@@ -43,16 +52,18 @@ def build(machine: Machine, shape: AppendShape) -> Kernel:
     builder = KernelBuilder(f"cache_append_{shape.heads}x{shape.head_dim}{suffix}", machine, ARGUMENTS)
     row_bytes = padded_row_bytes(shape.heads * shape.head_dim, shape.dtype)
     head_bytes = shape.padded_head_dim * shape.dtype.bytes
-    x = builder.buffer("x", row_bytes, 2, shared=True)
+    slots = 2 if shape.skipped_pes is None else 1
+    x = builder.buffer("x", row_bytes, slots, shared=True)
     padded = shape.head_dim != shape.padded_head_dim
-    out = builder.buffer("out", shape.heads * head_bytes, 2, shared=True) if padded else x
-    a, b = builder.core_a, builder.core_b
-    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
-    with dealt_items(a, a.argument("tokens")) as token, a.scratch() as address:
+    out = builder.buffer("out", shape.heads * head_bytes, slots, shared=True) if padded else x
+    b = builder.core_b
+    a = builder.core_a if shape.skipped_pes is None else b
+    places = load_indices(builder, a, "places", shape.place_bytes) if shape.place_bytes else None
+    with _tokens(a, shape) as token, a.scratch() as address:
         row_address(a, "x", "x_pitch", token, address)
         a.emit("dma_in", out=x, address=address, rows=1, row_bytes=row_bytes)
         a.push(x)
-    with dealt_items(b, b.argument("tokens")) as token, b.scratch() as address:
+    with _tokens(b, shape) as token, b.scratch() as address:
         if padded:
             _pad(b, shape, x, out)
         token_address(b, token, address, places)
@@ -77,6 +88,11 @@ def build_blocks(machine: Machine, plan: TokenBlocks, head_bytes: int, store: St
     return builder.build()
 
 
+def _tokens(core: CoreBuilder, shape: AppendShape) -> AbstractContextManager[Register]:
+    tokens = core.argument("tokens")
+    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
+
+
 def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHandle) -> None:
     """Copy heads apart, zeros between them."""
     size = shape.dtype.bytes
@@ -94,9 +110,11 @@ def _pad(core: CoreBuilder, shape: AppendShape, x: BufferHandle, out: BufferHand
 def lower(context: Lowering, op: Operation) -> None:
     """Launch the copy of all new tokens; tokens are dealt over the PEs."""
     x, cache = context.region(op.inputs[0]), context.cache(op.outputs[0])
-    places = context.region(op.inputs[1]) if len(op.inputs) > 1 else None
+    places = context.region(op.inputs[PLACES_INPUT]) if len(op.inputs) > PLACES_INPUT else None
     place_bytes = places.row_bytes if places else 0
-    shape = AppendShape(cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype)
+    shape = AppendShape(
+        cache.heads, cache.head_dim, cache.padded_head_dim, place_bytes, cache.dtype, skipped_pes(context, x.rows, 2)
+    )
     target = cache_target(context, cache, places)
     head_bytes, batch = cache.padded_head_dim * cache.dtype.bytes, x.rows // cache.sequence
     plan = choose_blocks(cache.heads, batch, cache.sequence, context.machine.pe_count)
@@ -120,4 +138,5 @@ def lower(context: Lowering, op: Operation) -> None:
         "sequence": cache.sequence,
         **target,
     }
-    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
+    context.launch(op, kernel, context.rectangle(tokens), arguments)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from compiler.kernel_builder import BufferHandle, CoreBuilder, Register, Scalar, round_up
+from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register, Scalar, round_up
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from isa.machine import Machine
 
@@ -27,6 +27,22 @@ def dealt_items(core: CoreBuilder, count: Register) -> Iterator[Register]:
         with core.loop(trips):
             yield item
             core.increase(item, stride)
+
+
+@contextmanager
+def one_item(core: CoreBuilder, count: Register, skipped: int = 0) -> Iterator[Register]:
+    """Run the block on the last `count` PEs but those skipped, of which item 0 is the last; yields the item's number.
+
+    These are the PEs without a tile where a linear has fewer tiles than there are PEs: no weights pass their ports.
+    """
+    with core.scratch() as item, core.scratch() as place:
+        core.multiply(core.coordinate("rows"), core.coordinate("columns"), item)
+        core.multiply(core.coordinate("row"), core.coordinate("columns"), place)
+        core.increase(place, core.coordinate("column"))
+        core.subtract(item, place, item)
+        core.increase(item, -1 - skipped)
+        with core.when_less(item, count), core.when_at_least(item, ZERO):
+            yield item
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Operation
-from compiler.kernel_builder import KernelBuilder
+from compiler.kernel_builder import EARLY, KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
 from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
-from compiler.kernels.linear_stream import EARLY_CHUNKS, MULTIPLYING_KINDS, WORD_BYTES
+from compiler.kernels.linear_stream import WORD_BYTES
 from compiler.kernels.linear_walk import Buffers, arguments_of
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
@@ -44,9 +44,11 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
         initial_bytes, initial_slots = mapping.tile_columns * 4, 2
     if shape.has_residual:
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
-    weight = builder.buffer("weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True)
+    weight = builder.buffer(
+        "weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True, streamed=mapping.shares_slots
+    )
     buffers = Buffers(
-        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=not mapping.resident or mapping.uses_up_x),
+        builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=True),
         weight,
         builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
         builder.buffer(
@@ -92,13 +94,13 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
 
 
 def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buffers) -> Buffers:
-    slots = mapping.weight_slots
+    slots, streamed = mapping.weight_slots, mapping.shares_slots
     has_zero_points = mapping.zero_point_chunk_bytes > 0
     return replace(
         buffers,
         factor=builder.buffer("expanded", mapping.expanded_part_bytes, EXPANDED_SLOTS, shared=True),
-        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True),
-        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True)
+        scales=builder.buffer("scales", mapping.scale_chunk_bytes, slots, shared=True, streamed=streamed),
+        zero_points=builder.buffer("zero_points", mapping.zero_point_chunk_bytes, slots, shared=True, streamed=streamed)
         if has_zero_points
         else None,
         shifted=builder.buffer("shifted", mapping.expanded_part_bytes, 1, shared=True) if has_zero_points else None,
@@ -125,22 +127,13 @@ def _name(mapping: LinearMapping) -> str:
 
 
 def _ordered(context: Lowering, op: Operation, mapping: LinearMapping) -> LinearMapping:
-    """Return the mapping with the order of tiles that brings less from DRAM, and of weights and x that starts sooner.
+    """Return the mapping with the order of tiles that brings less from DRAM.
 
     Either order reads x for every tile and the weight for every tile of rows. What of it comes from DRAM should be what
     was read just before, so that it may lie in the cache: the weight, unless it is x that has no place in SRAM.
-
-    What multiplies takes so long that all slots of the weight fill meanwhile. What takes less than that must not wait
-    for its own transfers behind those of the weight.
     """
     place = context.mapped.storages[context.region(op.inputs[0]).storage]
-    producer = context.mapped.graph.producers().get(op.inputs[0] or "")
-    is_behind_products = producer is not None and producer.kind in MULTIPLYING_KINDS
-    return replace(
-        mapping,
-        keeps_weight=not mapping.resident and place.space == "sram",
-        early_chunks=EARLY_CHUNKS if mapping.streams_constants and not is_behind_products else 0,
-    )
+    return replace(mapping, keeps_weight=not mapping.resident and place.space == "sram")
 
 
 def lower(context: Lowering, op: Operation) -> None:
@@ -160,6 +153,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "out_bytes": out.row_bytes, "chunks": mapping.chunks, "row_rounds": mapping.row_rounds,
         "output_tiles": mapping.output_tiles, "initial": initial, "initial_pitch": initial_pitch,
     }  # fmt: skip
+    if mapping.loads_early:
+        arguments[EARLY] = mapping.weight_slots - 1
     if mapping.shape.activation == "sigmoid":
         arguments["outputs"] = mapping.shape.outputs
     for index, name in ((SCALES, "scales"), (ZERO_POINTS, "zero_points")):

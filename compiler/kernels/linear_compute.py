@@ -9,6 +9,7 @@ from typing import Any
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_expand import Expander
 from compiler.kernels.linear_parts import add_parts
+from compiler.kernels.linear_resident import ResidentLoader
 from compiler.kernels.linear_stream import XStream
 from compiler.kernels.linear_walk import Buffers
 from compiler.linear_mapping import LinearMapping
@@ -20,7 +21,7 @@ Operand = tuple[BufferHandle, Register, Register]
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
-class Multiplier(Expander):
+class Multiplier(Expander, ResidentLoader):
     """Core B: matrix products, accumulators, and the way out.
 
     A packed weight is expanded one part of a chunk ahead of the products, beyond the ends of tiles: products that wait
@@ -41,7 +42,7 @@ class Multiplier(Expander):
 
     def emit(self) -> None:
         if self.mapping.resident:
-            self._load_resident_x()
+            self.load_resident_x()
         self._prepare()
         for _ in self.tiles():
             if self.loads_initial_late and self._has_initial:
@@ -54,20 +55,8 @@ class Multiplier(Expander):
                 self._load_next_initial()
             self._multiply_chunks()
             self._finish()
-        if self.mapping.uses_up_x:
-            self.core.pop(self.buffers.x)
-
-    def _load_resident_x(self) -> None:
-        """Load all of x: transfers of a core complete in order, so one of core A would be there behind all weights."""
-        core = self.core
-        with core.scratch() as address, core.scratch() as pitch, core.scratch() as rows:
-            core.emit(
-                "dma_in", out=self.buffers.x, out_pitch=core.argument("k_bytes"),
-                address=core.load_argument("x", address), address_pitch=core.load_argument("x_pitch", pitch),
-                rows=core.load_argument("rows", rows), row_bytes=core.argument("k_bytes"),
-                broadcast=self._broadcast(self.mapping.x_receivers),
-            )  # fmt: skip
-        core.push(self.buffers.x)
+        if self.mapping.resident:
+            self.give_x_back()
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""

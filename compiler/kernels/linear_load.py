@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from compiler.kernel_builder import ZERO, BufferHandle, Register
+from compiler.kernel_builder import EARLY, ZERO, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
+from compiler.linear_cost import waits_for_weights
 
 
 class Loader(Walk):
@@ -23,11 +24,15 @@ class Loader(Walk):
                 core.emit("lw", destination=ZERO, a=self.buffers.begun)
                 core.pop(self.buffers.begun)
         for _ in self.tiles():
-            if not self.loads_initial_late:
-                self._load_initial()
+            self._load_beside_chunks()
             self._load_chunks(self.weight_tile, self.x_row)
         if mapping.loads_constants:
             core.await_inputs()
+
+    def _load_beside_chunks(self) -> None:
+        """Load what a tile needs besides chunks."""
+        if not self.loads_initial_late:
+            self._load_initial()
 
     def _begin_rows(self) -> None:
         if not self.mapping.streams_constants:
@@ -43,12 +48,17 @@ class Loader(Walk):
         """Load the first chunks of the weight, if this PE has a tile, and note their number."""
         core, mapping = self.core, self.mapping
         self.early = core.register()
-        with core.scratch() as tiles, core.scratch() as weight:
+        with core.scratch() as tiles, core.scratch() as most:
             core.subtract(core.load_argument("output_tiles", tiles), self.index, tiles)
             core.minimum(tiles, 1, tiles)
             core.maximum(tiles, 0, tiles)
-            core.minimum(self.own_chunks(self.early), mapping.early_chunks or mapping.weight_slots - 1, self.early)
+            limit = core.copy(mapping.early_chunks, most) if mapping.early_chunks else core.load_argument(EARLY, most)
+            core.minimum(self.own_chunks(self.early), limit, self.early)
             core.multiply(self.early, tiles, self.early)
+        with ExitStack() as block:
+            if mapping.shares_slots and waits_for_weights(mapping, self.machine):
+                block.enter_context(core.ahead())
+            weight = block.enter_context(core.scratch())
             self._find_first_tile(weight)
             with core.loop(self.early):
                 self._load_weight(weight)
@@ -116,6 +126,14 @@ class Loader(Walk):
         self._load_auxiliary(weight, "scales", self.buffers.scales, mapping.scale_chunk_bytes)
         self._load_auxiliary(weight, "zero_points", self.buffers.zero_points, mapping.zero_point_chunk_bytes)
         core.increase(weight, mapping.weight_chunk_bytes)
+        if mapping.shares_slots:
+            self._let_others_pass()
+
+    def _let_others_pass(self) -> None:
+        """Ask for no more than passes the port: commands of core B would wait behind all that core A has asked for."""
+        mapping = self.mapping
+        chunk_bytes = mapping.weight_chunk_bytes + mapping.scale_chunk_bytes + mapping.zero_point_chunk_bytes
+        self.core.pause(int(chunk_bytes / self.machine.dma.bytes_per_cycle))
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
         """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""

@@ -54,7 +54,7 @@ class RoundedMultiplier(ScaledMultiplier):
         super().__init__(mapping, machine, core, buffers, scaling)
         self.rounding = rounding
 
-    def _load_resident_x(self) -> None:
+    def load_resident_x(self) -> None:
         core, rounding = self.core, self.rounding
         with (
             core.scratch() as pitch, core.scratch() as row_bytes, core.scratch() as address,

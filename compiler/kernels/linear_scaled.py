@@ -58,8 +58,8 @@ class ScaledLoader(Loader):
         super().__init__(mapping, machine, core, buffers)
         self.scaling = scaling
 
-    def _load_initial(self) -> None:
-        super()._load_initial()
+    def _load_beside_chunks(self) -> None:
+        super()._load_beside_chunks()
         self._load_columns(self.scaling.column_scales, "scales")
         self._load_row_scales()
 

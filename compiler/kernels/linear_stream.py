@@ -5,9 +5,7 @@ from __future__ import annotations
 from compiler.kernels.linear_walk import Walk
 
 WORD_BYTES = 4
-MULTIPLYING_KINDS = ("linear", "matmul", "attention")
-EARLY_CHUNKS = 2
-"""As many as the port brings while what was made last is stored and all PEs meet."""
+"""Bytes of what core B sends core A."""
 
 
 class XStream:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from compiler.kernel_builder import BufferHandle, Coordinate, CoreBuilder, Register
+from compiler.kernel_builder import EARLY, BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_shape import LinearShape
 from compiler.packing import ROW_ALIGNMENT_BYTES
@@ -63,7 +63,8 @@ def arguments_of(shape: LinearShape) -> tuple[str, ...]:
     packed = PACKED_ARGUMENTS if shape.packed else COMPUTED_ARGUMENTS if shape.is_computed else ()
     scaled = SCALED_ARGUMENTS if shape.is_scaled else ()
     row_scales = ROW_SCALE_ARGUMENTS if shape.is_scaled and not shape.rounded_from else ()
-    return (*ARGUMENTS, *activated, *packed, *scaled, *row_scales)
+    early = () if shape.is_computed else (EARLY,)
+    return (*ARGUMENTS, *early, *activated, *packed, *scaled, *row_scales)
 
 
 class Walk:
@@ -134,7 +135,9 @@ class Walk:
     @property
     def loads_initial_late(self) -> bool:
         """Tell whether core B loads what accumulators start from: behind the first weights it would come too late."""
-        return (self.mapping.resident or self.mapping.streams_constants) and not self.mapping.shape.is_scaled
+        mapping, shape = self.mapping, self.mapping.shape
+        is_scaled_there = shape.is_scaled and shape.rounded_from is None
+        return mapping.streams_constants or (mapping.resident and not is_scaled_there)
 
     def _broadcast(self, receivers: str) -> str:
         """Return how a read for several PEs is broadcast."""
@@ -142,7 +145,7 @@ class Walk:
 
     def tiles(self) -> Iterator[None]:
         """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
-        if self.mapping.keeps_weight and self.mapping.row_rounds > 1:
+        if self.mapping.keeps_weight and not self.mapping.streams_constants:
             self._begin_outputs()
             for _ in self.output_tiles():
                 for _ in self.row_tiles():

@@ -38,12 +38,16 @@ from isa.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Everything that shapes the code: recipe, tiles, slots of buffers, whether rows of the output have padding."""
+    """Everything that shapes the code: recipe, tiles, slots of buffers, whether rows of the output have padding.
+
+    And the signs of the recipe's constants, since 0.0 and -0.0 are equal, but kernels with them are not.
+    """
 
     plan: RecipePlan
     tiling: Tiling
     slots: int
     pads: bool
+    signs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +241,9 @@ def _choose(
             while block > 1 and not _fits(machine, plan, tensors, slots, block, part):
                 block = -(-block // 2)
             if _fits(machine, plan, tensors, slots, block, part):
-                return _Shape(plan, Tiling(tensors, block, part), slots, pads)
+                constants = [*plan.numbers, *(step.constant for step in plan.steps if step.constant is not None)]
+                signs = tuple(math.copysign(1.0, constant) for constant in constants)
+                return _Shape(plan, Tiling(tensors, block, part), slots, pads, signs)
     what = f"a row of {columns} elements does not fit in local memory"
     raise UnsupportedError(what, where=f"node {op.name!r}", help="use a machine with a larger pe.local_memory_bytes")
 

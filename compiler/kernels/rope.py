@@ -1,16 +1,18 @@
 """Rotary embedding, one token at a time per PE: `(x1 cos - x2 sin, x2 cos + x1 sin)` for every head, in fp32.
 
+Core A loads ahead of core B, but where no PE has two tokens: then core B loads, and core A has nothing to wait for.
 Halves of a head are reached by offset and pitch; interleaved pairs are pulled apart and put together by two transposes.
 The rotated heads go to a dense activation, or straight into the key cache.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from compiler.graph import Operation, RopeAttributes
 from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Register, round_up
-from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, row_address
+from compiler.kernels.dealing import INDEX_BYTES, dealt_items, fetch_row, one_item
 from compiler.kernels.rope_blocks import RopeBlocks
 from compiler.kernels.rope_blocks import build as build_blocks
 from compiler.kernels.token_blocks import Store, choose_blocks
@@ -47,6 +49,13 @@ class RopeShape:
     place_bytes: int
     into_cache: bool
     dtype: Dtype
+    skipped_pes: int | None = None
+    """Where no PE has two tokens, how many of the last PEs have none. Core B loads x, core A the constants."""
+
+    @property
+    def is_one_per_pe(self) -> bool:
+        """True if no PE has two tokens."""
+        return self.skipped_pes is not None
 
     @property
     def half(self) -> int:
@@ -84,15 +93,19 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
+    slots = 1 if shape.is_one_per_pe else 2
     buffers = _Buffers(
-        x=builder.buffer("x", shape.x_bytes, 2, shared=True),
-        cosines=builder.buffer("cosines", shape.table_bytes, 2, shared=True),
-        sines=builder.buffer("sines", shape.table_bytes, 2, shared=True),
-        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, 2, shared=True),
-        out=builder.buffer("out", shape.out_bytes, 2, shared=True),
+        x=builder.buffer("x", shape.x_bytes, slots, shared=True),
+        cosines=builder.buffer("cosines", shape.table_bytes, slots, shared=True),
+        sines=builder.buffer("sines", shape.table_bytes, slots, shared=True),
+        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, slots, shared=True),
+        out=builder.buffer("out", shape.out_bytes, slots, shared=True),
     )
-    _load(builder, buffers, shape)
-    places = load_indices(builder, "places", shape.place_bytes) if shape.place_bytes else None
+    loader = builder.core_b if shape.is_one_per_pe else builder.core_a
+    _load(builder, loader, buffers, shape)
+    places = load_indices(builder, loader, "places", shape.place_bytes) if shape.place_bytes else None
+    if shape.is_one_per_pe:
+        builder.core_a.await_inputs()
     if shape.interleaved:
         _rotate_interleaved(builder, buffers, shape, places)
     else:
@@ -100,35 +113,65 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
     return builder.build()
 
 
-def _load(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape) -> None:
-    core = builder.core_a
-    positions = load_indices(builder, "positions", shape.position_bytes) if shape.position_bytes else None
-    with dealt_items(core, core.argument("tokens")) as token, core.scratch() as address, core.scratch() as position:
-        row_address(core, "x", "x_pitch", token, address)
-        core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=shape.x_bytes)
+def _load(builder: KernelBuilder, core: CoreBuilder, buffers: _Buffers, shape: RopeShape) -> None:
+    if shape.is_one_per_pe and not shape.position_bytes:
+        with _tokens(builder.core_a, shape) as token:
+            _load_angles(builder, builder.core_a, buffers, shape, token, None)
+        with _tokens(core, shape) as token:
+            _load_x(core, buffers, shape, token)
+        return
+    positions = load_indices(builder, core, "positions", shape.position_bytes) if shape.position_bytes else None
+    with _tokens(core, shape) as token:
+        _load_x(core, buffers, shape, token)
+        _load_angles(builder, core, buffers, shape, token, positions)
+
+
+def _tokens(core: CoreBuilder, shape: RopeShape) -> AbstractContextManager[Register]:
+    tokens = core.argument("tokens")
+    return dealt_items(core, tokens) if shape.skipped_pes is None else one_item(core, tokens, shape.skipped_pes)
+
+
+def _load_x(core: CoreBuilder, buffers: _Buffers, shape: RopeShape, token: Register) -> None:
+    with core.scratch() as address, core.scratch() as number:
+        core.multiply(token, core.load_argument("x_pitch", number), address)
+        core.increase(address, core.load_argument("x", number))
+        core.emit("dma_in", out=buffers.x, address=address, rows=1, row_bytes=core.copy(shape.x_bytes, number))
         core.push(buffers.x)
+
+
+def _load_angles(
+    builder: KernelBuilder,
+    core: CoreBuilder,
+    buffers: _Buffers,
+    shape: RopeShape,
+    token: Register,
+    positions: BufferHandle | None,
+) -> None:
+    """Load the cosines and sines of a token's position."""
+    with core.scratch() as address, core.scratch() as position, core.scratch() as row_bytes:
         if positions is None:
-            core.compute("rem", token, core.argument("sequence"), position)
-            core.increase(position, core.argument("start"))
+            core.compute("rem", token, core.load_argument("sequence", position), position)
+            core.increase(position, core.load_argument("start", address))
             core.multiply(position, shape.table_bytes, position)
         else:
-            core.compute("rem", token, core.argument("position_count"), position)
+            core.compute("rem", token, core.load_argument("position_count", position), position)
+        core.copy(shape.table_bytes, row_bytes)
         for name, buffer in (("cosines", buffers.cosines), ("sines", buffers.sines)):
-            table = core.argument(name)
+            core.load_argument(name, address)
             if positions is None:
-                core.add(position, table, address)
-                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=shape.table_bytes)
+                core.increase(address, position)
+                core.emit("dma_in", out=buffer, address=address, rows=1, row_bytes=row_bytes)
                 core.push(buffer)
             else:
                 fetch_row(
-                    core, builder.machine, out=buffer, indices=positions, index=position, table=table,
-                    pitch=shape.table_bytes, row_bytes=shape.table_bytes,
+                    core, builder.machine, out=buffer, indices=positions, index=position, table=address,
+                    pitch=row_bytes, row_bytes=row_bytes,
                 )  # fmt: skip
 
 
-def load_indices(builder: KernelBuilder, argument: str, row_bytes: int) -> BufferHandle:
-    """Let core A load a row of int32 once, for good, from the address in a launch argument; return its buffer."""
-    core, indices = builder.core_a, builder.buffer(argument, row_bytes, 1)
+def load_indices(builder: KernelBuilder, core: CoreBuilder, argument: str, row_bytes: int) -> BufferHandle:
+    """Let a core load a row of int32 once, for good, from the address in a launch argument; return its buffer."""
+    indices = builder.buffer(argument, row_bytes, 1)
     with core.scratch() as address:
         core.emit(
             "dma_in", out=indices, address=core.load_argument(argument, address), rows=1, row_bytes=row_bytes,
@@ -142,7 +185,7 @@ def _rotate_halves(builder: KernelBuilder, buffers: _Buffers, shape: RopeShape, 
     core, size = builder.core_b, shape.dtype.bytes
     place = _padding(shape)
     zeros = _zeros(builder) if place[2] else None
-    with dealt_items(core, core.argument("tokens")) as token:
+    with _tokens(core, shape) as token:
         _rotate(
             core, buffers, shape, x=buffers.x, out=buffers.out, x_second=shape.half * size,
             x_pitch=shape.head_dim * size, out_second=shape.half * size, out_pitch=shape.out_head_dim * size,
@@ -224,7 +267,7 @@ def _rotate_interleaved(
     pairs = shape.heads * shape.half
     apart = builder.buffer("apart", 2 * pairs * size, 2)
     rotated = builder.buffer("rotated", 2 * pairs * size, 2)
-    with dealt_items(core, core.argument("tokens")) as token:
+    with _tokens(core, shape) as token:
         core.emit(
             "transpose",
             out=apart,
@@ -302,6 +345,7 @@ def lower(context: Lowering, op: Operation) -> None:
         attributes.head_count, attributes.head_dim, cache.padded_head_dim if cache else attributes.head_dim,
         attributes.interleaved, positions.row_bytes if positions else 0,
         places.row_bytes if places else 0, cache is not None, context.dtype,
+        skipped_pes=skipped_pes(context, x.rows, 1 if cache else 0),
     )  # fmt: skip
     if shape.interleaved and shape.out_head_dim != shape.head_dim:
         what = f"interleaved rotary embedding of heads of {shape.head_dim} elements"
@@ -320,7 +364,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "position_count": positions.columns if positions else 1, "tokens": x.rows, "sequence": sequence,
         **target,
     }  # fmt: skip
-    context.launch(op, kernel, context.rectangle(x.rows), arguments)
+    tokens = x.rows if shape.skipped_pes is None else context.machine.pe_count
+    context.launch(op, kernel, context.rectangle(tokens), arguments)
 
 
 def _in_blocks(
@@ -351,6 +396,17 @@ def _launch_blocks(
     }  # fmt: skip
     kernel = context.kernel(build_blocks, blocks)
     context.launch(op, kernel, context.rectangle(items), arguments)
+
+
+def skipped_pes(context: Lowering, tokens: int, part: int) -> int | None:
+    """Return how many of the last PEs are left to other `part`s of what attention gets; None if some have two tokens.
+
+    Parts whose tokens all have PEs of their own are made at the same time.
+    """
+    pe_count = context.machine.pe_count
+    if tokens > pe_count:
+        return None
+    return part * tokens if (part + 1) * tokens <= pe_count else 0
 
 
 def cache_target(context: Lowering, cache: CacheRegion, places: Region | None) -> dict[str, ArgumentValue]:

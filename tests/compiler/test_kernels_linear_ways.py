@@ -153,7 +153,7 @@ def test_macs_are_those_of_the_commands(way: str, rows: int, monkeypatch: pytest
     program = compile_graph(graph, small_machine(**CHANGES))
     report = Simulator(program).profile()
     (launch,) = program.entries[0].launches
-    assert report.issued_macs == launch.issued_macs >= launch.useful_macs
+    assert report.issued_macs == launch.parts[0].issued_macs >= launch.useful_macs
 
 
 @pytest.mark.parametrize("scheme", [None, "int8", "int4"])

@@ -61,7 +61,7 @@ def test_macs_are_counted() -> None:
     """Useful ones are those of the shapes; issued ones have the blocks that rows are padded to."""
     writer, _, _ = _case(((3, 5, 7), (3, 9, 7)), "float16")
     (launch,) = compile_graph(writer.graph("y"), small_machine()).entries[0].launches
-    assert (launch.useful_macs, launch.issued_macs) == (3 * 5 * 9 * 7, 3 * 32 * 9 * 32)
+    assert (launch.useful_macs, launch.parts[0].issued_macs) == (3 * 5 * 9 * 7, 3 * 32 * 9 * 32)
 
 
 @pytest.mark.parametrize("changes", [{"matrix.block_rows": 8}, {"accumulator.banks": 2}, {"matrix.block_rows": 16}])

@@ -38,6 +38,17 @@ def test_broadcast_recipes(left: tuple[int, ...], right: tuple[int, ...], dtype:
     )
 
 
+def test_zeros_keep_their_sign() -> None:
+    """Steps that differ in the sign of a zero only are equal; their kernels are two."""
+    writer = GraphWriter("float32")
+    a = writer.input("a", (1, 16))
+    for name, zero in (("sum", 0.0), ("same", -0.0)):
+        writer.add("pointwise", (a,), name, (1, 16), PointwiseAttributes((Step("vadds", (0,), zero),)))
+    negative = {"a": np.full((1, 16), -0.0, np.float32)}
+    found = run_graph(writer.graph("sum", "same"), small_machine(), negative, "fp32")
+    assert not np.signbit(found["sum"]).any() and np.signbit(found["same"]).all()
+
+
 @pytest.mark.parametrize("name", ["mtia-v1", "mtia-2i"])
 def test_truth_values_are_whole_numbers(name: str) -> None:
     a = np.arange(111, dtype=np.int64).reshape(37, 3) % 5

@@ -166,7 +166,7 @@ def test_macs_are_those_of_the_commands(rows: int, outputs: int, is_turned: bool
     report = Simulator(program).profile()
     (launch,) = program.entries[0].launches
     assert launch.useful_macs == rows * 172 * outputs
-    assert report.issued_macs == launch.issued_macs >= launch.useful_macs
+    assert report.issued_macs == launch.parts[0].issued_macs >= launch.useful_macs
 
 
 def test_the_second_operand_is_taken_as_it_lies() -> None:

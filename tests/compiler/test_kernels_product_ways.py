@@ -42,7 +42,7 @@ def _check(case: Case, machine: Machine) -> None:
     check(case, machine)
     program = compile_graph(case.graph()[0], machine, case.dtype)
     (launch,) = program.entries[0].launches
-    assert Simulator(program).profile().issued_macs == launch.issued_macs >= launch.useful_macs
+    assert Simulator(program).profile().issued_macs == launch.parts[0].issued_macs >= launch.useful_macs
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])

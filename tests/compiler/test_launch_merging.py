@@ -19,9 +19,9 @@ from compiler.launch_merging import _Group, _Merger, _repeats
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
 from isa.errors import SimulationError
-from isa.kernel import Buffer, Kernel, bytes_of, local_bytes
+from isa.kernel import Buffer, Kernel, KernelPart, bytes_of, local_bytes
 from isa.machine import preset
-from isa.program import Program
+from isa.program import LaunchPart, Program
 from simulator import Simulator
 from simulator import state as st
 from simulator.launcher import Launcher
@@ -156,15 +156,20 @@ LOAD = """
 """
 
 
+def _joined(bodies: list[Body]) -> Kernel:
+    return join_kernels(bodies, allocate(bodies, MACHINE.pe.local_memory_bytes), MACHINE.pe.registers)
+
+
 def _names(words: object) -> list[str]:
     return [instruction.name for instruction, _ in decode_all(words)]  # type: ignore[arg-type]
 
 
 def test_bodies_meet_once() -> None:
     """Core B drains, meets and signals; core A waits; buffers and arguments are numbered on."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert joined.name == "store.load" and joined.arguments == ("target.0", "source.1")
     assert [buffer.name for buffer in joined.buffers] == ["tile.0", "tile.1"]
+    assert joined.parts == (KernelPart("store", 0, 0), KernelPart("load", 7, 9)), "each begins where it begins to wait"
     core_a, core_b = decode_all(joined.core_a), decode_all(joined.core_b)
     assert _names(joined.core_a).count("wait") == 1 and _names(joined.core_b).count("barrier") == 1
     assert [operands["value"] for instruction, operands in core_b if instruction.name == "signal"] == [B_IS_DONE]
@@ -174,7 +179,7 @@ def test_bodies_meet_once() -> None:
 
 def test_a_smaller_rectangle_is_guarded() -> None:
     """PEs outside skip the body, and the rows it sees are its own."""
-    joined = join_kernels([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(_kernel(STORE), (1, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     assert _names(joined.core_b)[:3] == ["coord", "li", "bge"]
     rows = [operands for instruction, operands in decode_all(joined.core_b) if instruction.name == "li"]
     assert rows[0] == {"destination": 2, "value": 1}
@@ -185,7 +190,7 @@ def test_a_core_a_that_stores_meets_too() -> None:
     """Then its core B waits for it as well."""
     store = _kernel(STORE)
     body = Kernel("swapped", store.arguments, store.buffers, store.core_b, store.core_a)
-    joined = join_kernels([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)], MACHINE)
+    joined = _joined([Body(body, (2, 3), False), Body(_kernel(LOAD), (2, 3), True)])
     signalled = [
         operands["value"] for instruction, operands in decode_all(joined.core_a) if instruction.name == "signal"
     ]
@@ -200,7 +205,7 @@ def test_a_core_a_that_multiplies_meets() -> None:
     store, load = (_kernel(text) for text in (STORE, LOAD))
     attention = next(kernel for kernel in program.kernels if kernel.name.startswith("attention"))
     assert uses_banks_early(attention) and not uses_banks_early(load)
-    launch = replace(program.entries[0].launches[0], touches=())
+    launch = replace(program.entries[0].launches[0], parts=(LaunchPart("x"),))
     merger = _Merger(replace(program, kernels=(store, load, attention)))
     group = merger._extended(_Group((), ()), replace(launch, kernel=0))
     assert not merger._extended(group, replace(launch, kernel=1)).bodies[-1].meets
@@ -222,7 +227,7 @@ def test_bodies_take_turns_with_a_buffer() -> None:
     def body(slot_bytes: int, slots: int, shared: bool = True) -> Body:
         buffers = (replace(plain.buffers[0], slot_bytes=slot_bytes, slots=slots),)
         numbers = frozenset({0} if shared else ())
-        kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, 0, numbers)
+        kernel = BuiltKernel("load", plain.arguments, buffers, plain.core_a, plain.core_b, shared=numbers)
         return Body(kernel, (2, 3), False)
 
     room = MACHINE.pe.local_memory_bytes
@@ -234,10 +239,10 @@ def test_bodies_take_turns_with_a_buffer() -> None:
 
 
 def test_buffers_lie_over_one_another_where_memory_is_short() -> None:
-    """Those of bodies that a meeting parts: as few launches as with more memory, and the same bits at any delays."""
+    """Those of bodies that a meeting parts: no more launches than with more memory, and the same bits at any delays."""
     roomy, tight = (_llama("llama-tiny-wide", "mtia-2i", 9, separate=False, **{"pe.local_memory_bytes": size})
                     for size in (393216, 163840))  # fmt: skip
-    assert len(tight.entries[0].launches) == len(roomy.entries[0].launches)
+    assert len(tight.entries[0].launches) <= len(roomy.entries[0].launches)
     over = [kernel for kernel in tight.kernels if any(buffer.base_bytes is not None for buffer in kernel.buffers)]
     assert over and all(sum(buffer.bytes for buffer in kernel.buffers) > 163840 for kernel in over)
     assert all(local_bytes(kernel) <= 163840 for kernel in tight.kernels)

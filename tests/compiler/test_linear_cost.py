@@ -68,7 +68,7 @@ def test_larger_groups_do_not_slow_a_prefill() -> None:
     """The matrix engine binds: what a block of scales allows for chunks must not cost more than a fraction of it."""
     finest, *usual = (_timed("prefill", "int4", group_size)[1].latency_seconds for group_size in (16, 32, 64, 128, 256))
     assert all(larger < 1.003 * smaller for smaller, larger in pairwise(usual))
-    assert usual[0] < finest < 1.015 * usual[0]  # 0.625 bytes per weight, not 0.5625
+    assert 0.999 * usual[0] < finest < 1.015 * usual[0]  # 0.625 bytes per weight, not 0.5625
 
 
 @pytest.mark.parametrize("name", ["mtia-v1", "mtia-2i", "mtia-300", "hbm-concept"])

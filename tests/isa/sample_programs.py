@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from isa.affine import Affine
 from isa.encoding import encode
-from isa.kernel import Buffer, Kernel
+from isa.kernel import Buffer, Kernel, KernelPart
 from isa.machine import preset
 from isa.memory_map import DRAM_BASE, SRAM_BASE
 from isa.program import (
@@ -23,6 +24,7 @@ from isa.program import (
     Interleave,
     Joined,
     Launch,
+    LaunchPart,
     Pad,
     Port,
     Program,
@@ -30,6 +32,7 @@ from isa.program import (
     Reference,
     Requirement,
     Reshape,
+    RoundedMacs,
     Shift,
     Source,
     Storage,
@@ -39,6 +42,8 @@ from isa.program import (
 )
 
 HALT = np.array([encode("halt", {})], dtype=np.uint64)
+TWO_PARTS = 1
+"""Number of the kernel that has them."""
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -62,6 +67,11 @@ def copy_kernel(name: str = "copy_rows") -> Kernel:
     ]
     words = np.array(code, dtype=np.uint64)
     return Kernel(name, ("source", "target", "trips"), (Buffer("tile", 64, 2),), words, HALT)
+
+
+def two_part_kernel() -> Kernel:
+    """The same code, begun for one operation and ended for another."""
+    return replace(copy_kernel("two"), parts=(KernelPart("first", 0, 0), KernelPart("second", 12, 0)))
 
 
 def constants(reference_path: str) -> tuple[Constant, ...]:
@@ -111,10 +121,10 @@ def sample_program(reference_path: str = "/nowhere/model.data", **changes: Any) 
         (Equality(trips, Affine.symbol("past") + 1, "node 'attention'"),),
         (Requirement("x", 0, 9, "rows beyond `past` are ignored"),),
     )
-    prefill = Entry("prefill", {}, (), (), (_launch("only", 7, "x", "y", 64),))
+    prefill = Entry("prefill", {}, (), (), (_launch("only", 7, "x", "y", 64, kernel=TWO_PARTS),))
     parts: dict[str, Any] = {
         "machine": preset("mtia-v1"),
-        "kernels": (copy_kernel(),),
+        "kernels": (copy_kernel(), two_part_kernel()),
         "storages": storages,
         "constants": constants(reference_path),
         "entries": (entry, prefill),
@@ -131,7 +141,11 @@ def one_constant(
     return Program(preset("mtia-v1"), (), (storage,), (constant,), ())
 
 
-def _launch(name: str, event: int, source: str, target: str, trips: Any, waits: tuple[int, ...] = ()) -> Launch:
+def _launch(
+    name: str, event: int, source: str, target: str, trips: Any, waits: tuple[int, ...] = (), kernel: int = 0
+) -> Launch:
     arguments = (Argument(0, source), Argument(0, target), Argument(trips))
-    return Launch(name, f"node {name}", 0, 0, 0, 1, 2, arguments, waits, event, useful_macs=trips, issued_macs=3,
-                  touches=(Touch(source, trips, is_written=False),))  # fmt: skip
+    touches = (Touch(source, trips, is_written=False),)
+    part = LaunchPart(f"node {name}", trips, 3, (RoundedMacs(2, trips, 32),), touches)
+    parts = (part, LaunchPart("node behind it")) if kernel == TWO_PARTS else (part,)
+    return Launch(name, kernel, 0, 0, 1, 2, arguments, waits, event, parts)

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from isa.encoding import encode, words_of
-from isa.kernel import Buffer, Kernel
+from isa.kernel import Buffer, Kernel, KernelPart
 from isa.table import INSTRUCTIONS, SLOTS, Instruction, Kind, Operand
 
 _INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -65,4 +65,11 @@ def kernels(draw: st.DrawFn) -> Kernel:
     names = draw(st.lists(NAMES, max_size=4, unique=True))
     bases = st.none() | st.integers(0, 99).map(lambda units: 64 * units)
     buffers = tuple(Buffer(name, 32 * draw(st.integers(1, 99)), draw(st.integers(1, 9)), draw(bases)) for name in names)
-    return Kernel(draw(NAMES), arguments, buffers, draw(codes(len(names))), draw(codes(len(names))))
+    core_a, core_b = draw(codes(len(names))), draw(codes(len(names)))
+    part_names = draw(st.lists(NAMES, max_size=3))
+    starts = [
+        sorted(draw(st.lists(st.integers(0, len(core) - 1), min_size=len(part_names), max_size=len(part_names))))
+        for core in (core_a, core_b)
+    ]
+    parts = tuple(KernelPart(*part) for part in zip(part_names, *starts, strict=True))
+    return Kernel(draw(NAMES), arguments, buffers, core_a, core_b, parts)

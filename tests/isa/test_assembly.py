@@ -106,7 +106,7 @@ def test_spaces_comments_hex_and_several_kernels_are_read():
         (
             ".kernel k\n.bufer t 64 2\n",
             "file.s:2:1: unknown directive '.bufer'\n    .bufer t 64 2\n    ^^^^^^\n"
-            "  help: did you mean '.buffer'? one of: .kernel, .args, .buffer, .core",
+            "  help: did you mean '.buffer'? one of: .kernel, .args, .buffer, .core, .part",
         ),
         (
             ".kernel k\n.buffer t 64\n",
@@ -141,6 +141,15 @@ def test_spaces_comments_hex_and_several_kernels_are_read():
         (
             ".kernel k\n.core A\n.core A\n",
             "file.s:3:7: the code of core A is there twice\n    .core A\n          ^",
+        ),
+        (
+            ".kernel k\n.part a\n",
+            "file.s:2:1: .part outside of code\n    .part a\n    ^^^^^\n  help: begin the code with .core A or .core B",
+        ),
+        (
+            ".kernel k\n.core A\n.part a\nhalt\n.core B\nhalt\n",
+            "file.s:1:9: the cores have other parts\n    .kernel k\n            ^\n"
+            "  help: write the same .part lines in .core A and .core B",
         ),
         (
             ".kernel 1k\n",

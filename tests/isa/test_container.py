@@ -134,7 +134,7 @@ def test_checksums_of_data_can_be_left_out(file):
     place = content.index(WEIGHTS.tobytes())
     content[place] ^= 1
     file.write_bytes(content)
-    assert ": section 2 is damaged" in _refused(file)
+    assert ": section 4 is damaged" in _refused(file)
     assert load_program(file, check_constants=False).constants[0].source.array[0] == 1
 
 
@@ -168,6 +168,7 @@ def _drop(key):
 
 
 LAUNCH = ("entries", 0, "launches", 1)
+PART = (*LAUNCH, "parts", 0)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +179,16 @@ LAUNCH = ("entries", 0, "launches", 1)
         (_drop("sections"), "header.sections: must be a list, not None"),
         (_set(*LAUNCH, "kernel", "x"), "header.entries[0].launches[1].kernel: must be an integer, not 'x'"),
         (_set(*LAUNCH, "row", True), "header.entries[0].launches[1].row: must be an integer, not True"),
-        (_set(*LAUNCH, "useful_macs", "past + past"), "useful_macs: must be an expression of symbols"),
-        (_set(*LAUNCH, "useful_macs", "past *"), "useful_macs: must be an expression, not 'past *'"),
-        (_set(*LAUNCH, "kernel", 1), "launch 1 'second': kernel 1 of 1"),
+        (_set(*PART, "useful_macs", "past + past"), "parts[0].useful_macs: must be an expression of symbols"),
+        (_set(*PART, "useful_macs", "past *"), "useful_macs: must be an expression, not 'past *'"),
+        (_set(*LAUNCH, "kernel", 2), "launch 1 'second': kernel 2 of 2"),
+        (_set(*LAUNCH, "kernel", 1), "launch 1 'second': 1 parts, the kernel has 2"),
+        (_set(*LAUNCH, "parts", []), "launch 1 'second': 0 parts, the kernel has 1"),
+        (_set("kernels", 1, "parts", 1, "core_b", "x"), "kernels[1].parts[1].core_b: must be an integer, not 'x'"),
+        (
+            _set("kernels", 1, "parts", 1, "core_a", 99),
+            "part 'second' begins at instruction 99 of core A, not in 0..12",
+        ),
         (_set(*LAUNCH, "waits", [5]), "launch 1 'second' waits for event 5, which nothing signals"),
         (_set("entries", 0, "symbols", "past", [0]), "symbols.past: must be a range [low, high], not [0]"),
         (_set("storages", 0, "space", "hbm"), "header.storages[0].space: must be one of sram, dram, not 'hbm'"),
@@ -188,9 +196,9 @@ LAUNCH = ("entries", 0, "launches", 1)
         (_set("constants", 0, "source", "kind", "web"), "source: must be a table whose kind is one of inline"),
         (_set("constants", 0, "steps", 2, "indices", "step", 0), "indices.step: must be a step other than 0, not 0"),
         (_set("constants", 0, "source_dtype", "float31"), "constant 'weights': unknown source type 'float31'"),
-        (_set("kernels", 0, "core_a", 11), "header.kernels[0].core_a: section 11 does not exist or is used twice"),
+        (_set("kernels", 0, "core_a", 13), "header.kernels[0].core_a: section 13 does not exist or is used twice"),
         (_set("kernels", 0, "core_a", 1), "header.kernels[0].core_b: section 1 does not exist or is used twice"),
-        (_set("constants", []), "nothing uses section 2"),
+        (_set("constants", []), "nothing uses section 4"),
         (_set("sections", 1, "offset", 64), "section 1 at 64, 16 bytes, overlaps another or lies outside the file"),
         (
             _set("sections", 2, "length", 1 << 40),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import isa
 from isa.assembly import parse_assembly
 from isa.errors import ProgramError
-from isa.kernel import Buffer, Kernel, buffer_bases, local_bytes, verify
+from isa.kernel import Buffer, Kernel, KernelPart, buffer_bases, local_bytes, verify
 from isa.machine import preset
 from isa.memory_map import DRAM_BASE, SRAM_BASE, byte_index, space_of
 from tests.isa.sample_programs import HALT, copy_kernel
@@ -206,3 +207,30 @@ def test_importing_the_package_is_cheap():
     check = f"import isa, sys; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([("a", 0, 0), ("b c", 1, 0)], "'b c' is no name: letters, digits, '_' and '.'"),
+        ([("a", 1, 0)], "part 'a' is the first one and does not begin with the code"),
+        ([("a", 0, 0), ("b", 2, 0)], "part 'b' begins at instruction 2 of core A, not in 0..1"),
+        ([("a", 0, 0), ("b", 0, 1)], "part 'b' begins at instruction 1 of core B, not in 0..0"),
+        ([("a", 0, 0), ("b", 1, 0), ("c", 0, 0)], "part 'c' begins at instruction 0 of core A, not in 1..1"),
+        ([("a", 0, 0), ("b", -1, 0)], "part 'b' begins at instruction -1 of core A, not in 0..1"),
+    ],
+)
+def test_parts_follow_each_other(parts, message):
+    """Each begins where the one before does, or behind, and inside the code."""
+    (kernel,) = parse_assembly(_code("addi r1, r1, 1\nhalt"))
+    with pytest.raises(ProgramError) as caught:
+        verify(replace(kernel, parts=tuple(KernelPart(*part) for part in parts)), MACHINE)
+    assert message == caught.value.what
+
+
+def test_a_kernel_is_of_one_operation_unless_it_says_more():
+    """Parts are in what makes kernels equal."""
+    kernel = Kernel("k", (), (), HALT, HALT)
+    assert kernel.operation_parts == (KernelPart("k", 0, 0),)
+    assert kernel != replace(kernel, parts=kernel.operation_parts)
+    verify(replace(kernel, parts=(KernelPart("a", 0, 0), KernelPart("a", 0, 0))), MACHINE)

@@ -10,9 +10,22 @@ import pytest
 from isa.affine import Affine
 from isa.errors import ProgramError
 from isa.memory_map import DRAM_BASE, SRAM_BASE
-from isa.program import Absent, Argument, Cast, Equality, Inline, Interleave, Joined, Reference, Requirement, Storage
+from isa.program import (
+    Absent,
+    Argument,
+    Cast,
+    Equality,
+    Inline,
+    Interleave,
+    Joined,
+    Reference,
+    Requirement,
+    RoundedMacs,
+    Storage,
+    Touch,
+)  # fmt: skip
 from isa.program_checks import verify_program
-from tests.isa.sample_programs import copy_kernel, sample_program
+from tests.isa.sample_programs import copy_kernel, sample_program, two_part_kernel
 
 GOOD = sample_program()
 UNKNOWN = Affine.symbol("nowhere")
@@ -41,7 +54,14 @@ def _constants(index, **changes):
     return tuple(replace(one, **changes) if at == index else one for at, one in enumerate(GOOD.constants))
 
 
+def _part(**changes):
+    """The good launches, what the second one does changed."""
+    (part,) = GOOD.entries[0].launches[1].parts
+    return _launches(parts=(replace(part, **changes),))
+
+
 PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second': "
+PART = f"{SECOND}part 'node second': "
 
 
 @pytest.mark.parametrize(
@@ -133,7 +153,7 @@ PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second'
         ({"entries": _port(shape=(Affine.symbol("past") - 1, 16))}, f"{PORT}a size of (past - 1, 16) can be negative"),
         ({"entries": _port(offset_bytes=4)}, f"{PORT}it needs bytes 4..4100 of a storage of 4096"),
         ({"entries": _port(strides_bytes=(-64, 4))}, f"{PORT}it needs bytes -4032..64 of a storage of 4096"),
-        ({"entries": _launches(kernel=1)}, f"{SECOND}kernel 1 of 1"),
+        ({"entries": _launches(kernel=2)}, f"{SECOND}kernel 2 of 2"),
         ({"entries": _launches(rows=0)}, f"{SECOND}0 x 2 PEs at row 0, column 0"),
         ({"entries": _launches(column=7)}, f"{SECOND}1 x 2 PEs at row 0, column 7 do not fit a grid of 8 x 8"),
         ({"entries": _launches(arguments=())}, f"{SECOND}0 arguments, the kernel takes 3"),
@@ -149,7 +169,30 @@ PORT, SECOND = "entry 'decode': input 'x': ", "entry 'decode': launch 1 'second'
             {"entries": _launches(arguments=(Argument(65 * Affine.symbol("past") + 2, "x"), Argument(0), Argument(0)))},
             f"{SECOND}argument 'source': offsets 2..4097 of a storage of 4096 bytes",
         ),
-        ({"entries": _launches(useful_macs=UNKNOWN)}, f"{SECOND}a count of MACs uses the unknown symbol 'nowhere'"),
+        ({"entries": _part(useful_macs=UNKNOWN)}, f"{PART}a count of MACs uses the unknown symbol 'nowhere'"),
+        ({"entries": _part(issued_macs=UNKNOWN)}, f"{PART}a count of MACs uses the unknown symbol 'nowhere'"),
+        (
+            {"entries": _part(touches=(Touch("x", UNKNOWN, is_written=True),))},
+            f"{PART}a count of bytes uses the unknown symbol 'nowhere'",
+        ),
+        (
+            {"entries": _part(touches=(Touch("lost", 1, is_written=True),))},
+            f"{PART}it touches the storage 'lost', which does not exist",
+        ),
+        (
+            {"entries": _part(useful_macs=3 - Affine.symbol("past"))},
+            f"{PART}the count -1*past + 3 of MACs can be negative",
+        ),
+        (
+            {"entries": _part(touches=(Touch("x", -1, is_written=True),))},
+            f"{PART}the count -1 of bytes can be negative",
+        ),
+        (
+            {"entries": _part(rounded_macs=(RoundedMacs(1, 2, 0),))},
+            f"{PART}MACs are 1 x a size rounded up to a multiple of 0",
+        ),
+        ({"entries": _launches(parts=())}, f"{SECOND}0 parts, the kernel has 1"),
+        ({"kernels": (copy_kernel(), replace(two_part_kernel(), parts=()))}, "2 parts, the kernel has 1"),
         ({"entries": _launches(signals=0)}, "entry 'decode': the event '0' is defined 2 times"),
         (
             {"entries": _launches(waits=(3,))},

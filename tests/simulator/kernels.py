@@ -14,7 +14,7 @@ from isa.affine import evaluate
 from isa.kernel import Kernel, verify
 from isa.machine import Machine
 from isa.memory_map import BASES, DRAM_BASE, Space
-from isa.program import Argument, Entry, Launch, Port, Program, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Port, Program, Storage
 from isa.table import Instruction
 from simulator import Report, Simulator, launcher
 from simulator import state as st
@@ -65,8 +65,9 @@ class Job:
         ports = tuple(Port(space, space, 0, (size,), (1,), "int8", "int8") for space, size in sizes.items())
         arguments = tuple(Argument(value) for value in self.arguments)
         launch = Launch(
-            self.kernel.name, self.kernel.name, 0, 0, 0, self.rows, self.columns, arguments, waits=(), signals=0
-        )
+            self.kernel.name, 0, 0, 0, self.rows, self.columns, arguments, waits=(), signals=0,
+            parts=tuple(LaunchPart(part.name) for part in self.kernel.operation_parts),
+        )  # fmt: skip
         return Program(self.machine, (self.kernel,), storages, (), (Entry("launch", {}, ports, ports, (launch,)),))
 
     def run(self, images: Images, jitter_cycles: int = 0, jitter_seed: int = 0) -> tuple[Images, Report]:
@@ -97,14 +98,17 @@ class Job:
 
 @dataclass
 class Traffic:
-    """What commands were executed and what they moved between local and shared memories, counted one by one.
+    """What was executed and what commands moved between local and shared memories, counted one by one.
 
     `issued` are the places (core, pc) whose command, push or pop was issued by some PE; `touched` the device addresses
-    of each transfer's rows by direction, where indices choose them only that of the table.
+    of each transfer's rows by direction, where indices choose them only that of the table. `by_part` has the
+    same once more for each part of the kernel.
     """
 
     commands: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    instructions: int = 0
+    by_part: dict[int, Traffic] = field(default_factory=dict)
     issued: set[tuple[int, int]] = field(default_factory=set)
     touched: dict[str, set[int]] = field(default_factory=lambda: {"read": set(), "written": set()})
 
@@ -112,6 +116,10 @@ class Traffic:
         """True if it reads or writes what an earlier launch wrote, or writes what that read."""
         read, written = self.touched["read"], self.touched["written"]
         return bool(earlier.touched["written"] & (read | written) or earlier.touched["read"] & written)
+
+    def part(self, number: int) -> Traffic:
+        """Return the counts of a part of the kernel."""
+        return self.by_part.setdefault(number, Traffic())
 
     def add(self, other: Traffic) -> None:
         """Add another launch's counts."""
@@ -128,6 +136,15 @@ class CountingLaunch(naive.Launch):
         self.traffic = Traffic()
         super().run(seed)
 
+    def step_core(self, element: Element, number: int) -> bool:
+        core = element.cores[number]
+        part, was_halted = core.part, core.halted
+        is_done = super().step_core(element, number)
+        if is_done and core.halted == was_halted:  # a halt is not counted
+            for traffic in (self.traffic, self.traffic.part(part)):
+                traffic.instructions += 1
+        return is_done
+
     def issue(self, element: Element, number: int, instruction: Instruction, fields: Integers) -> bool:
         self.traffic.issued.add((number, element.cores[number].pc))
         return super().issue(element, number, instruction, fields)
@@ -138,8 +155,14 @@ class CountingLaunch(naive.Launch):
 
     def execute(self, element: Element, command: Command, addresses: tuple[int, ...]) -> None:
         super().execute(element, command, addresses)
+        for traffic in (self.traffic, self.traffic.part(command.part)):
+            self.count(traffic, element, command)
+
+    @staticmethod
+    def count(traffic: Traffic, element: Element, command: Command) -> None:
+        """Count a command that was executed."""
         name, size = command.instruction.name, int(command.values[6] * command.values[7])
-        self.traffic.commands[name] += 1
+        traffic.commands[name] += 1
         word = command.word("broadcast") if "broadcast" in command.instruction.by_name else "none"
         others = {"none": 0, "row": element.column, "column": element.row, "all": element.row + element.column}
         if others[word]:
@@ -148,12 +171,12 @@ class CountingLaunch(naive.Launch):
             if operand.name in ("address", "source"):
                 space = "dram" if command.values[int(operand.slot[1:])] >= DRAM_BASE else "sram"
                 direction = "written" if operand.slot == "r0" else "read"
-                self.traffic.bytes[f"{space} {direction}"] += size
+                traffic.bytes[f"{space} {direction}"] += size
                 slot = int(operand.slot[1:])
                 start, pitch = (int(command.values[place]) for place in (slot, slot + 1))
                 for row in range(int(command.values[6])):
                     first = start + row * pitch
-                    self.traffic.touched[direction].update(range(first, first + int(command.values[7])))
+                    traffic.touched[direction].update(range(first, first + int(command.values[7])))
 
 
 def run_program_naively(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isa.assembly import parse_assembly
 from isa.machine import Machine, preset
 from isa.memory_map import DRAM_BASE
-from isa.program import Argument, Entry, Launch, Program, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Program, Storage
 from simulator import Simulator, cache
 from simulator import hardware as hw
 from simulator.hardware import Integers
@@ -144,7 +144,7 @@ def _launches(addresses: list[int], machine: Machine, *, in_one_storage: bool = 
         Argument(at, "s0") if in_one_storage else Argument(0, f"s{index}") for index, at in enumerate(addresses)
     ]
     launches = tuple(
-        Launch(f"l{index}", "pair", 0, 0, 0, 1, 1, tuple(arguments[index : index + 2]), (), 0)
+        Launch(f"l{index}", 0, 0, 0, 1, 1, tuple(arguments[index : index + 2]), (), 0, (LaunchPart("pair"),))
         for index in range(0, len(arguments), 2)
     )
     return Simulator(Program(machine, (parsed,), storages, (), (Entry("main", {}, (), (), launches),)))

@@ -20,8 +20,11 @@ def test_no_launch_and_no_model_beats_its_bound(name, dims):
     model = models.build("llama-tiny", "absent")
     report = Simulator(compile_model(model, name, dims={"batch": 2, **dims})).profile()
     assert 0 < report.share_of_bound <= 1
-    for operation in report.operations:
-        assert 0 < operation.share_of_bound <= 1, operation.name
+    for launch in report.launches:
+        assert 0 < launch.share_of_bound <= 1, launch.name
+    separate = Simulator(compile_model(model, name, dims={"batch": 2, **dims}, separate_launches=True)).profile()
+    for operation in separate.operations:
+        assert 0 < operation.share_of_bound <= 1, operation.operation
 
 
 def test_the_figures_of_a_product():

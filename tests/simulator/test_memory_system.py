@@ -13,7 +13,7 @@ from isa.assembly import parse_assembly
 from isa.machine import Machine, preset
 from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
 from isa.network import Rectangle
-from isa.program import Argument, Entry, Launch, Program, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Program, Storage
 from simulator import hardware as hw
 from simulator import state
 from simulator.launcher import Launcher
@@ -126,7 +126,7 @@ def run(machine: Machine, transfer: Transfer, corner: tuple[int, int], shape: tu
     text += "halt\n.core B\nhalt\n"
     (kernel,) = parse_assembly(text)
     storage = Storage("memory", "dram" if transfer.in_dram else "sram", base, SIZE, "state")
-    launch = Launch("one", "one", 0, *corner, *shape, (Argument(0, "memory"),), (), 0)
+    launch = Launch("one", 0, *corner, *shape, (Argument(0, "memory"),), (), 0, (LaunchPart("one"),))
     program = Program(machine, (kernel,), (storage,), (), (Entry("main", {}, (), (), (launch,)),))
     return Launcher(program, machine, None).run(launch, {}).stats
 

@@ -11,7 +11,7 @@ from isa.assembly import parse_assembly, print_kernel
 from isa.kernel import verify
 from isa.machine import Machine, preset
 from isa.memory_map import BASES
-from isa.program import Argument, Entry, Launch, Program, Storage
+from isa.program import Argument, Entry, Launch, LaunchPart, Program, Storage
 from simulator.device import Device
 from simulator.launcher import Launcher
 from tests.naive import run_launch
@@ -78,7 +78,7 @@ def program_of(case: Case, machine: Machine) -> Program:
     """A program of one launch on two memories that hold state."""
     storages = tuple(Storage(space, space, BASES[space], MEMORY_BYTES, "state") for space in ("sram", "dram"))
     arguments = tuple(Argument(value, None) for value in case.arguments)
-    launch = Launch("launch", "test", 0, 0, 0, case.rows, case.columns, arguments, (), 0)
+    launch = Launch("launch", 0, 0, 0, case.rows, case.columns, arguments, (), 0, (LaunchPart("test"),))
     return Program(machine, (case.kernel,), storages, (), (Entry("main", {}, (), (), (launch,)),))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from simulator.report import OperationReport, Report
+from simulator.report import LaunchReport, OperationReport, Report
 from simulator.report_text import COLUMNS, quantity, render
 
 LAYERS = 32
@@ -16,9 +16,9 @@ UNITS = ("dpe", "se", "re", "mlu", "fi", "local_memory", "sram", "noc", "dram")
 PARTS = {"matrix": 0.0009, "dram_device": 1.5, "dram_background": 0.4, "leakage": 2.5941, "host_link": 0.005}
 
 
-def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: str, reused: bool) -> OperationReport:
+def _operation(launch: int, name: str, cycles: int, dram_bytes: int, bound_by: str, reused: bool) -> OperationReport:
     return OperationReport(
-        name=f"{index}:{kernel}", operation=kernel, kernel=kernel, start_cycles=0, cycles=cycles, reused=reused,
+        operation=name, launch=launch, kernel="linear_resident_1x2", start_cycles=0, cycles=cycles, reused=reused,
         useful_macs=0, issued_macs=0, stated_macs=0, dram_bytes=dram_bytes, sram_bytes=0, sram_hit_rate=0.0, commands=1,
         energy_parts_joules={}, lower_bound_cycles=0.9 * cycles, lower_bound_resource="dram", bound_by=bound_by,
         utilization={},
@@ -27,12 +27,22 @@ def _operation(index: int, kernel: str, cycles: int, dram_bytes: int, bound_by: 
 
 def _decode_report() -> Report:
     """Return figures of the size of a decode step of an 8B model."""
-    operations = [_operation(0, "embedding_4096", 900, 8192, "latency", False)]
+    operations = [
+        _operation(0, "model.embed_tokens/Gather", 900, 8192, "latency", False),
+        _operation(0, "model.norm/RMSNormalization", 700, 8192, "latency", False),
+    ]
     for layer in range(LAYERS):
-        operations.append(_operation(layer, "linear_streamed_residual_with_a_long_name", 3_600_000, 440_000_000, "dram",
-                                     layer > 0))  # fmt: skip
-        operations.append(_operation(layer, "attention", 400_000 + layer, 8_400_000, "se" if layer < 3 else "dram",
-                                     layer > 0))  # fmt: skip
+        names = [f"model.layers.{layer}.{name}" for name in ("self_attn.query.rotated/RotaryEmbedding/rope",
+                 "self_attn.attention/Attention", "mlp.down_proj.chunk.1/MatMul")]  # fmt: skip
+        operations += [
+            _operation(layer, names[0], 3_600, 4400, "latency", layer > 0),
+            _operation(layer, names[1], 400_000 + layer, 8_400_000, "se" if layer < 3 else "dram", layer > 0),
+            _operation(layer, names[2], 3_600_000, 440_000_000, "dram", layer > 0),
+        ]
+    launches = [
+        LaunchReport(f"{layer}:layer", "kernel", 0, 4_000_000, layer > 0, 3e6, "dram", "dram", {})
+        for layer in range(LAYERS)
+    ]
     cycles = sum(operation.cycles for operation in operations)
     launch_cycles = 45_000
     busy = {unit: 100.0 * number for number, unit in enumerate(UNITS)}
@@ -53,7 +63,7 @@ def _decode_report() -> Report:
         model_utilization=0.00089, instructions=123_456_789, commands_by_name={"mml": 1_000_000, "dma_in": 34},
         host_link_seconds=1.2e-6, simulated_launches=3,
         notes=("capacity was ignored: this program does not fit the memories of the machine",),
-        operations=tuple(operations),
+        operations=tuple(operations), launches=tuple(launches),
     )  # fmt: skip
 
 
@@ -65,19 +75,31 @@ def test_the_page_is_the_golden_one(golden):
 
 
 def test_the_page_fits_a_terminal():
-    """At most 80 columns, and at most 24 lines before the table of kernels."""
+    """At most 80 columns, and at most 24 lines before the table of operations."""
     lines = render(_decode_report()).splitlines()
     assert max(len(line) for line in lines) <= COLUMNS
     assert lines.index("") <= 24
 
 
-def test_shares_of_kernels_and_job_launch_are_the_whole():
-    """Kernels and job launch share the latency out, each launch is counted once."""
+def test_shares_of_operations_and_job_launch_are_the_whole():
+    """Operations and job launch share the latency out; equal layers are one row, what is short the last one."""
     report = _decode_report()
     rows = render(report).splitlines()
     table = rows[rows.index("") + 2 :]
     assert sum(float(row.partition(" %")[0].split()[-1]) for row in table) == pytest.approx(100, abs=0.3)
-    assert [int(row[25:32]) for row in table] == [LAYERS, LAYERS, 1, 2 * LAYERS + 1]
+    assert [int(row[26:30]) for row in table] == [LAYERS, LAYERS, LAYERS, 2, LAYERS]
+    assert [row.split()[0] for row in table[:3]] == ["..*.mlp.down_proj.chunk.*", "..*.self_attn.attention",
+                                                     "..self_attn.query.rotated"]  # fmt: skip
+    assert table[3].startswith("(2 others) ") and table[1].split()[-3] == "dram"
+
+
+def test_what_was_done_before_is_explained():
+    """A row may be above its bound: its weights came while another operation lasted."""
+    report = _decode_report()
+    assert "over 100 %" not in render(report)
+    quick = dataclasses.replace(report.operations[-1], lower_bound_cycles=2 * LAYERS * report.operations[-1].cycles)
+    text = render(dataclasses.replace(report, operations=(*report.operations[:-1], quick)))
+    assert "over 100 % of bound: a part of it was done while the operation before it lasted\n" in text
 
 
 def test_power_is_compared_with_what_the_tdp_is_about():
@@ -98,7 +120,7 @@ def test_nothing_at_all_is_a_report_too():
         for field in dataclasses.fields(Report)
         if field.type in ("int", "float") and field.name not in ("tdp_watts",) and "per_second" not in field.name
     }
-    text = render(dataclasses.replace(_decode_report(), **zero, operations=()))
+    text = render(dataclasses.replace(_decode_report(), **zero, operations=(), launches=()))
     assert "latency             0 s = 0 cycles" in text
 
 

@@ -55,8 +55,8 @@ def check_account(report: Report, chip: Machine) -> None:
         assert 0 <= report.utilization[name] <= 1 and report.idle_cycles[name] >= 0
         assert report.busy_cycles[name] + report.idle_cycles[name] == pytest.approx(total * count, rel=1e-12)
         assert report.utilization[name] == pytest.approx(report.busy_cycles[name] / (total * count))
-    for operation in report.operations:
-        assert all(0 <= value <= 1 for value in operation.utilization.values())
+    for launch in report.launches:
+        assert all(0 <= value <= 1 for value in launch.utilization.values())
 
 
 # --- transfers -------------------------------------------------------------------------------------------------

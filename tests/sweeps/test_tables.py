@@ -174,6 +174,8 @@ def test_verdicts_say_why_nothing_beats_the_base(table: SweepTable) -> None:
     unbeatable = dataclasses.replace(table.baseline, figures={**table.baseline.figures, **small})
     told = list(verdicts(dataclasses.replace(table, baseline=unbeatable)))
     assert len(told) == 3 and all(text.startswith("No point beats") and "limited by decode" in text for text in told)
+    alone = dataclasses.replace(table, baseline=unbeatable, objectives=table.objectives[:1])
+    assert next(verdicts(alone)).startswith("No point beats the base machine in latency; the nearest, point ")
     assert "not evaluated" in next(verdicts(dataclasses.replace(table, baseline=None)))
     infeasible = dataclasses.replace(table.baseline, status="infeasible", reason="too large", figures={})
     assert "infeasible" in next(verdicts(dataclasses.replace(table, baseline=infeasible)))
