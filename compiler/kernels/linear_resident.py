@@ -21,12 +21,12 @@ class ResidentLoader(Walk):
         core.push(self.buffers.x)
 
     def give_x_back(self) -> None:
-        """Pop a resident x. A PE without a tile has multiplied nothing yet, which is what makes it a reader of x."""
+        """Pop a resident x. A PE without a tile has read none of it yet, and so does: no blocks of K."""
         core = self.core
         if not self.mapping.uses_up_x:
             with core.scratch() as tiles, core.when_at_least(self.index, core.load_argument("output_tiles", tiles)):
                 core.emit(
-                    self.mapping.instruction, bank=0, a=self.buffers.x, b=self.buffers.x, k_blocks=1, rows=1, columns=1,
+                    self.mapping.instruction, bank=0, a=self.buffers.x, b=self.buffers.x, k_blocks=0, rows=1, columns=1,
                     a_dtype=self.mapping.shape.dtype.name, accumulate="set",
                 )  # fmt: skip
         core.pop(self.buffers.x)
