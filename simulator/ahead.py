@@ -12,42 +12,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from isa import columns as col
-from isa.table import Unit
-from simulator import queues, starting
+from simulator import starting
 from simulator import state as st
 from simulator.events import is_before, posted
-from simulator.jit import inner_kernel
+from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Code, Scalar, State
 
-_FI = int(Unit.FI)
-_STREAMS_PER_PE = st.UNITS * st.CORES
-_IN_BROADCAST, _AT_BARRIER = 1, 4
 _DEPTH = 2
 """How many PEs, each waiting for the next one, are looked at to bound when a broadcast can start."""
 Bound = Callable[..., Any]
 
 
-@inner_kernel
-def _meeting_of(code: Code, state: State, pe: Scalar, core: Scalar, kind: Scalar) -> Scalar:
-    """Return the broadcast (its mode) or barrier that a core, or its transfers, waits for; 0 for none."""
-    if kind == _AT_BARRIER:
-        return _AT_BARRIER if state.core[pe * st.CORES + core, st.STATUS] == st.ON_BARRIER else 0
-    stream = pe * _STREAMS_PER_PE + core * st.UNITS + _FI
-    if state.stream[stream, st.STREAM_STATUS] != st.ON_GROUP:
-        return 0
-    (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
-    return code.instructions[core, entry[st.Q_PC], col.MODE]
+@inlined_kernel
+def _waits_for_nobody(state: State, pe: Scalar) -> Scalar:
+    places = state.meetings[pe]
+    return places[0] | places[1] | places[2] | places[3] == 0
 
 
 @inner_kernel
 def _present(code: Code, state: State, pe: Scalar, time: Scalar) -> tuple[Scalar, Scalar]:
     """Return a bound of what a PE does next that holds whatever it waits for; `time` is that of the present event."""
-    for core in range(st.CORES):
-        for kind in (_IN_BROADCAST, _AT_BARRIER):
-            if _meeting_of(code, state, pe, core, kind) != 0:
-                return time, -1
-    return posted(state, pe)
+    if _waits_for_nobody(state, pe):
+        return posted(state, pe)
+    return time, -1
 
 
 def _limit_by(bound: Bound) -> Bound:
@@ -55,16 +42,14 @@ def _limit_by(bound: Bound) -> Bound:
 
     @inner_kernel
     def last_to_come(
-        code: Code, state: State, pe: Scalar, core: Scalar, kind: Scalar, time: Scalar
+        code: Code, state: State, pe: Scalar, place: Scalar, meeting: Scalar, time: Scalar
     ) -> tuple[Scalar, Scalar]:
-        """Return a bound of when all have come to what a core waits for, NEVER if it does not wait."""
-        meeting = _meeting_of(code, state, pe, core, kind)
-        if meeting == 0:
-            return st.NEVER, 0
-        _, member, step, count = starting.group_of(code, pe, starting.TO_ALL if kind == _AT_BARRIER else meeting)
+        """Return a bound of when all have come to what a core waits for, in a place of `State.meetings`."""
+        is_barrier = meeting == st.BARRIER_OF_ALL
+        _, member, step, count = starting.group_of(code, pe, starting.TO_ALL if is_barrier else meeting)
         last, last_id = time, -1
         for _ in range(count):
-            if _meeting_of(code, state, member, core, kind) != meeting:
+            if state.meetings[member, place] != meeting:
                 other, other_id = bound(code, state, member, time)
                 if is_before(last, last_id, other, other_id):
                     last, last_id = other, other_id
@@ -74,9 +59,12 @@ def _limit_by(bound: Bound) -> Bound:
     @inner_kernel
     def limit(code: Code, state: State, pe: Scalar, time: Scalar) -> tuple[Scalar, Scalar]:
         first, first_id = st.NEVER, 0
-        for core in range(st.CORES):
-            for kind in (_IN_BROADCAST, _AT_BARRIER):
-                last, last_id = last_to_come(code, state, pe, core, kind, time)
+        if _waits_for_nobody(state, pe):
+            return first, first_id
+        for place in range(state.meetings.shape[1]):
+            meeting = state.meetings[pe, place]
+            if meeting != 0:
+                last, last_id = last_to_come(code, state, pe, place, meeting, time)
                 if is_before(last, last_id, first, first_id):
                     first, first_id = last, last_id
         return first, first_id

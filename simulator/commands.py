@@ -32,18 +32,18 @@ def jitter(hardware: Hardware, state: State) -> Scalar:
 
 
 @inlined_kernel
-def bank_ready(state: State, pe: Scalar, bank: Scalar, unit: Scalar, snapshot: Scalar) -> Scalar:
+def bank_ready(state: State, pe: Scalar, number: Scalar, unit: Scalar, snapshot: Scalar) -> Scalar:
     """Return when a bank is free for a command of a unit, or -1 while an earlier command on it has not started.
 
     Commands on a bank start in the order of their issue. A command waits for the end of those of other units; those
     of its own unit follow each other in the unit's pipeline.
     """
-    if state.bank[pe, bank, st.BANK_STARTED] < snapshot:
+    bank, time = state.bank[pe, number], 0
+    if bank[st.BANK_STARTED] < snapshot:
         return -1
-    time = 0
     for other in range(st.UNITS):
         if other != unit:
-            time = max(time, state.bank[pe, bank, st.BANK_TIME + other])
+            time = max(time, bank[st.BANK_TIME + other])
     return time
 
 
@@ -112,10 +112,27 @@ def work_ticks(
 
 
 @inlined_kernel
-def _local_bytes(extents: Integers) -> tuple[Scalar, Scalar]:
+def local_ticks(hardware: Hardware, counts: Integers, extents: Integers) -> Scalar:
+    """Return how long the bytes of a command keep the local memory busy; count them."""
     written = extents[0] * extents[1]
     read = extents[2] * extents[3] + extents[4] * extents[5]
-    return read, written
+    counts[st.LOCAL_READ] += read
+    counts[st.LOCAL_WRITTEN] += written
+    return (read + written) * _CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
+
+
+@inlined_kernel
+def address_read(state: State, record: Integers, pe: Scalar) -> Scalar:
+    """Return the device address that a PE reads with a transfer."""
+    places = record[st.R_READ_PLACES]
+    return state.addresses[places + pe] if places >= 0 else record[st.R_VALUES + record[st.R_READ]]
+
+
+@inlined_kernel
+def address_written(state: State, record: Integers, pe: Scalar) -> Scalar:
+    """Return the device address that a PE writes with a transfer."""
+    places = record[st.R_WRITE_PLACES]
+    return state.addresses[places + pe] if places >= 0 else record[st.R_VALUES + record[st.R_WRITE]]
 
 
 @inner_kernel
@@ -124,24 +141,24 @@ def serve_shared(
     code: Code,
     state: State,
     stats: Stats,
-    values: Integers,
-    traits: Integers,
+    pe: Scalar,
+    record: Integers,
     group: Scalar,
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
     """Serve a transfer at the shared memories and on the routes of a group; return (error, time of its last byte)."""
-    rows, size, done = values[6], values[7], start
-    read, write = traits[tr.MEMORY_READ], traits[tr.MEMORY_WRITE]
+    rows, size, done = record[st.R_VALUES + 6], record[st.R_VALUES + 7], start
+    read, write = record[st.R_READ], record[st.R_WRITE]
     for is_write in range(2):
         slot = write if is_write else read
         if slot < 0:
             continue
-        error = memory.check_range(hardware, state, values[slot], rows, size, values[slot + 1] if rows > 1 else 0)
+        address = address_written(state, record, pe) if is_write else address_read(state, record, pe)
+        pitch = record[st.R_VALUES + slot + 1]
+        error = memory.check_range(hardware, state, address, rows, size, pitch if rows > 1 else 0)
         if error:
             return error, 0
-        served = memory.serve_memory(
-            hardware, code, state, stats, values[slot], rows, size, values[slot + 1], start, is_write != 0
-        )
+        served = memory.serve_memory(hardware, code, state, stats, address, rows, size, pitch, start, is_write != 0)
         done = max(done, served)
     if read >= 0 and write >= 0:  # from memory to memory: beside the grid
         state.ports[:] = 0
@@ -149,17 +166,21 @@ def serve_shared(
 
 
 @inlined_kernel
+def place_in_flight(hardware: Hardware, state: State, stream: Scalar) -> Scalar:
+    """Return the column of a stream that holds the end of the transfer that the next one has to wait for."""
+    first = state.stream.shape[1] - st.MAX_OUTSTANDING
+    return first + state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
+
+
+@inlined_kernel
 def finish(
-    code: Code,
     hardware: Hardware,
     state: State,
     counts: Integers,
     stream: Scalar,
     pe: Scalar,
     unit: Scalar,
-    fields: Integers,
-    extents: Integers,
-    occupancy: Scalar,
+    record: Integers,
     start: Scalar,
     done: Scalar,
 ) -> None:
@@ -167,49 +188,40 @@ def finish(
 
     `counts` are those of the part of the kernel it is in.
     """
-    timing = code.traits[fields[col.OPCODE], tr.TIMING]
-    read, written = _local_bytes(extents)
-    begin = max(start, state.pe[pe, unit])
-    local_done = memory.serve_local(hardware, state, counts, pe, read, written, begin)
-    occupancy = max(occupancy, local_done - begin)
-    latency = hardware.cost[timing, hw.LATENCY]
-    end = max(begin + occupancy + latency, done) + jitter(hardware, state)
-    end = max(end, state.stream[stream, st.FINISH])
-    state.pe[pe, unit] = begin + occupancy
-    state.stream[stream, st.FINISH] = end
+    row, units = state.stream[stream], state.pe[pe]
+    begin = max(start, units[unit])
+    local = max(units[st.LOCAL], begin) + record[st.R_LOCAL_TICKS]
+    occupancy = max(record[st.R_OCCUPANCY], local - begin)
+    end = max(begin + occupancy + record[st.R_LATENCY], done) + jitter(hardware, state)
+    end = max(end, row[st.FINISH])
+    units[unit], units[st.LOCAL] = begin + occupancy, local
     counts[st.BUSY + unit] += occupancy
+    counts[st.BUSY + st.LOCAL] += record[st.R_LOCAL_TICKS]
     counts[st.PART_END] = max(counts[st.PART_END], end)
+    row[st.FINISH] = end
     if unit == _FI:
-        slot = state.stream[stream, st.STARTED] % hardware.numbers[hw.OUTSTANDING]
-        state.stream[stream, st.IN_FLIGHT + slot] = end
-    state.stream[stream, st.STARTED] += 1
-    if code.traits[fields[col.OPCODE], tr.USES_BANK]:
-        state.bank[pe, fields[col.BANK], st.BANK_STARTED] += 1
-        state.bank[pe, fields[col.BANK], st.BANK_TIME + unit] = end
+        row[place_in_flight(hardware, state, stream)] = end
+    row[st.STARTED] += 1
+    if record[st.R_BANK] >= 0:
+        bank = state.bank[pe, record[st.R_BANK]]
+        bank[st.BANK_STARTED] += 1
+        bank[st.BANK_TIME + unit] = end
 
 
 @inlined_kernel
-def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents: Integers) -> Scalar:
+def perform(chip: Chip, pe: Scalar, fields: Integers, record: Integers) -> Scalar:
     """Execute the meaning of a command; return an error code."""
     code, state, memories = chip.code, chip.state, chip.memories
-    error = codes.OK
-    out = a = b = -1
-    if extents[0] > 0:
-        error, out, _ = operands.place(code, state, pe, fields, values, extents, operands.OUT)
-    if extents[2] > 0:
-        error, a, _ = operands.place(code, state, pe, fields, values, extents, operands.A)
-    if extents[4] > 0:
-        error, b, _ = operands.place(code, state, pe, fields, values, extents, operands.B)
     link = memories.links[pe, fields[col.MODE] & 3]
     if code.traits[fields[col.OPCODE], tr.LINK_ROLE] == tr.LINK_SENDS:
         target = link_target(code, pe, fields[col.MODE])
         link = memories.links[target, (fields[col.MODE] + 2) & 3]
     failed = chip.meaning(
         fields,
-        values,
-        out,
-        a,
-        b,
+        record[st.R_VALUES :],
+        operands.address_of(code, state, pe, record, operands.OUT),
+        operands.address_of(code, state, pe, record, operands.A),
+        operands.address_of(code, state, pe, record, operands.B),
         memories.local[pe],
         memories.sram,
         memories.dram,
@@ -220,4 +232,4 @@ def perform(chip: Chip, pe: Scalar, fields: Integers, values: Integers, extents:
     if failed:
         state.scratch[st.ERROR_DETAIL] = failed
         return codes.MEANING
-    return error
+    return codes.OK

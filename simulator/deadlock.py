@@ -53,5 +53,6 @@ def _lines(kernel: Kernel, code: st.Code, state: st.State) -> Iterator[str]:
             if stream[st.COUNT] and int(stream[st.STREAM_STATUS]) in _STREAM_STATES:
                 detail = int(stream[st.DETAIL])
                 sentence = _STREAM_STATES[int(stream[st.STREAM_STATUS])].format(buffer=named(detail), detail=detail)
-                pc = int(stream[st.QUEUE + int(stream[st.HEAD]) * st.ENTRY + st.Q_PC])
+                record = int(stream[st.QUEUE + int(stream[st.HEAD]) * st.ENTRY + st.Q_RECORD])
+                pc = int(state.records[record, st.R_PC])
                 yield f"{place} {Unit(unit).name} command at instruction {pc} {sentence}"

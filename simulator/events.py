@@ -15,6 +15,12 @@ _ACTORS = _STREAMS + CORES
 
 
 @inlined_kernel
+def natural(number: Scalar) -> Scalar:
+    """Return a number that is not negative, so that the compiler knows: indexing and dividing by it takes less."""
+    return number & NEVER
+
+
+@inlined_kernel
 def is_before(time: Scalar, identity: Scalar, other_time: Scalar, other_identity: Scalar) -> Scalar:
     """Tell whether an event comes before another one."""
     return time < other_time or (time == other_time and identity < other_identity)
@@ -73,19 +79,19 @@ def posted(state: State, pe: Scalar) -> tuple[Scalar, Scalar]:
 
 
 @inlined_kernel
-def schedule(state: State, time: Scalar, identity: Scalar) -> None:
-    """Add an event; each id has at most one at a time."""
-    streams = state.stream.shape[0]
-    if identity < streams:
-        pe = identity // _STREAMS
-        actor = identity - pe * _STREAMS
-    else:
-        pe = (identity - streams) // CORES
-        actor = _STREAMS + identity - streams - pe * CORES
-    state.agenda[pe, actor] = time
-    if time < state.agenda[pe, AGENDA_CLOCK]:
+def schedule(state: State, pe: Scalar, actor: Scalar, time: Scalar) -> None:
+    """Add an event of an actor of a PE; each has at most one at a time."""
+    agenda = state.agenda[pe]
+    agenda[actor] = time
+    if time < agenda[AGENDA_CLOCK]:
         state.scratch[IS_EARLY] = 1
     if pe != state.scratch[CURRENT_PE]:
-        other_time, other = posted(state, pe)
+        identity, (other_time, other) = identity_of(state, pe, actor), posted(state, pe)
         if is_before(time, identity, other_time, other):
             post(state, pe, time, identity)
+
+
+@inlined_kernel
+def schedule_core(state: State, core: Scalar, time: Scalar) -> None:
+    """Add an event of a core."""
+    schedule(state, core // CORES, _STREAMS + core % CORES, time)

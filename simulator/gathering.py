@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 
-from simulator import codes, operands
+from simulator import codes, commands, operands
 from simulator import hardware as hw
 from simulator import memory_system as memory
 from simulator import state as st
-from simulator import traits as tr
 from simulator.hardware import Hardware
 from simulator.jit import inner_kernel
 from simulator.meaning.transfer import index_at
@@ -92,10 +91,7 @@ def serve_indexed(
     chip: Chip,
     stream: Scalar,
     pe: Scalar,
-    fields: Integers,
-    values: Integers,
-    extents: Integers,
-    traits: Integers,
+    record: Integers,
     functional: Scalar,
     start: Scalar,
 ) -> tuple[Scalar, Scalar]:
@@ -104,16 +100,16 @@ def serve_indexed(
     Rows outside of the memory take no time: executing the command reports them.
     """
     hardware, code, state, stats = chip.hardware, chip.code, chip.state, chip.stats
-    is_write = traits[tr.MEMORY_READ] < 0
-    slot = traits[tr.MEMORY_WRITE] if is_write else traits[tr.MEMORY_READ]
-    address, pitch, rows, size = values[slot], values[slot + 1], values[6], values[7]
+    is_write = record[st.R_READ] < 0
+    address = commands.address_written(state, record, pe) if is_write else commands.address_read(state, record, pe)
+    pitch = record[st.R_VALUES + (record[st.R_WRITE] if is_write else record[st.R_READ]) + 1]
+    rows, size = record[st.R_VALUES + 6], record[st.R_VALUES + 7]
     if memory.check_range(hardware, state, address, 1, size, 0) == codes.NO_ADDRESS:
         return codes.NO_ADDRESS, 0
     done = start
     indices = table = behind = 0
     if functional:
-        operand = operands.B if is_write else operands.A
-        _, indices, _ = operands.place(code, state, pe, fields, values, extents, operand)
+        indices = operands.address_of(code, state, pe, record, operands.B if is_write else operands.A)
     else:
         table, behind = rows_behind(code, address, pitch, size)
         stats.counts[st.ROWS_DRAWN] += rows

@@ -60,14 +60,16 @@ class Launcher:
     """The sequencer bound to a program, a machine and, for execution, a device's memory."""
 
     def __init__(self, program: Program, machine: Machine, device: Device | None, *, reuse: bool = True,
-                 ahead: bool = True, jitter_cycles: int = 0, jitter_seed: int = 0,
+                 ahead: bool = True, traced: bool = True, jitter_cycles: int = 0, jitter_seed: int = 0,
                  indices: IndexDistribution = UNIFORM) -> None:  # fmt: skip
         self._program, self._machine = program, machine
         self._hardware = hw.hardware_of(
             machine, jitter_cycles, jitter_seed, machine.cache_bytes(program.bytes_of("sram"))
         )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
-        self._state = st.new_state(self._hardware)
+        self._state = st.new_state(
+            self._hardware, max((len(kernel.operation_parts) for kernel in program.kernels), default=1)
+        )
         self._tables = _tables(machine, device)
         self._memory = _memory(machine, device)
         self._used_bytes = 0
@@ -85,7 +87,7 @@ class Launcher:
         self._codes: dict[int, tuple[npt.NDArray[np.int64], ...]] = {}
         self._known: dict[tuple[object, ...], Timed] = {}
         self._reuse = reuse and device is None
-        self._ahead = ahead and device is None and jitter_cycles == 0
+        self._ahead, self._traced = ahead and device is None and jitter_cycles == 0, traced
 
     def forget(self) -> None:
         """Zero what launches may have left in local memories, banks and links, so that no run depends on another."""
@@ -102,7 +104,7 @@ class Launcher:
             return replace(known, reused=True)
         code = self._code(launch, bindings)
         parts = len(self._program.kernels[launch.kernel].operation_parts)
-        ticks, stats = self._simulate(code, parts, ahead=self._ahead and self._may_run_ahead(code))
+        ticks, stats = self._simulate(code, parts)
         if ticks < 0:
             raise self._error(launch, code)
         stats.server_busy[st.CHANNELS, : len(self._state.dram)] = self._state.dram[:, dram.BUSY]
@@ -111,12 +113,18 @@ class Launcher:
         self._known[key] = timed
         return timed
 
-    def _simulate(self, code: st.Code, parts: int, ahead: bool) -> tuple[int, st.Stats]:
-        stats = st.new_stats(self._hardware, parts)
-        st.reset(self._hardware, self._state)
-        ticks = self._run(code, self._hardware, self._state, stats, self._memory, self._tables, ahead=ahead)
+    def _simulate(self, code: st.Code, parts: int) -> tuple[int, st.Stats]:
+        ahead = self._ahead and self._may_run_ahead(code)
+        traced = ahead and self._traced and _may_trace(code)
         # In turn errors are found where they come first, and events may come that PEs ahead of each other cannot have.
-        return self._simulate(code, parts, ahead=False) if ahead and ticks < 0 else (ticks, stats)
+        for is_traced, is_ahead in dict.fromkeys([(traced, ahead), (False, ahead), (False, False)]):
+            stats = st.new_stats(self._hardware, parts)
+            st.reset(self._hardware, self._state, len(code.buffers))
+            arguments = code, self._hardware, self._state, stats, self._memory, self._tables
+            ticks = self._run(*arguments, ahead=is_ahead, traced=is_traced)
+            if ticks >= 0:
+                break
+        return ticks, stats
 
     def _may_run_ahead(self, code: st.Code) -> bool:
         """Tell whether PEs meet only where `simulator.ahead` expects it: not by links, nor twice at one time."""
@@ -204,6 +212,12 @@ def _decoded(kernel: Kernel) -> tuple[npt.NDArray[np.int64], ...]:
     for index, (base, buffer) in enumerate(zip(buffer_bases(kernel), kernel.buffers, strict=True)):
         buffers[index] = base, buffer.slot_bytes, buffer.slots
     return instructions, np.array([len(part) for part in parts], dtype=np.int64), buffers
+
+
+def _may_trace(code: st.Code) -> bool:
+    """Tell whether what cores do can be told without time: words are at most waited for."""
+    loads = code.instructions[..., columns.OPCODE] == _LOAD_WORD
+    return not code.instructions[loads, columns.R0].any()
 
 
 def _tables(machine: Machine, device: Device | None) -> Tables:

@@ -380,22 +380,3 @@ def serve_links(
         stats.counts[st.NOC_BYTES] += size
         stats.counts[st.BYTE_HOPS] += size * (end - first)
     return done + farthest * numbers[hw.HOP_TICKS] + numbers[hw.REQUEST_TICKS]
-
-
-@inlined_kernel
-def serve_local(
-    hardware: Hardware,
-    state: State,
-    counts: Integers,
-    pe: Scalar,
-    read_bytes: Scalar,
-    written_bytes: Scalar,
-    start: Scalar,
-) -> Scalar:
-    """Serve bytes at a PE's local memory; return when the last passes."""
-    ticks = (read_bytes + written_bytes) * hw.TICKS_PER_CYCLE // hardware.numbers[hw.LOCAL_BYTES_PER_CYCLE]
-    state.pe[pe, st.LOCAL] = max(state.pe[pe, st.LOCAL], start) + ticks
-    counts[st.BUSY + st.LOCAL] += ticks
-    counts[st.LOCAL_READ] += read_bytes
-    counts[st.LOCAL_WRITTEN] += written_bytes
-    return state.pe[pe, st.LOCAL]

@@ -76,15 +76,11 @@ def place_of_slot(index: Scalar, slots: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def place(
-    code: Code, state: State, pe: Scalar, fields: Integers, values: Integers, extents: Integers, operand: Scalar
+def locate(
+    code: Code, state: State, buffer: Scalar, offset: Scalar, rows: Scalar, size: Scalar, pitch: Scalar
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Return (error, local address, ready time or -1 if it must wait) of a buffer operand."""
-    rows, size = extents[2 * operand], extents[2 * operand + 1]
-    buffer = fields[col.C0 + operand]
-    offset = values[2 * operand]
-    pitch = values[2 * operand + 1] if rows > 1 else 0
-    base, slot_bytes, slots = code.buffers[buffer, 0], code.buffers[buffer, 1], code.buffers[buffer, 2]
+    """Return (error, slot, bytes behind its start) of rows in a buffer, counted from where the buffer stands."""
+    slot_bytes, slots = code.buffers[buffer, 1], code.buffers[buffer, 2]
     state.scratch[st.ERROR_DETAIL] = buffer
     state.scratch[st.ERROR_EXTRA] = offset
     if pitch < 0:
@@ -96,20 +92,43 @@ def place(
     inner = offset - slot * slot_bytes
     if pitch > slot_bytes or inner + (rows - 1) * pitch + size > slot_bytes:
         return codes.LEAVES_SLOT, 0, 0
-    if operand == OUT:
-        index = state.buffer[pe, buffer, st.PUSHED] + slot
-        ready = 0
-        if index >= slots:
-            ready = (
-                state.buffer[pe, buffer, st.POP_TIME + place_of_slot(index, slots)]
-                if state.buffer[pe, buffer, st.POPPED] > index - slots
-                else -1
-            )
-    else:
-        index = state.buffer[pe, buffer, st.POPPED] + slot
-        ready = (
-            state.buffer[pe, buffer, st.PUSH_TIME + place_of_slot(index, slots)]
-            if state.buffer[pe, buffer, st.PUSHED] > index
-            else -1
-        )
-    return codes.OK, base + place_of_slot(index, slots) * slot_bytes + inner, ready
+    return codes.OK, slot, inner
+
+
+@inlined_kernel
+def locate_operand(
+    code: Code, state: State, fields: Integers, record: Integers, operand: Scalar
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Return (error, slot, bytes behind its start) of an operand of a command."""
+    offset, pitch = record[st.R_VALUES + 2 * operand], record[st.R_VALUES + 2 * operand + 1]
+    rows, size = record[st.R_EXTENTS + 2 * operand], record[st.R_EXTENTS + 2 * operand + 1]
+    return locate(code, state, fields[col.C0 + operand], offset, rows, size, pitch if rows > 1 else 0)
+
+
+@inlined_kernel
+def ready_time(code: Code, state: State, pe: Scalar, buffer: Scalar, slot: Scalar, is_out: Scalar) -> Scalar:
+    """Return when a slot of a buffer, counted from where it stands, may be written or read, or -1 if that must wait."""
+    row, slots = state.buffer[pe, buffer], code.buffers[buffer, 2]
+    if is_out:
+        index = row[st.PUSHED] + slot
+        if index < slots:
+            return 0
+        return row[st.POP_TIME + 2 * place_of_slot(index, slots)] if row[st.POPPED] > index - slots else -1
+    index = row[st.POPPED] + slot
+    return row[st.PUSH_TIME + 2 * place_of_slot(index, slots)] if row[st.PUSHED] > index else -1
+
+
+@inlined_kernel
+def address(
+    code: Code, state: State, pe: Scalar, buffer: Scalar, slot: Scalar, inner: Scalar, is_out: Scalar
+) -> Scalar:
+    """Return the local address of a byte of a slot, counted from where its buffer stands."""
+    index = state.buffer[pe, buffer, st.PUSHED if is_out else st.POPPED] + slot
+    return code.buffers[buffer, 0] + place_of_slot(index, code.buffers[buffer, 2]) * code.buffers[buffer, 1] + inner
+
+
+@inlined_kernel
+def address_of(code: Code, state: State, pe: Scalar, record: Integers, operand: Scalar) -> Scalar:
+    """Return the local address of an operand of a command that may start, -1 of an absent one."""
+    buffer, slot = record[st.R_OPERANDS + 2 * operand], record[st.R_OPERANDS + 2 * operand + 1]
+    return address(code, state, pe, buffer, slot, record[st.R_INNER + operand], operand == OUT) if buffer >= 0 else -1

@@ -18,15 +18,17 @@ from isa.table import Unit
 from simulator import ahead as run_ahead
 from simulator import codes, cores, streams, warm_up
 from simulator import state as st
-from simulator.events import first_actor, identity_of, is_before, pe_of, post, posted, schedule
+from simulator.events import first_actor, identity_of, is_before, natural, pe_of, post, posted, schedule_core
 from simulator.hardware import Hardware
 from simulator.jit import inlined_kernel, inner_kernel, kernel
 from simulator.meaning.dispatch import execute
 from simulator.meaning.tables import Tables, make_tables
-from simulator.queues import drained_time
+from simulator.queues import drained_time, is_awaited
+from simulator.replaying import replay, resume
 from simulator.state import Bytes, Chip, Code, Floats, Integers, Meaning, Memory, Scalar, State, Stats
+from simulator.tracing import trace
 
-_FI = int(Unit.FI)
+_FI, _STREAMS_PER_PE = int(Unit.FI), st.UNITS * st.CORES
 
 
 @inner_kernel
@@ -74,21 +76,33 @@ def _place_of(state: State, pe: Scalar, time: Scalar, actor: Scalar) -> tuple[Sc
     return time, identity
 
 
+@inner_kernel
+def _step_core(chip: Chip, core: Scalar, functional: Scalar, has_turn: Scalar) -> Scalar:
+    """Run a core until it stops; return an error code, or NEEDS_TURN."""
+    code, hardware, state = chip.code, chip.hardware, chip.state
+    if state.core[core, st.END] > 0:
+        return replay(code, hardware, state, core, has_turn, False)
+    return cores.interpret(code, hardware, state, chip.stats, chip.memories, core, functional, has_turn)
+
+
 @inlined_kernel
 def _step(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar, functional: Scalar, has_turn: Scalar) -> Scalar:
     """Let an actor do what it can at time `now`; return an error code, or NEEDS_TURN before it meets other PEs."""
-    state, identity = chip.state, identity_of(chip.state, pe, actor)
-    streams_count = state.stream.shape[0]
-    if identity >= streams_count:
-        core = identity - streams_count
-        return cores.step_core(chip.code, chip.hardware, state, chip.stats, chip.memories, core, functional, has_turn)
+    state = chip.state
+    if actor >= _STREAMS_PER_PE:
+        return _step_core(chip, pe * st.CORES + actor - _STREAMS_PER_PE, functional, has_turn)
+    core, stream = pe * st.CORES + actor // st.UNITS, pe * _STREAMS_PER_PE + actor
     outcome = codes.OK
     while outcome == codes.OK:
-        outcome = streams.look(chip, identity, now)
+        if is_awaited(state, core, stream):
+            outcome = resume(chip.code, chip.hardware, state, core, now)
+            if outcome != codes.OK:
+                return outcome
+        outcome = streams.look(chip, pe, actor, now)
         if outcome == streams.READY:
-            if identity % st.UNITS == _FI and not has_turn:
+            if actor % st.UNITS == _FI and not has_turn:
                 return codes.NEEDS_TURN
-            outcome = streams.start(chip, identity, functional, now)
+            outcome = streams.start(chip, pe, actor, functional, now)
     return max(outcome, codes.OK)
 
 
@@ -103,7 +117,7 @@ def _take_turn(chip: Chip, pe: Scalar, functional: Scalar, ahead: Scalar) -> Sca
     while True:
         if ahead:
             agenda[st.AGENDA_CLOCK], agenda[st.AGENDA_ID] = time, identity
-        error = _step(chip, pe, actor, time, functional, limit_id == -1)
+        error = _step(chip, pe, natural(actor), time, functional, limit_id == -1)
         if error == codes.NEEDS_TURN:
             agenda[st.AGENDA_WAITING] = actor + 1
             post(state, pe, time, identity)
@@ -131,20 +145,22 @@ def run_launch(
     meaning: Meaning,
     functional: Scalar,
     ahead: Scalar,
+    traced: Scalar,
 ) -> Scalar:
     """Run a launch on a state that was reset; return its duration in ticks, or -1 with the error in the state.
 
     `meaning` is `execute` of `simulator.meaning.dispatch`, called through a pointer so that it compiles on its own.
-    With `ahead` PEs run ahead of each other where that changes nothing (see `ahead`). Then an error means that the
-    launch must be run again without it.
+    With `ahead` PEs run ahead of each other where that changes nothing (see `ahead`), with `traced` cores follow traces
+    (see `tracing`). Then an error means that the launch must be run again without it.
     """
     chip = Chip(code, hardware, state, stats, memories, tables, meaning)
-    stream_count = state.stream.shape[0]
+    if traced and trace(code, hardware, state, stats) != codes.OK:
+        return -1
     for core in range(code.header[st.ROWS] * code.header[st.COLUMNS] * st.CORES):
-        schedule(state, 0, stream_count + core)
+        schedule_core(state, core, 0)
     while state.turns[1, 0] != st.NEVER:
         actor = state.turns[1, 1]
-        error = _take_turn(chip, pe_of(state, actor), functional, ahead)
+        error = _take_turn(chip, natural(pe_of(state, actor)), functional, ahead)
         if error:
             _blame(state, actor)
             state.scratch[st.ERROR_CODE] = error
@@ -198,16 +214,16 @@ def compiled_for(functional: bool) -> Callable[..., int]:
 
     launcher: Any = None
 
-    def run(*arguments: Any, ahead: bool) -> int:
+    def run(*arguments: Any, ahead: bool, traced: bool) -> int:
         nonlocal launcher
         if launcher is None:  # one compilation serves all launches: their arrays have the same types
             launcher = _compiled(
-                (*(_type_of(argument) for argument in arguments), _pointer_type(), types.boolean, types.boolean)
+                (*(_type_of(argument) for argument in arguments), _pointer_type(), *(types.boolean,) * 3)
             )
             if helper is not None:
                 helper.wait()
             compile_meaning(meaning)
-        return int(launcher(*arguments, meaning, functional, ahead))
+        return int(launcher(*arguments, meaning, functional, ahead, traced))
 
     return run
 

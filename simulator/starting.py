@@ -7,7 +7,7 @@ from isa.table import Unit
 from simulator import codes, commands, queues
 from simulator import state as st
 from simulator import traits as tr
-from simulator.events import schedule
+from simulator.events import natural, schedule
 from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State
 
@@ -16,23 +16,30 @@ _UNITS, _STREAMS_PER_PE = st.UNITS, st.UNITS * st.CORES
 ALONG_ROW, ALONG_COLUMN, TO_ALL = 1, 2, 3
 
 
+@inner_kernel
+def _move_over_link(code: Code, state: State, stream: Scalar, pe: Scalar, record: Integers, now: Scalar) -> None:
+    """Fill or empty the neighbour link that a started command used, and wake who may wait for it."""
+    mode = code.instructions[stream // _UNITS % st.CORES, record[st.R_PC], col.MODE]
+    target, sends = commands.link_target(code, pe, mode), record[st.R_LINK] == tr.LINK_SENDS
+    receiver = target if sends else pe
+    link = st.INCOMING + 2 * (((mode + 2) & 3) if sends else mode)
+    state.pe[receiver, link] = 1 if sends else 0
+    state.pe[receiver, link + 1] = state.stream[stream, st.FINISH]
+    for other in range(st.CORES):
+        queues.wake_stream(state, target, target * _STREAMS_PER_PE + other * _UNITS + _RE, now, st.ON_LINK)
+
+
 @inlined_kernel
-def _wake_after(code: Code, state: State, stream: Scalar, pe: Scalar, fields: Integers) -> None:
+def _wake_after(
+    code: Code, state: State, pe: Scalar, core: Scalar, stream: Scalar, record: Integers, now: Scalar
+) -> None:
     """Wake who may wait for the bank or link that a started command used."""
-    row = code.traits[fields[col.OPCODE]]
-    core = stream // _UNITS
-    now = state.stream[stream, st.CLOCK]
-    if row[tr.USES_BANK]:
+    if record[st.R_BANK] >= 0 and state.core[core, st.ON_BANKS] > 0:
+        state.core[core, st.ON_BANKS] = 0
         for other in range(core * _UNITS, (core + 1) * _UNITS):
-            queues.wake_stream(state, other, now, st.ON_BANK)
-    if row[tr.LINK_ROLE] != tr.LINK_UNUSED:
-        target, sends = commands.link_target(code, pe, fields[col.MODE]), row[tr.LINK_ROLE] == tr.LINK_SENDS
-        receiver = target if sends else pe
-        link = st.INCOMING + 2 * (((fields[col.MODE] + 2) & 3) if sends else fields[col.MODE])
-        state.pe[receiver, link] = 1 if sends else 0
-        state.pe[receiver, link + 1] = state.stream[stream, st.FINISH]
-        for other in range(st.CORES):
-            queues.wake_stream(state, target * _STREAMS_PER_PE + other * _UNITS + _RE, now, st.ON_LINK)
+            queues.wake_stream(state, pe, other, now, st.ON_BANK)
+    if record[st.R_LINK] != tr.LINK_UNUSED:
+        _move_over_link(code, state, stream, pe, record, now)
 
 
 @inner_kernel
@@ -47,12 +54,12 @@ def group_of(code: Code, pe: Scalar, mode: Scalar) -> tuple[Scalar, Scalar, Scal
 
 
 @inner_kernel
-def gather(group: Integers, values: Integers) -> Scalar:
+def gather(group: Integers, address: Scalar, values: Integers) -> Scalar:
     """Note that one PE has come to a broadcast; return an error code."""
     if group[st.G_ARRIVED] == 0:
-        group[st.G_ADDRESS], group[st.G_PITCH] = values[2], values[3]
+        group[st.G_ADDRESS], group[st.G_PITCH] = address, values[3]
         group[st.G_ROWS], group[st.G_BYTES] = values[6], values[7]
-    same = group[st.G_ADDRESS] == values[2] and group[st.G_ROWS] == values[6] and group[st.G_BYTES] == values[7]
+    same = group[st.G_ADDRESS] == address and group[st.G_ROWS] == values[6] and group[st.G_BYTES] == values[7]
     if not same or group[st.G_PITCH] != values[3]:
         return codes.UNEQUAL_BROADCAST
     group[st.G_ARRIVED] += 1
@@ -61,57 +68,47 @@ def gather(group: Integers, values: Integers) -> Scalar:
 
 @inlined_kernel
 def complete(
-    chip: Chip, stream: Scalar, fields: Integers, values: Integers, functional: Scalar, now: Scalar, done: Scalar
+    chip: Chip, pe: Scalar, actor: Scalar, record: Integers, functional: Scalar, now: Scalar, done: Scalar
 ) -> Scalar:
     """Execute and book the command at the head of a queue and take it off; return an error code."""
-    state = chip.state
-    (entry,) = queues.queue_entry(state, stream, state.stream[stream, st.HEAD])
-    extents = entry[st.Q_EXTENTS :]
-    pe, unit = stream // _STREAMS_PER_PE, stream % _UNITS
+    state, unit, number = chip.state, actor % _UNITS, actor // _UNITS
+    core, stream = pe * st.CORES + number, pe * _STREAMS_PER_PE + actor
     if functional:
-        error = commands.perform(chip, pe, fields, values, extents)
+        fields = chip.code.instructions[number, record[st.R_PC]]
+        error = commands.perform(chip, pe, fields, record)
         if error:
             return error
-    traits, counts = chip.code.traits[fields[col.OPCODE]], chip.stats.parts[fields[st.PART]]
-    occupancy = commands.work_ticks(chip.hardware, counts, fields, values, extents, traits)
-    commands.finish(chip.code, chip.hardware, state, counts, stream, pe, unit, fields, extents, occupancy, now, done)
-    counts[fields[col.OPCODE]] += 1
+    counts = chip.stats.parts[record[st.R_PART]]
+    commands.finish(chip.hardware, state, counts, stream, pe, unit, record, now, done)
     if unit == _FI:  # what shared memories and links counted when they served it
         for counter in range(st.DRAM_READ, st.DRAM_ROWS + 1):
             counts[counter] += chip.stats.counts[counter]
             chip.stats.counts[counter] = 0
-    queues.dequeue(state, stream, now)
-    _wake_after(chip.code, state, stream, pe, fields)
+    queues.dequeue(state, core, stream, now)
+    _wake_after(chip.code, state, pe, core, stream, record, now)
     return codes.OK
 
 
 @inner_kernel
-def _member(chip: Chip, first: Scalar, step: Scalar, member: Scalar, core: Scalar) -> tuple[Scalar, Integers, Integers]:
-    """Return stream, instruction and register values of a PE's part of a broadcast."""
-    stream = (first + member * step) * _STREAMS_PER_PE + core * _UNITS + _FI
-    (entry,) = queues.queue_entry(chip.state, stream, chip.state.stream[stream, st.HEAD])
-    fields, values = chip.code.instructions[core, entry[st.Q_PC]], entry[st.Q_VALUES :]
-    return stream, fields, values
-
-
-@inner_kernel
-def start_broadcast(chip: Chip, stream: Scalar, mode: Scalar, functional: Scalar, now: Scalar) -> Scalar:
+def start_broadcast(chip: Chip, pe: Scalar, actor: Scalar, mode: Scalar, functional: Scalar, now: Scalar) -> Scalar:
     """Start a broadcast that all PEs have come to: one read, delivered to each; return an error code."""
-    state, code = chip.state, chip.code
-    core = (stream // _UNITS) % st.CORES
-    index, first, step, count = group_of(code, stream // _STREAMS_PER_PE, mode)
+    state, code, core = chip.state, chip.code, actor // _UNITS
+    index, first, step, count = group_of(code, pe, mode)
     state.group[core, index, :] = 0
-    _, fields, values = _member(chip, first, step, 0, core)
-    traits, groups = code.traits[fields[col.OPCODE]], 2 * code.header[st.ROWS] * code.header[st.COLUMNS]
-    error, done = commands.serve_shared(chip.hardware, code, state, chip.stats, values, traits, groups + index, now)
+    (record,) = queues.head_record(state, pe * _STREAMS_PER_PE + actor)
+    groups = 2 * code.header[st.ROWS] * code.header[st.COLUMNS]
+    error, done = commands.serve_shared(chip.hardware, code, state, chip.stats, pe, record, groups + index, now)
     if error:
         return error
     for member in range(count):
-        other, other_fields, other_values = _member(chip, first, step, member, core)
-        error = complete(chip, other, other_fields, other_values, functional, now, done)
+        other = natural(first + member * step)
+        stream = other * _STREAMS_PER_PE + actor
+        (record,) = queues.head_record(state, stream)
+        state.meetings[other, 2 * core + st.IN_BROADCAST] = 0
+        error = complete(chip, other, actor, record, functional, now, done)
         if error:
             return error
-        if other != stream:
-            state.stream[other, st.STREAM_STATUS] = st.SCHEDULED
-            schedule(state, now, other)
+        if other != pe:
+            state.stream[stream, st.STREAM_STATUS] = st.SCHEDULED
+            schedule(state, other, actor, now)
     return codes.OK

@@ -6,6 +6,7 @@ same (idle units, empty buffers, closed traffic), so equal launches take equal t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,30 +30,52 @@ Meaning = Callable[..., int]
 CORES, UNITS, SEMAPHORES, PENDING_SIGNALS, LOOP_DEPTH, REGISTERS = 2, 6, 16, 64, 8, 32
 MAX_BUFFERS, MAX_OUTSTANDING = 64, 64
 
-# Columns of `State.core`: then the registers, (first, end, trips) of each hardware loop, and the factors by
-# which a profile's registers hold loaded words.
-PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED, FOLLOWS_WORDS = range(7)
-REGISTER = 7
+# Columns of `State.core`: `CURSOR` and `END` are the next record of its trace and the one behind the last, 0 for a
+# core that interprets its code; `AFTER` is what its instruction adds to its time when it is done, `ON_BANKS` how many
+# of its streams wait for a bank. Then the registers, (first, end, trips) of each hardware loop, and the factors by
+# which a profile's registers hold loaded words; while a trace is made, these tell whether PEs have different values.
+PC, TIME, STATUS, WAITING_FOR, LOOPS, EXECUTED, FOLLOWS_WORDS, CURSOR, END, AFTER, ON_BANKS = range(11)
+REGISTER = 11
 LOOP = REGISTER + REGISTERS
 FACTOR = LOOP + 3 * LOOP_DEPTH
 CORE_COLUMNS = FACTOR + REGISTERS
 # Status of a core.
 RUNNING, ON_QUEUE, ON_FENCE, ON_BARRIER, ON_SEMAPHORE, ON_DATA, HALTED = range(7)
-# Columns of `State.stream`: then the ends of transfers in flight, then the entries of the queue.
+# Columns of `State.stream`: then the entries of the queue, then the ends of transfers in flight.
 HEAD, COUNT, STREAM_STATUS, CLOCK, FINISH, STARTED, DETAIL = range(7)
-IN_FLIGHT = 7
-QUEUE = IN_FLIGHT + MAX_OUTSTANDING
+QUEUE = 7
 # Status of a stream (the head of a command queue).
 IDLE, ON_INPUT, ON_SPACE, ON_BANK, ON_GROUP, ON_LINK, SCHEDULED = range(7)
-# Columns of a queue entry: then (rows, bytes per row) of out, a, b, then the register values r0..r7.
-Q_PC, Q_ARRIVAL, Q_SNAPSHOT, Q_READY, Q_EXTENTS, Q_VALUES = 0, 1, 2, 3, 4, 10
-ENTRY = Q_VALUES + 8
+# Columns of a queue entry.
+Q_ARRIVAL, Q_READY, Q_RECORD, Q_SNAPSHOT = range(4)
+ENTRY = 4
 UNKNOWN = -1
 """`Q_READY` of a command that has not been found ready yet."""
-# Columns of `State.buffer`: then when each slot was pushed, and when it was popped.
+# Columns of `State.records`, which has a row for each entry of each queue, then those of traces. `R_POINTER` tells push
+# and pop, whose buffer and slots are those of the first operand; `R_OPERANDS` are (buffer, slot) of out, a and b, or
+# (FAULTY, error); `R_BANK` is -1 for none. From `R_PC` on come those that only transfers, errors and execution read:
+# slots of the addresses read and written, -1 for none, and where in `State.addresses` the one of each PE stands, -1 if
+# it is among the values; then bytes of each operand behind the start of its slot, (rows, bytes per row) of each, and
+# the register values r0..r7.
+(
+    R_UNIT, R_POINTER, R_OPERANDS, R_BANK, R_OCCUPANCY, R_LATENCY, R_LOCAL_TICKS, R_ISSUE, R_AFTER, R_LINK,
+) = (0, 1, 2, *range(8, 15))  # fmt: skip
+R_PC, R_BROADCAST, R_INDEXED, R_READ, R_READ_PLACES, R_WRITE, R_WRITE_PLACES, R_PART = range(15, 23)
+R_INNER = 23
+R_EXTENTS = R_INNER + 3
+R_VALUES = R_EXTENTS + 6
+RECORD = R_VALUES + 8
+ABSENT, FAULTY = -1, -2
+NO_POINTER, PUSHES, POPS = range(3)
+TRACED_RECORDS, TRACED_ADDRESSES, TRACED_INSTRUCTIONS = 1 << 18, 1 << 22, 1 << 22
+"""Room for traces: launches that need more are interpreted on each PE. Memory is only taken by what is used."""
+# Rows of `State.lanes`: the registers of each PE that a trace follows, then whether it does.
+MEMBER = REGISTERS
+PENDING, FOLLOWING, TRACED = range(3)
+# Columns of `State.buffer`: then for each slot when it was pushed, and when it was popped.
 PUSHED, POPPED, PRODUCER, CONSUMER = range(4)
-PUSH_TIME = 4
-POP_TIME = PUSH_TIME + MAX_SLOTS
+PUSH_TIME, POP_TIME = 4, 5
+BUFFER_COLUMNS = PUSH_TIME + 2 * MAX_SLOTS
 # Columns of `State.bank`: then when the last command of each unit on it ends.
 BANK_ISSUED, BANK_STARTED = range(2)
 BANK_TIME = 2
@@ -70,15 +93,25 @@ AGENDA_CLOCK = UNITS * CORES + CORES
 AGENDA_ID, AGENDA_WAITING = AGENDA_CLOCK + 1, AGENDA_CLOCK + 2
 AGENDA_COLUMNS = AGENDA_CLOCK + 3
 NEVER = (1 << 63) - 1
+# Places in `State.meetings` of a PE, for each core: the broadcast (its mode) and the barrier it waits for, 0 for none.
+IN_BROADCAST, AT_BARRIER = range(2)
+BARRIER_OF_ALL = 4
 # Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
 G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
-# Places in `State.scratch`: then extents and register values of a command that is being looked at, and how many
-# interleave units of each slice a transfer touches.
+# Places in `State.scratch`: then how many interleave units of each slice a transfer touches.
 (
-    ERROR_CODE, ERROR_PE, ERROR_CORE, ERROR_PC, ERROR_DETAIL, ERROR_EXTRA, RANDOM, CURRENT_PE, IS_EARLY, EXTENTS,
-) = range(10)  # fmt: skip
-VALUES = EXTENTS + 6
-TOUCHED = VALUES + 8
+    ERROR_CODE,
+    ERROR_PE,
+    ERROR_CORE,
+    ERROR_PC,
+    ERROR_DETAIL,
+    ERROR_EXTRA,
+    RANDOM,
+    CURRENT_PE,
+    IS_EARLY,
+    SHARES_BANKS,
+    TOUCHED,
+) = range(11)
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters, and
 # how many ticks the units and local memories of all PEs were busy.
 ISSUED_MACS = 256
@@ -129,8 +162,13 @@ class State(NamedTuple):
     dram: Integers
     group: Integers
     semaphore: Integers
+    meetings: Integers
     agenda: Integers
     turns: Integers
+    records: Integers
+    lanes: Integers
+    addresses: Integers
+    counted: Integers
     scratch: Integers
 
 
@@ -172,28 +210,54 @@ def _zeros(*shape: int) -> Integers:
     return np.zeros(shape, dtype=np.int64)
 
 
+class _Spaces(threading.local):
+    """What all states of a thread share, because it holds nothing between launches and is dear to get: its pages."""
+
+    records: Integers = _zeros(0, RECORD)
+    addresses: Integers = _zeros(0)
+
+
+_spaces = _Spaces()
+
+
+def _records(queued: int) -> Integers:
+    """Return room for the records of queues and traces."""
+    if len(_spaces.records) < queued + TRACED_RECORDS:
+        _spaces.records = _zeros(queued + TRACED_RECORDS, RECORD)
+    return _spaces.records
+
+
+def _addresses() -> Integers:
+    """Return room for the addresses of traces."""
+    if not len(_spaces.addresses):
+        _spaces.addresses = _zeros(TRACED_ADDRESSES)
+    return _spaces.addresses
+
+
 def _server_shape(hardware: Hardware) -> tuple[int, int]:
     numbers = hardware.numbers
     banks = numbers[hw.SRAM_SLICES] * numbers[hw.SRAM_BANKS]
     return 3, int(max(numbers[hw.DRAM_CHANNELS], banks, numbers[hw.LINKS]))
 
 
-def new_state(hardware: Hardware) -> State:
-    """Allocate the state for launches of any size up to the whole grid."""
+def new_state(hardware: Hardware, parts: int = 1) -> State:
+    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts at most."""
     numbers = hardware.numbers
     rows, columns = int(numbers[hw.ROWS]), int(numbers[hw.COLUMNS])
     pes, depth = rows * columns, int(numbers[hw.QUEUE_DEPTH])
     streams, cores = pes * CORES * UNITS, pes * CORES
     return State(
-        core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY),
-        buffer=_zeros(pes, MAX_BUFFERS, POP_TIME + MAX_SLOTS),
+        core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY + MAX_OUTSTANDING),
+        buffer=_zeros(pes, MAX_BUFFERS, BUFFER_COLUMNS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
         group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
-        agenda=_zeros(pes, AGENDA_COLUMNS), turns=_zeros(2 << (pes - 1).bit_length(), 2),
-        scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])),
+        meetings=_zeros(pes, 2 * CORES), agenda=_zeros(pes, AGENDA_COLUMNS),
+        turns=_zeros(2 << (pes - 1).bit_length(), 2), records=_records(streams * depth),
+        lanes=_zeros(MEMBER + 1, pes), addresses=_addresses(),
+        scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])), counted=_zeros(parts, COUNTERS),
     )  # fmt: skip
 
 
@@ -202,15 +266,18 @@ def new_stats(hardware: Hardware, parts: int = 1) -> Stats:
     return Stats(_zeros(COUNTERS), _zeros(*_server_shape(hardware)), _zeros(parts, PART_END + 1))
 
 
-def reset(hardware: Hardware, state: State) -> None:
-    """Bring a state to the start of a launch."""
+def reset(hardware: Hardware, state: State, buffers: int) -> None:
+    """Bring a state to the start of a launch of a kernel with so many buffers."""
+    kept = (state.cache, state.records, state.addresses, state.buffer)
     for array in state:
-        if array is not state.cache:
+        if not any(array is one for one in kept):
             array.fill(0)
     cache.start_launch(state.cache)
-    state.buffer[:, :, PRODUCER : CONSUMER + 1] = -1
+    state.buffer[:, :buffers] = 0
+    state.buffer[:, :buffers, PRODUCER : CONSUMER + 1] = -1
     state.agenda[:, :AGENDA_CLOCK] = NEVER
     state.turns[:, 0] = NEVER
     state.scratch[CURRENT_PE] = -1
     state.scratch[RANDOM] = hardware.numbers[hw.JITTER_SEED]
+    state.core[:, AFTER] = hardware.numbers[hw.SCALAR_TICKS]
     dram.start(hardware.numbers, state.dram)

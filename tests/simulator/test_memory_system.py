@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from isa.assembly import parse_assembly
 from isa.machine import Machine, preset
 from isa.memory_map import DRAM_BASE, SRAM_BASE, fold_count
-from isa.network import Rectangle
+from isa.network import HOPS, Rectangle
 from isa.program import Argument, Entry, Launch, LaunchPart, Program, Storage
 from simulator import hardware as hw
 from simulator import state
@@ -93,9 +93,10 @@ def link_ticks(machine: Machine, transfer: Transfer, targets: list[Rectangle]) -
         for byte in row
     )
     for target in targets:
+        (routes,), numbers = network.routes(np.array([target]), is_write=transfer.is_write)
         for port, size in ports.items():
-            for link in network.route(port, target, transfer.is_write)[0]:
-                busy[network.links.index(link)] += size * hw.TICKS_PER_CYCLE // widths[link.is_column]
+            for number in numbers[slice(*routes[port][:HOPS])].tolist():
+                busy[number] += size * hw.TICKS_PER_CYCLE // widths[network.links[number].is_column]
                 hops += size
     return busy, hops
 
