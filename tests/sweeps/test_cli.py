@@ -88,8 +88,7 @@ def test_an_interrupt_ends_cleanly(folder: Path) -> None:
 
 def _long_sweep() -> str:
     """The tiny sweep with so many points that it cannot end before it is interrupted."""
-    few = "log_range = { start = 33554432, stop = 268435456, factor = 2 }"
-    many = "range = { start = 33554432, stop = 268435456, step = 1048576 }"
+    few, many = "values = [2e9, 204.8e9]", "range = { start = 2e9, stop = 402e9, step = 1e8 }"
     assert few in TINY and "points = 12" in TINY
     return TINY.replace(few, many).replace("points = 12", "points = 2000")
 
