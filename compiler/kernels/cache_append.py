@@ -27,6 +27,7 @@ ARGUMENTS = (
 )  # fmt: skip
 """Token `i` is written to position `i % sequence`, or `places[i % place_count]` if the kernel reads them."""
 
+BLOCK_SLOTS = 2
 PLACES_INPUT = 1
 """Index among the inputs of cache_append, of one that writes a static cache."""
 
@@ -79,7 +80,7 @@ def build_blocks(machine: Machine, plan: TokenBlocks, head_bytes: int, store: St
     """Return the kernel for blocks of tokens of heads without padding."""
     name = f"cache_append_{plan.all_heads}x{head_bytes}_{store}_{plan.tokens}x{plan.heads}"
     builder = KernelBuilder(name, machine, BLOCK_ARGUMENTS)
-    x = builder.buffer("x", plan.tokens * plan.heads * head_bytes, 2, shared=True)
+    x = builder.buffer("x", plan.tokens * plan.heads * head_bytes, BLOCK_SLOTS, shared=True)
     with dealt_blocks(builder.core_a, plan) as item:
         load_item(builder.core_a, plan, x, item, head_bytes)
     with dealt_blocks(builder.core_b, plan) as item:
@@ -117,7 +118,10 @@ def lower(context: Lowering, op: Operation) -> None:
     )
     target = cache_target(context, cache, places)
     head_bytes, batch = cache.padded_head_dim * cache.dtype.bytes, x.rows // cache.sequence
-    plan = choose_blocks(cache.heads, batch, cache.sequence, context.machine.pe_count)
+    room = context.machine.pe.local_memory_bytes // (BLOCK_SLOTS * head_bytes)
+    plan = choose_blocks(
+        cache.heads, batch, cache.sequence, context.machine.pe_count, lambda plan: plan.tokens * plan.heads <= room
+    )
     is_plain = places is None and cache.head_dim == cache.padded_head_dim
     if plan is not None and is_plain and head_bytes % context.machine.dma.alignment_bytes == 0:
         store: Store = "pieces" if cache.token_bytes == head_bytes else "heads"

@@ -15,7 +15,7 @@ from compiler.kernel_builder import BufferHandle, CoreBuilder, KernelBuilder, Re
 from compiler.kernels.dealing import INDEX_BYTES, OnePerPe, dealt_items, fetch_row, one_item, one_per_pe
 from compiler.kernels.rope_blocks import RopeBlocks
 from compiler.kernels.rope_blocks import build as build_blocks
-from compiler.kernels.token_blocks import Store, choose_blocks
+from compiler.kernels.token_blocks import Store, TokenBlocks, choose_blocks
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import CacheRegion, Region
 from compiler.packing import padded_row_bytes
@@ -367,14 +367,17 @@ def _in_blocks(
     context: Lowering, shape: RopeShape, batch: int, sequence: int, target: dict[str, ArgumentValue]
 ) -> RopeBlocks | None:
     """Return how blocks of tokens are rotated, if there are any and nothing but the formula is asked for."""
-    plan = choose_blocks(shape.heads, batch, sequence, context.machine.pe_count)
-    is_plain = not (shape.interleaved or shape.position_bytes or shape.place_bytes or _padding(shape)[2])
-    if plan is None or not is_plain:
+    if shape.interleaved or shape.position_bytes or shape.place_bytes or _padding(shape)[2]:
         return None
     lies_dense = target["out_token_pitch"] == shape.head_dim * shape.dtype.bytes
     store: Store = ("pieces" if lies_dense else "heads") if shape.into_cache else "rows"
-    blocks = RopeBlocks(plan, shape.head_dim, store, shape.dtype)
-    return blocks if blocks.fits(context.machine) else None
+
+    def blocks(plan: TokenBlocks) -> RopeBlocks:
+        return RopeBlocks(plan, shape.head_dim, store, shape.dtype)
+
+    machine = context.machine
+    plan = choose_blocks(shape.heads, batch, sequence, machine.pe_count, lambda plan: blocks(plan).fits(machine))
+    return None if plan is None else blocks(plan)
 
 
 def _launch_blocks(

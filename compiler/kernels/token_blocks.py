@@ -5,7 +5,7 @@ A block of tokens of one head is one piece of a cache, where a token of all head
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -60,12 +60,17 @@ class Item:
     batch: Register
 
 
-def choose_blocks(heads: int, batch: int, sequence: int, pe_count: int) -> TokenBlocks | None:
-    """Return the largest blocks with which all PEs have work, else those with most items; None for a few tokens."""
+def choose_blocks(
+    heads: int, batch: int, sequence: int, pe_count: int, fits: Callable[[TokenBlocks], bool]
+) -> TokenBlocks | None:
+    """Return the largest blocks with which all PEs have work, else those with most items, of those that fit.
+
+    None for a few tokens, and if no blocks fit in local memory.
+    """
     plans = [
-        TokenBlocks(tokens, each, heads)
+        plan
         for tokens in BLOCK_TOKENS if sequence >= tokens
-        for each in range(heads, 0, -1) if heads % each == 0
+        for each in range(heads, 0, -1) if heads % each == 0 and fits(plan := TokenBlocks(tokens, each, heads))
     ]  # fmt: skip
     busy = [plan for plan in plans if batch * plan.blocks(sequence) * plan.groups >= pe_count]
     return next(iter(busy or plans[-1:]), None)

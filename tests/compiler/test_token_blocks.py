@@ -1,0 +1,36 @@
+"""Blocks of tokens: all PEs have work where that is possible, and blocks fit in local memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compiler import compile_model
+from compiler.kernels.token_blocks import BLOCK_TOKENS, choose_blocks
+from isa.kernel import local_bytes
+from isa.machine import preset
+from models import MODELS
+from models.llama import build_llama
+
+
+@given(st.integers(1, 64), st.integers(1, 4), st.integers(1, 600), st.integers(1, 144), st.integers(0, 3000))
+def test_blocks_fit_and_spread(heads: int, batch: int, sequence: int, pes: int, room: int) -> None:
+    """Of the blocks that fit the largest ones that give all PEs work, or the ones with most items."""
+    plan = choose_blocks(heads, batch, sequence, pes, lambda plan: plan.tokens * plan.heads <= room)
+    assert (plan is None) == (sequence < BLOCK_TOKENS[-1] or room < BLOCK_TOKENS[-1])
+    if plan is not None:
+        items = batch * plan.blocks(sequence) * plan.groups
+        assert plan.tokens * plan.heads <= room and plan.heads * plan.groups == heads
+        least = (plan.tokens, plan.heads) == (BLOCK_TOKENS[-1], 1)
+        assert items >= pes or least
+
+
+def test_many_heads_of_keys_fit() -> None:
+    """As many heads of keys as of queries: their blocks would not fit with all heads."""
+    model = build_llama(replace(MODELS["llama-2-7b"], layers=1, vocabulary=512), "absent")
+    machine = preset("mtia-2i")
+    program = compile_model(model, machine, dims={"batch": 1, "sequence": 512, "past": 0})
+    assert all(local_bytes(kernel) <= machine.pe.local_memory_bytes for kernel in program.kernels)
+    assert any("cache_append_32x256_pieces_32x" in kernel.name for kernel in program.kernels)
