@@ -22,7 +22,7 @@ from compiler.packing import padded_row_bytes
 from isa.affine import Dim
 from isa.dtypes import FP32, Dtype
 from isa.errors import UnsupportedError
-from isa.kernel import Kernel
+from isa.kernel import BASE_ALIGNMENT_BYTES, Kernel
 from isa.machine import Machine
 
 ARGUMENTS = (
@@ -88,14 +88,15 @@ def build(machine: Machine, shape: RopeShape) -> Kernel:
     """Return the kernel."""
     store = ("places" if shape.place_bytes else "cache") if shape.into_cache else "rows"
     builder = KernelBuilder(f"rope_{shape.heads}x{shape.head_dim}_{store}", machine, ARGUMENTS)
-    slots = 1 if shape.places is not None else 2
-    buffers = _Buffers(
-        x=builder.buffer("x", shape.x_bytes, slots, shared=True),
-        cosines=builder.buffer("cosines", shape.table_bytes, slots, shared=True),
-        sines=builder.buffer("sines", shape.table_bytes, slots, shared=True),
-        products=builder.buffer("products", 2 * shape.heads * shape.half * 4, slots, shared=True),
-        out=builder.buffer("out", shape.out_bytes, slots, shared=True),
-    )
+    sizes = {
+        "x": shape.x_bytes, "cosines": shape.table_bytes, "sines": shape.table_bytes,
+        "products": 2 * shape.heads * shape.half * 4, "out": shape.out_bytes,
+    }  # fmt: skip
+    indices = round_up(shape.position_bytes, BASE_ALIGNMENT_BYTES) + round_up(shape.place_bytes, BASE_ALIGNMENT_BYTES)
+    room = machine.pe.local_memory_bytes - indices
+    has_room = 2 * sum(round_up(size, BASE_ALIGNMENT_BYTES) for size in sizes.values()) <= room
+    slots = 2 if shape.places is None and has_room else 1
+    buffers = _Buffers(**{name: builder.buffer(name, size, slots, shared=True) for name, size in sizes.items()})
     loader = builder.core_b if shape.places is not None else builder.core_a
     _load(builder, loader, buffers, shape)
     places = load_indices(builder, loader, "places", shape.place_bytes) if shape.place_bytes else None

@@ -63,6 +63,7 @@ ROPES = (
     (2, 37, 6, 64, False, 0),  # blocks of tokens of some heads, the last one of a sequence shorter
     (1, 50, 4, 16, False, 0),
     (3, 32, 2, 32, False, 0),
+    (2, 9, 48, 128, False, 2),  # room for one row at a time on mtia-v1
 )
 START = 5
 
