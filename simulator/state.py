@@ -67,8 +67,8 @@ R_VALUES = R_EXTENTS + 6
 RECORD = R_VALUES + 8
 ABSENT, FAULTY = -1, -2
 NO_POINTER, PUSHES, POPS = range(3)
-TRACED_RECORDS, TRACED_ADDRESSES, TRACED_INSTRUCTIONS = 1 << 18, 1 << 22, 1 << 22
-"""Room for traces: launches that need more are interpreted on each PE. Memory is only taken by what is used."""
+TRACED_RECORDS, TRACED_ADDRESSES, TRACED_INSTRUCTIONS = 1 << 17, 1 << 20, 1 << 22
+"""Room for traces, 47 MB: launches that need more are interpreted on each PE."""
 # Rows of `State.lanes`: the registers of each PE that a trace follows, then whether it does.
 MEMBER = REGISTERS
 PENDING, FOLLOWING, TRACED = range(3)
@@ -211,7 +211,10 @@ def _zeros(*shape: int) -> Integers:
 
 
 class _Spaces(threading.local):
-    """What all states of a thread share, because it holds nothing between launches and is dear to get: its pages."""
+    """What all states of a thread share, because it holds nothing between launches and is dear to get: its pages.
+
+    They are taken at once, so that memory does not grow with the longest trace that a sweep comes to.
+    """
 
     records: Integers = _zeros(0, RECORD)
     addresses: Integers = _zeros(0)
@@ -223,14 +226,14 @@ _spaces = _Spaces()
 def _records(queued: int) -> Integers:
     """Return room for the records of queues and traces."""
     if len(_spaces.records) < queued + TRACED_RECORDS:
-        _spaces.records = _zeros(queued + TRACED_RECORDS, RECORD)
+        _spaces.records = np.full((queued + TRACED_RECORDS, RECORD), 0, np.int64)
     return _spaces.records
 
 
 def _addresses() -> Integers:
     """Return room for the addresses of traces."""
     if not len(_spaces.addresses):
-        _spaces.addresses = _zeros(TRACED_ADDRESSES)
+        _spaces.addresses = np.full(TRACED_ADDRESSES, 0, np.int64)
     return _spaces.addresses
 
 
