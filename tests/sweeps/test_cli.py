@@ -69,9 +69,11 @@ def test_an_interrupt_ends_cleanly(folder: Path) -> None:
     """Ctrl-C for the whole process group, as a terminal sends it: exit code 130, no worker is left, results stay."""
     (folder / "sweep.toml").write_text(_long_sweep())
     command = [sys.executable, "-m", "sweeps.cli", "run", str(folder / "sweep.toml"), "--store", str(folder / "s")]
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
     child = subprocess.Popen(
         [*command, "--workers", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )  # fmt: skip
+    signal.signal(signal.SIGINT, inherited)
     while not (folder / "s").exists() or not status(folder / "s").runs.total():
         assert child.poll() is None
         time.sleep(0.05)
