@@ -39,6 +39,7 @@ from sweeps.sweep_sections import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+NEW_INSTRUCTION = ROOT / "docs" / "adding-an-instruction.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 CASE = ROOT / "tests" / "data" / "onnx" / "hf_legacy_past"
 RUN_ELSEWHERE = {
@@ -185,27 +186,38 @@ def test_energy_lists_every_part() -> None:
 
 
 def test_the_worked_example_of_a_new_instruction_works(tmp_path: Path) -> None:
-    """Its diff touches three files and applies to a copy, where its golden passes and the simulator runs it."""
-    page = ROOT / "docs" / "adding-an-instruction.md"
-    (diff,), (code,) = _blocks(page, "diff"), _blocks(page, "python")
-    touched = re.findall(r"^\+\+\+ b/(.*)$", diff, flags=re.MULTILINE)
+    """Its diff touches three files and applies to a copy, where its golden passes."""
+    touched = _apply_the_worked_example(tmp_path)
     assert touched == ["isa/table.py", "simulator/meaning/elementwise.py", "tests/simulator/test_meaning.py"]
-    ignored = shutil.ignore_patterns("__pycache__", "data")
-    for folder in ("isa", "simulator", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def run(*command: str, text: str | None = None) -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run("git", "apply", "-", text=diff)
-    assert "### `vsquare`" in run(sys.executable, "-m", "isa.manual")
+    assert "### `vsquare`" in _run_in(tmp_path, sys.executable, "-m", "isa.manual")
     golden = "squares or (fast_and_plain and vsquare) or plain_twin"
-    assert "3 passed" in run(sys.executable, "-m", "pytest", "-q", touched[2], "-k", golden)
-    run(sys.executable, "-c", code)
+    assert "3 passed" in _run_in(tmp_path, sys.executable, "-m", "pytest", "-q", touched[2], "-k", golden)
+
+
+@pytest.mark.slow
+def test_the_simulator_runs_the_new_instruction(tmp_path: Path) -> None:
+    """All its kernels are compiled anew for that."""
+    _apply_the_worked_example(tmp_path)
+    (code,) = _blocks(NEW_INSTRUCTION, "python")
+    _run_in(tmp_path, sys.executable, "-c", code)
+
+
+def _apply_the_worked_example(folder: Path) -> list[str]:
+    """Apply the diff to a copy of the sources in a folder; return the files that it touches."""
+    (diff,) = _blocks(NEW_INSTRUCTION, "diff")
+    ignored = shutil.ignore_patterns("__pycache__", "data")
+    for name in ("isa", "simulator", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    _run_in(folder, "git", "apply", "-", text=diff)
+    return re.findall(r"^\+\+\+ b/(.*)$", diff, flags=re.MULTILINE)
+
+
+def _run_in(folder: Path, *command: str, text: str | None = None) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_every_key_and_figure_of_sweeps_has_its_place() -> None:
