@@ -1,9 +1,9 @@
 """Program -> program: launches that follow one another become one, where starting them would show.
 
 To start a job takes as long as thousands of commands, and between two launches nothing is loaded. Launches are merged
-while their buffers fit in local memory together; PEs meet only where one launch uses what another one wrote. A launch
-that takes `LONG` times its start alone stays apart, so that reports tell operations apart where it costs nothing. No
-launch has more than a layer of a model, so that layers share kernels.
+while their buffers fit in local memory together; PEs meet only where one launch uses what another one wrote. Between
+two that take `LONG` times the start of the second one it does not show: they stay apart, with all of local memory for
+each. No launch has more than a layer of a model, so that layers share kernels.
 """
 
 from __future__ import annotations

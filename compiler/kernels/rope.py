@@ -376,9 +376,13 @@ def _in_blocks(
     def blocks(plan: TokenBlocks) -> RopeBlocks:
         return RopeBlocks(plan, shape.head_dim, store, shape.dtype)
 
-    machine = context.machine
-    plan = choose_blocks(shape.heads, batch, sequence, machine.pe_count, lambda plan: blocks(plan).fits(machine))
-    return None if plan is None else blocks(plan)
+    def fits(plan: TokenBlocks) -> bool:
+        return blocks(plan).fits(context.machine)
+
+    # Also small blocks save pieces of a cache; of rows there is nothing to save.
+    pe_count = context.machine.pe_count
+    plan = choose_blocks(shape.heads, batch, sequence, pe_count, fits if shape.into_cache else lambda plan: True)
+    return blocks(plan) if plan is not None and fits(plan) else None
 
 
 def _launch_blocks(
