@@ -48,7 +48,7 @@ def check_logits() -> bool:
     )
     print(f"   compiled prefill.onnx and decode.onnx, past = 0..{prompt + DECODE_STEPS}, in {_seconds(start)}")
     print(
-        "   executing; the first time, the simulator's own code is compiled too, which takes half a minute", flush=True
+        "   executing; the first time, the simulator's own code is compiled too, which takes about a minute", flush=True
     )
     start = time.perf_counter()
     simulator, inputs, difference, tokens, expected = prefill, first, 0.0, [], []
