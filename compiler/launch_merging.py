@@ -13,18 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from compiler.buffer_sharing import Allocation, allocate, deepened
+from compiler.kernel_bodies import Body, Rectangle, can_join, joint_rectangle
 from compiler.kernel_builder import EARLY, BuiltKernel
-from compiler.kernel_joining import (
-    Allocation,
-    Body,
-    Rectangle,
-    allocate,
-    can_join,
-    deepened,
-    join_kernels,
-    joint_rectangle,
-    uses_banks_early,
-)
+from compiler.kernel_joining import join_kernels, uses_banks_early
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine

@@ -13,8 +13,10 @@ from hypothesis import strategies as st_
 import models
 from compiler import compile_model
 from compiler.buffer_overlay import overlaid
+from compiler.buffer_sharing import allocate
+from compiler.kernel_bodies import Body, can_join
 from compiler.kernel_builder import BuiltKernel
-from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, Body, allocate, can_join, join_kernels, uses_banks_early
+from compiler.kernel_joining import A_IS_DONE, B_IS_DONE, join_kernels, uses_banks_early
 from compiler.launch_merging import _Group, _Merger, _repeats
 from isa.assembly import parse_assembly
 from isa.encoding import decode_all
@@ -244,7 +246,7 @@ def test_buffers_lie_over_one_another_where_memory_is_short(monkeypatch: pytest.
     changes = {"pe.local_memory_bytes": 163840}
     tight = _llama("llama-tiny-wide", "mtia-2i", 9, separate=False, **changes)
     with monkeypatch.context() as without:
-        without.setattr("compiler.kernel_joining.overlaid", lambda buffers, stretches: tuple(buffers))
+        without.setattr("compiler.buffer_sharing.overlaid", lambda buffers, stretches: tuple(buffers))
         apart = _llama("llama-tiny-wide", "mtia-2i", 9, separate=False, **changes)
     assert len(tight.entries[0].launches) < len(apart.entries[0].launches)
     over = [kernel for kernel in tight.kernels if any(buffer.base_bytes is not None for buffer in kernel.buffers)]
