@@ -25,6 +25,8 @@ LARGEST_CHUNK = 4096
 """Elements that are worked on at a time, at most: of one row, or of several."""
 ASKING_CYCLES = 64
 """In which core B asks for its first rows: at the start of a launch core A lets them come before weights of others."""
+PASSES, STEPS = 4, 8
+"""Commands on the columns of a row, and commands that wait for each other, on a row or on its statistic."""
 Rows = Literal["one", "one per PE", "a block per PE", "many"]
 """How many rows there are; with the last two every PE has some."""
 
@@ -33,7 +35,7 @@ Rows = Literal["one", "one per PE", "a block per PE", "many"]
 class RmsNormShape:
     """True columns of a row (for the mean), columns with padding, epsilon, element type; rows, and their PEs.
 
-    `block_rows` are the rows that a PE works on at a time.
+    `block_rows` are the rows that a PE works on at a time; `x_slots` of such blocks are in its memory.
     """
 
     columns: int
@@ -43,6 +45,7 @@ class RmsNormShape:
     rows: Rows = "many"
     places: OnePerPe | None = None
     block_rows: int = 1
+    x_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,8 @@ class _Layout:
 
 def build(machine: Machine, shape: RmsNormShape) -> Kernel:
     """Return the kernel; raises UnsupportedError if a row does not fit in local memory."""
-    x_slots = 2 if shape.rows == "many" else 1
-    for layout in (
-        _Layout(shape, LARGEST_CHUNK, x_slots), _Layout(shape, LARGEST_CHUNK, 1), _Layout(shape, LARGEST_CHUNK // 4, 1),
-    ):  # fmt: skip
+    for chunk, x_slots in ((LARGEST_CHUNK, shape.x_slots), (LARGEST_CHUNK, 1), (LARGEST_CHUNK // 4, 1)):
+        layout = _Layout(shape, chunk, x_slots)
         if layout.local_bytes <= machine.pe.local_memory_bytes:
             return _build(layout, machine)
     what = f"a row of {shape.columns} elements does not fit in local memory"
@@ -321,6 +322,15 @@ class _Normalizer:
         core.pop(buffers.x)
 
 
+def _waits_for_results(machine: Machine, columns: int) -> bool:
+    """Tell whether the SIMD engine waits for results about as long as it works on a row, or longer.
+
+    If it works longer, rows one by one are better: one is loaded and another one stored meanwhile.
+    """
+    simd = machine.simd
+    return PASSES * columns / simd.elements_per_cycle <= 2 * STEPS * simd.latency_cycles
+
+
 def lower(context: Lowering, op: Operation) -> None:
     """Launch a norm; rows are dealt over the PEs."""
     assert isinstance(op.attributes, RmsNormAttributes)
@@ -328,11 +338,12 @@ def lower(context: Lowering, op: Operation) -> None:
     padded = out.row_bytes // context.dtype.bytes
     places = one_per_pe(context, x.rows)
     most = -(-x.rows // context.machine.pe_count)
-    block_rows = max(1, min(most, LARGEST_CHUNK // padded))
+    block_rows = max(1, min(most, LARGEST_CHUNK // padded)) if _waits_for_results(context.machine, padded) else 1
     rows: Rows = "many" if most > block_rows else "a block per PE"
     if places is not None:
         rows = "one" if x.rows == 1 else "one per PE"
-    shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype, rows, places, block_rows)
+    x_slots = 2 if most > 2 * block_rows else 1
+    shape = RmsNormShape(x.columns, padded, op.attributes.epsilon, context.dtype, rows, places, block_rows, x_slots)
     kernel = context.kernel(build, shape)
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
