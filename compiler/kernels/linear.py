@@ -72,7 +72,7 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     if mapping.early_chunks:
         buffers = replace(buffers, begun=builder.buffer("begun", WORD_BYTES, 1, shared=True))
     if mapping.starts_apart:
-        buffers = replace(buffers, zeros=builder.buffer("zeros", mapping.initial_row_bytes, 1))
+        buffers = replace(buffers, zeros=builder.buffer("zeros", mapping.initial_row_bytes, 1, shared=True))
     if mapping.turned_residual_bytes:
         buffers = replace(
             buffers, turned_residual=builder.buffer("turned_residual", mapping.turned_residual_bytes, 2, shared=True)

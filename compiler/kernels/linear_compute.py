@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_expand import Expander
-from compiler.kernels.linear_parts import add_parts
+from compiler.kernels.linear_parts import add_parts, exchange_parts
 from compiler.kernels.linear_resident import ResidentLoader
 from compiler.kernels.linear_stream import XStream
 from compiler.kernels.linear_walk import Buffers
@@ -57,6 +57,8 @@ class Multiplier(Expander, ResidentLoader):
             self._finish()
         if self.mapping.resident:
             self.give_x_back()
+        if self.buffers.zeros is not None:
+            self._give_zeros_back(self.buffers.zeros)
 
     def _load_first_initial(self) -> None:
         """Load what the first tile starts from."""
@@ -94,6 +96,11 @@ class Multiplier(Expander, ResidentLoader):
     def _fill_zeros(self, buffer: BufferHandle) -> None:
         self.core.emit("fill", out=buffer, rows=1, columns=self.mapping.block_rows, out_dtype="fp32", value=0.0)
         self.core.push(buffer)
+
+    def _give_zeros_back(self, zeros: BufferHandle) -> None:
+        """Pop them; a PE may have had no use for any, and reads some now, as is asked of who pops."""
+        self.core.emit("acc_load", bank=0, a=zeros, rows=1, columns=1, a_dtype=FP32.name, spread="row")
+        self.core.pop(zeros)
 
     def _begin_rows(self) -> None:
         """Set the valid rows of each block; a block without any keeps one, which is not stored."""
@@ -270,9 +277,37 @@ class Multiplier(Expander, ResidentLoader):
                 self._activate()
                 self._send()
                 return
+            if self.k_part is not None and self._exchanges:
+                self._exchange_and_store(self.k_part)
+                return
             for block in self.row_blocks:
-                with self._has_rows(block), self._summed(block):
+                self._sum_and_store(block)
+
+    def _sum_and_store(self, block: int) -> None:
+        """Store a block of rows, if there are any, where its sums are complete."""
+        with self._has_rows(block), self._summed(block):
+            self._store_block(block)
+
+    @property
+    def _exchanges(self) -> bool:
+        """True if two parts of K have the same blocks in each tile, and all rows in it."""
+        mapping = self.mapping
+        blocks = -(-mapping.shape.rows // mapping.block_rows)
+        return mapping.k_parts == 2 and not mapping.shape.is_computed and blocks == len(self.row_blocks)
+
+    def _exchange_and_store(self, part: Register) -> None:
+        """Let two parts of K send each other sums at the same time, and store: a block of the one and of the other."""
+        owned = [[block for block in self.row_blocks if self.mapping.owners[block] == owner] for owner in range(2)]
+        pairs = list(zip(*owned, strict=False))
+        for pair in pairs:
+            banks = [[bank for bank in self._banks() if bank[1] == block] for block in pair]
+            extents = [[(bank, self._extent(block, width)) for bank, block, _, width in those] for those in banks]
+            exchange_parts(self.core, self.mapping, part, *extents)
+            for owner, block in enumerate(pair):
+                with self._at_part(owner):
                     self._store_block(block)
+        for block in (*owned[0][len(pairs) :], *owned[1][len(pairs) :]):
+            self._sum_and_store(block)
 
     def _store_block(self, block: int) -> None:
         """Round and store a block of rows."""

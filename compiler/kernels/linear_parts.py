@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from compiler.kernel_builder import ZERO, CoreBuilder, Register
@@ -25,3 +27,24 @@ def add_parts(
             core.emit("acc_add", bank=bank, direction=behind, **extent)
         with core.when_less(ours, part):
             core.emit("acc_send", bank=bank, direction=before, **extent)
+
+
+Bank = tuple[int, dict[str, Any]]
+"""An accumulator, and the rows and columns of it that are used."""
+
+
+def exchange_parts(
+    core: CoreBuilder, mapping: LinearMapping, part: Register, first: Sequence[Bank], second: Sequence[Bank]
+) -> None:
+    """Let the first of two parts get the sums of some accumulators, and the second those of as many others.
+
+    A link holds one accumulator in each direction: both send one, then both add what has come.
+    """
+    before, behind = ("west", "east") if mapping.is_turned else ("north", "south")
+    ways = ((second, first, behind), (first, second, before))
+    for number, (sent, added, direction) in enumerate(ways):
+        with core.scratch() as ours, ExitStack() as inside:
+            inside.enter_context(core.when_equal(part, core.copy(number, ours)))
+            for (sent_bank, sent_extent), (added_bank, added_extent) in zip(sent, added, strict=True):
+                core.emit("acc_send", bank=sent_bank, direction=direction, **sent_extent)
+                core.emit("acc_add", bank=added_bank, direction=direction, **added_extent)
