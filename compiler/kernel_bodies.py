@@ -68,8 +68,13 @@ class Body:
 
     @property
     def streamed(self) -> frozenset[int]:
-        """Its buffers of constants that are loaded ahead."""
+        """Its buffers of constants of which more slots are of use."""
         return self.kernel.streamed if isinstance(self.kernel, BuiltKernel) else frozenset()
+
+    @property
+    def early(self) -> frozenset[int]:
+        """Its buffers of constants that are loaded before the PEs meet: streamed ones, and what may be loaded ahead."""
+        return self.streamed | buffers_of(self.kernel, *self.ahead)
 
 
 def joint_rectangle(bodies: Sequence[Body]) -> Rectangle:
@@ -103,9 +108,9 @@ def passed_bodies(bodies: Sequence[Body]) -> dict[int, range]:
     for index in waits_by_body(bodies):
         if any(index < other for other in passed):
             continue
-        following = (other for other in range(index + 1, len(bodies)) if bodies[other].streamed)
+        following = (other for other in range(index + 1, len(bodies)) if bodies[other].early)
         other = next(following, len(bodies))
-        if other < len(bodies) and bodies[other].ahead != (0, 0) and not bodies[index].streamed:
+        if other < len(bodies) and bodies[other].ahead != (0, 0) and not bodies[index].early:
             passed[other] = range(index, other)
     return passed
 
@@ -125,6 +130,13 @@ def waits_by_body(bodies: Sequence[Body]) -> dict[int, int]:
 def code_of(kernel: Kernel) -> tuple[Code, Code]:
     """Return the code of both cores."""
     return columns.decode_columns(kernel.core_a), columns.decode_columns(kernel.core_b)
+
+
+@lru_cache(maxsize=KEPT_KERNELS)
+def buffers_of(kernel: Kernel, first: int, end: int) -> frozenset[int]:
+    """Return the buffers that some instructions of core A name."""
+    code = code_of(kernel)[CORE_A][first:end]
+    return frozenset(code[BUFFERS[code[:, columns.OPCODE]]].tolist())
 
 
 @lru_cache(maxsize=KEPT_KERNELS)

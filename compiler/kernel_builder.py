@@ -310,13 +310,15 @@ class BuiltKernel(Kernel):
 
     Of `shared` buffers (by number) all slots that are pushed are popped, and no command reaches over the end of a slot,
     so that other kernels may use them before and after, with larger slots and more of them. Some of them are
-    `streamed`: with more slots constants are loaded further ahead.
+    `streamed`: with more slots constants are loaded further ahead. Of others commands reach other slots by their size
+    (`sized`): those may be shared with buffers whose slots are the same.
     """
 
     inputs_at: int = 0
     ahead: tuple[int, int] = (0, 0)
     shared: frozenset[int] = frozenset()
     streamed: frozenset[int] = frozenset()
+    sized: frozenset[int] = frozenset()
 
 
 class KernelBuilder:
@@ -327,21 +329,25 @@ class KernelBuilder:
         self._buffers: list[Buffer] = []
         self._shared: set[int] = set()
         self._streamed: set[int] = set()
+        self._sized: set[int] = set()
         self.core_a = CoreBuilder(arguments, machine.pe.registers)
         self.core_b = CoreBuilder(arguments, machine.pe.registers)
 
     def buffer(
-        self, name: str, slot_bytes: int, slots: int, *, shared: bool = False, streamed: bool = False
-    ) -> BufferHandle:
+        self, name: str, slot_bytes: int, slots: int, *, shared: bool = False, streamed: bool = False,
+        sized: bool = False,
+    ) -> BufferHandle:  # fmt: skip
         """Declare a circular buffer; the bytes of a slot are rounded up to what the chip allows.
 
-        It is `shared` if it may be, and `streamed` besides (see `BuiltKernel`).
+        It is `shared` if it may be, and `streamed` besides, or else `sized` (see `BuiltKernel`).
         """
         buffer = Buffer(name, round_up(slot_bytes, SLOT_ALIGNMENT_BYTES), slots)
         if shared:
             self._shared.add(len(self._buffers))
         if streamed:
             self._streamed.add(len(self._buffers))
+        if sized:
+            self._sized.add(len(self._buffers))
         self._buffers.append(buffer)
         return BufferHandle(len(self._buffers) - 1, buffer.slot_bytes, slots)
 
@@ -350,5 +356,5 @@ class KernelBuilder:
         return BuiltKernel(
             self.name, self.arguments, tuple(self._buffers), self.core_a.words(), self.core_b.words(),
             inputs_at=self.core_a.inputs_at, ahead=self.core_a.runs_ahead, shared=frozenset(self._shared),
-            streamed=frozenset(self._streamed),
+            streamed=frozenset(self._streamed), sized=frozenset(self._sized),
         )  # fmt: skip

@@ -31,10 +31,11 @@ from compiler.kernel_bodies import (
     passed_bodies,
     waits_by_body,
 )
+from compiler.kernel_builder import BuiltKernel
 from isa import columns
 from isa.encoding import Value, encode_values, words_of
 from isa.kernel import Kernel, KernelPart
-from isa.table import BY_NAME, Kind
+from isa.table import BY_NAME, Kind, Timing
 
 B_IS_DONE, A_IS_DONE = 0, 1
 """Semaphores: core B, or core A, of all PEs is done with what comes before."""
@@ -45,6 +46,7 @@ _NOTHING = np.zeros((0, len(columns.NAMES)), np.int64)
 _REGISTERS = columns.places_of([Kind.REGISTER, Kind.RESULT])
 """By opcode the columns with numbers of registers."""
 _STORES = opcodes(lambda row: row.name in ("dma_out", "dma_scatter", "dma_copy"))
+_SETS_REGISTERS = opcodes(lambda row: row.timing is Timing.SCALAR and row.name not in ("halt", "loop", "lw"))
 _USES_BANKS = opcodes(lambda row: "bank" in row.by_name)
 _ARG, _COORD, _LI = (BY_NAME[name].opcode for name in ("arg", "coord", "li"))
 _COORDINATES = words_of(BY_NAME["coord"].by_name["which"])
@@ -53,7 +55,7 @@ _COORDINATES = words_of(BY_NAME["coord"].by_name["which"])
 def join_kernels(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Kernel:
     """Return the kernel of bodies that `can_join` with these buffers, for cores with so many registers."""
     kernels = [body.kernel for body in bodies]
-    codes_a, codes_b = _core_a(bodies, allocation, registers), [*_core_b(bodies, allocation)]
+    codes_a, codes_b = _core_a(bodies, allocation, registers), [*_core_b(bodies, allocation, registers)]
     starts = zip(_starts(codes_a), _starts(codes_b), strict=True)
     return Kernel(
         name=".".join(kernel.name for kernel in kernels),
@@ -101,7 +103,7 @@ def _core_a(bodies: Sequence[Body], allocation: Allocation, registers: int) -> l
         if index in waits:
             free = _free_registers(code, registers)
             can_be_left = body.rectangle == whole or body.inputs_at >= len(code) or free is not None
-            early = body.inputs_at if can_be_left else 0
+            early = _scalars_from(body, code, body.inputs_at) if can_be_left else 0
             pieces += _on_own_pes(code[:early], body.rectangle, whole, free)
             pieces += [_line("wait", B_IS_DONE)] * waits[index]
         codes.append(_one([*pieces, *_on_own_pes(code[early:], body.rectangle, whole, free)]))
@@ -124,23 +126,38 @@ def _one(pieces: Sequence[Code]) -> Code:
     return np.concatenate([_NOTHING, *pieces])
 
 
-def _core_b(bodies: Sequence[Body], allocation: Allocation) -> Iterator[Code]:
+def _core_b(bodies: Sequence[Body], allocation: Allocation, registers: int) -> Iterator[Code]:
     """Yield the code of each body."""
     whole, has_stored = joint_rectangle(bodies), False
     for index, body in enumerate(bodies):
-        pieces: list[Code] = []
+        code, pieces = _renumbered(bodies, index, CORE_B, allocation), list[Code]()
+        first, free = 0, _free_registers(code, registers)
         if body.meets:
-            pieces += [_line("barrier"), _line("signal", B_IS_DONE)]
+            first = _scalars_from(body, code, 0) if body.rectangle == whole or free is not None else 0
+            pieces += [code[:first], _line("barrier"), _line("signal", B_IS_DONE)]
             if has_stored:
                 pieces.append(_line("wait", A_IS_DONE))
             has_stored = False
-        yield _one([*pieces, *_on_own_pes(_renumbered(bodies, index, CORE_B, allocation), body.rectangle, whole)])
+        yield _one([*pieces, *_on_own_pes(code[first:], body.rectangle, whole, free if first else _AT_START)])
         has_stored = has_stored or _stores(body.kernel)
+
+
+def _scalars_from(body: Body, code: Code, first: int) -> int:
+    """Return where the instructions from `first` on end that only set registers: they need not wait for any meeting."""
+    if not isinstance(body.kernel, BuiltKernel):
+        return first
+    others = np.flatnonzero(~_SETS_REGISTERS[code[first:, columns.OPCODE]])
+    return first + int(others[0]) if len(others) else len(code)
 
 
 def uses_banks_early(kernel: Kernel) -> bool:
     """Tell whether core A of a kernel uses accumulators: it must not come to them while core B of another one does."""
     return bool(_USES_BANKS[code_of(kernel)[CORE_A][:, columns.OPCODE]].any())
+
+
+def uses_banks(body: Body) -> bool:
+    """Tell whether a core of a body uses accumulators."""
+    return any(bool(_USES_BANKS[code[:, columns.OPCODE]].any()) for code in code_of(body.kernel))
 
 
 def _stores(kernel: Kernel) -> bool:

@@ -3,7 +3,7 @@
 To start a job takes as long as thousands of commands, and between two launches nothing is loaded. Launches are merged
 while their buffers fit in local memory together; PEs meet only where one launch uses what another one wrote. Between
 two that take `LONG` times the start of the second one it does not show: they stay apart, with all of local memory for
-each. No launch has more than a layer of a model, so that layers share kernels.
+each. A launch has a layer of a model, so that layers share kernels, or several if they are short.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 from compiler.buffer_sharing import Allocation, allocate, deepened
 from compiler.kernel_bodies import Body, Rectangle, can_join, joint_rectangle
 from compiler.kernel_builder import EARLY, BuiltKernel
-from compiler.kernel_joining import join_kernels, uses_banks_early
+from compiler.kernel_joining import join_kernels, uses_banks, uses_banks_early
 from compiler.symbols import interval
 from isa.kernel import Kernel
 from isa.machine import Machine
@@ -27,6 +27,9 @@ SHORTEST_LAYER = 4
 """Launches that must come once more to count as a layer."""
 IDLE_STARTS = 2
 """What it takes, in starts, until the first weights are used or the last results are stored, with nothing beside it."""
+MOST_LAYERS, LAYERS_LONG = 8, 800
+"""Layers of a launch at most, as code grows with them. Where a start is less than an 800th of one layer, or of several,
+these are a launch, which others share."""
 LONG = 50
 """A start that is less than a fiftieth of a launch does not matter."""
 
@@ -85,15 +88,18 @@ class _Merger:
         for begin in range(len(launches)):
             group = _Group((), ())
             for end in range(begin, len(launches)):
-                is_layer = end in repeats and end - begin >= repeats[end]
-                if end > begin and (is_layer or self._starts_anew(sum(seconds[begin:end]), seconds[end])):
+                collected = sum(seconds[begin:end])
+                if end in repeats and self._has_layers(end - begin, repeats[end], collected):
+                    break
+                if end > begin and self._starts_anew(collected, seconds[end]):
                     break
                 group = self._extended(group, launches[end])
+                lost = ways[begin][0] + self._start_seconds + self._idle_seconds(group, seconds[begin], seconds[end])
+                if lost >= ways[end + 1][0]:
+                    continue
                 if end > begin and not self._fits(group):
                     break
-                lost = ways[begin][0] + self._start_seconds + self._idle_seconds(group, seconds[begin], seconds[end])
-                if lost < ways[end + 1][0]:
-                    ways[end + 1] = lost, group
+                ways[end + 1] = lost, group
         groups = []
         end = len(launches)
         while end:
@@ -103,15 +109,19 @@ class _Merger:
 
     def _extended(self, group: _Group, launch: Launch) -> _Group:
         kernel = self.program.kernels[launch.kernel]
-        needs_order = bool(group.bodies) and uses_banks_early(kernel)
+        needs_order = uses_banks_early(kernel) and any(map(uses_banks, self._bodies_since_meeting(group)))
         meets = needs_order or any(self._conflict(launch, before) for before in self._since_meeting(group))
         body = Body(kernel, (launch.rows, launch.columns), meets)
         return _Group((*group.launches, launch), (*group.bodies, body))
 
     def _since_meeting(self, group: _Group) -> Sequence[Launch]:
         """Return the launches that have not been waited for."""
+        return group.launches[len(group.launches) - len(self._bodies_since_meeting(group)) :]
+
+    @staticmethod
+    def _bodies_since_meeting(group: _Group) -> Sequence[Body]:
         met = max((index for index, body in enumerate(group.bodies) if body.meets), default=0)
-        return group.launches[met:]
+        return group.bodies[met:]
 
     def _conflict(self, later: Launch, earlier: Launch) -> bool:
         """Tell whether the order of two launches matters: one writes what the other one uses."""
@@ -133,7 +143,7 @@ class _Merger:
     def _has_room(self, group: _Group) -> bool:
         if any((launch.row, launch.column) != (0, 0) for launch in group.launches) or not can_join(group.bodies):
             return False
-        allocation = allocate(group.bodies, self.machine.pe.local_memory_bytes)
+        allocation = allocate(group.bodies, self.machine.pe)
         has_numbers = len(allocation.buffers) <= self.machine.pe.circular_buffers
         return has_numbers and allocation.bytes <= self.machine.pe.local_memory_bytes
 
@@ -162,6 +172,11 @@ class _Merger:
         """How long DRAM takes to fill half of the local memories."""
         half = self.machine.pe_count * self.machine.pe.local_memory_bytes / 2
         return half / self.machine.dram_deliverable_bytes_per_second
+
+    def _has_layers(self, launches: int, layer: int, collected_seconds: float) -> bool:
+        """Tell whether so many launches are as many layers, of `layer` launches each, as one launch should have."""
+        is_long = collected_seconds > LAYERS_LONG * self._start_seconds
+        return launches >= layer * (1 if is_long else MOST_LAYERS)
 
     def _starts_anew(self, collected_seconds: float, seconds: float) -> bool:
         """Tell whether neither what is collected nor the launch is so short that the start between them shows."""
@@ -192,7 +207,7 @@ class _Merger:
         """Return where the buffers of a group are, with all of local memory in use."""
         key = group.key
         if key not in self._allocations:
-            self._allocations[key] = deepened(group.bodies, self.machine.pe.local_memory_bytes)
+            self._allocations[key] = deepened(group.bodies, self.machine.pe)
         return self._allocations[key]
 
     def _kernel(self, group: _Group) -> int:

@@ -44,7 +44,7 @@ PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
 """Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
-EARLY_CHUNKS = 2
+EARLY_CHUNKS = 3
 """As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 EXPANDED_EARLY_CYCLES = 1200
 """The same for weights that are expanded: x arrives behind what is on its way, and expansion waits for products."""
@@ -275,7 +275,7 @@ def _slotted(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping
         x_slots = 1 if chunked.resident else min(slots, STREAMED_X_SLOTS) if chunked.streams_constants else slots
         if x_slots * x_slot_bytes + slots * weight_slot_bytes > machine.pe.local_memory_bytes:
             continue
-        early = EARLY_CHUNKS if _lets_x_pass(chunked, machine) else 0
+        early = min(EARLY_CHUNKS, slots) if _lets_x_pass(chunked, machine) else 0
         mapping = replace(chunked, x_slots=x_slots, weight_slots=slots, early_chunks=early)
         parted = [*_in_parts(mapping, machine)]
         if mapping.local_bytes <= machine.pe.local_memory_bytes:

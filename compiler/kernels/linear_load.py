@@ -56,7 +56,7 @@ class Loader(Walk):
             core.minimum(self.own_chunks(self.early), limit, self.early)
             core.multiply(self.early, tiles, self.early)
         with ExitStack() as block:
-            if mapping.shares_slots and waits_for_weights(mapping, self.machine):
+            if mapping.streams_constants or (mapping.shares_slots and waits_for_weights(mapping, self.machine)):
                 block.enter_context(core.ahead())
             weight = block.enter_context(core.scratch())
             self._find_first_tile(weight)

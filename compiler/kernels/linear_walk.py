@@ -178,8 +178,9 @@ class Walk:
         else:
             core.multiply(self._row_part(self.row_start), mapping.tile_rows, self.row_start)
         with ExitStack() as body:
-            with core.scratch() as rounds:
-                body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
+            if not mapping.streams_constants:  # these make a single round
+                with core.scratch() as rounds:
+                    body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
             with core.scratch() as last:
                 core.load_argument("rows", self.tile_rows)
                 core.minimum(self.row_start, core.subtract(self.tile_rows, 1, last), self.first_row)
