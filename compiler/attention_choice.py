@@ -67,9 +67,10 @@ def choose_tile(
     bias: Bias,
     machine: Machine,
     past_is_kept: bool = False,
+    reads_rows: bool = False,
 ) -> AttentionTile:
     """Return the tile with the shortest estimated time among those that fit in local memory."""
-    asked = (cache, attributes, has_mask, bias, past_is_kept)
+    asked = (cache, attributes, has_mask, bias, past_is_kept, reads_rows)
     return _CHOSEN.result(asked, machine, lambda view: _fastest_tile(*asked, view))
 
 
@@ -82,18 +83,20 @@ def _fastest_tile(
     has_mask: bool,
     bias: Bias,
     past_is_kept: bool,
+    reads_rows: bool,
     machine: Machine,
 ) -> AttentionTile:
     shape = AttentionShape(
         cache.batch, cache.sequence, cache.heads, attributes.head_count // cache.heads, cache.head_dim,
         cache.padded_head_dim, cache.capacity, attributes.scale, attributes.causal, has_mask, bias, cache.dtype,
         machine.matrix_instruction(cache.dtype.name), machine.matrix.block_rows, key_step(machine, cache.dtype),
-        past_is_kept,
+        past_is_kept, reads_rows,
     )  # fmt: skip
     past = attributes.past if isinstance(attributes.past, int) else (cache.capacity - cache.sequence) // 2
     estimates = list(_estimates(shape, machine))
     if estimates:
-        best = min(estimates, key=lambda estimate: estimate.cycles(past))
+        # Of those that take as long, those whose tokens see about as many keys.
+        best = min(estimates, key=lambda estimate: (estimate.cycles(past), estimate.tile.token_blocks))
         if not best.tile.shape.is_stacked:
             return best.tile
         most = best.cycles(past) * (1 + _SPARED)
@@ -282,12 +285,13 @@ class _Estimate:
         machine, shape = self.machine, self.shape
         cached = 2 * shape.batch * shape.kv_heads * shape.capacity * shape.row_bytes <= machine.sram.bytes // 2
         has_cache = machine.sram.has_cache
-        shared = machine.sram.bytes_per_cycle if cached and has_cache else machine.dram_bytes_per_cycle
+        is_near = shape.reads_rows or (cached and has_cache)
+        shared = machine.sram.bytes_per_cycle if is_near else machine.dram_bytes_per_cycle
         users = min(machine.pe_count, self.tile.items * split_items(self.tile, machine)[1])
         if self.tile.is_shared:
             users = machine.grid.rows
         rate = min(machine.dma.bytes_per_cycle, shared * 0.95 / users)
         size = self.tile.keys * shape.row_bytes
-        if size < machine.dram.channels * machine.dram.interleave_bytes:
+        if size < machine.dram.channels * machine.dram.interleave_bytes and not shape.reads_rows:
             rate *= _SCATTERED
         return 2 * size / rate + 100

@@ -17,6 +17,8 @@ FP32_BYTES = 4
 MASK_BYTES = 4
 BIAS_INPUT = 6
 """Index among the inputs of attention."""
+ROWS_INPUTS = (7, 8)
+"""Indices of the rows of keys and values among its inputs, if it reads those and not the caches."""
 PUSHED_TOGETHER = 2
 """Pieces of transposed values that become visible at once: that takes fewer entries of a command queue."""
 JOIN_BANKS = 2
@@ -47,6 +49,8 @@ class AttentionShape:
     key_step: int
     past_is_kept: bool = False
     """True if no launch of the program writes keys and values that come before those of the new tokens."""
+    reads_rows: bool = False
+    """True if keys and values are read from rows of all heads of a token, not from caches."""
 
     @property
     def row_bytes(self) -> int:

@@ -24,6 +24,7 @@ MODULE_BY_KIND = {
     "rope": "rope",
     "attention": "attention",
     "cache_append": "cache_append",
+    "cache_fill": "cache_fill",
     "quantize": "quantize",
     "requantize": "requantize",
     "move": "move",

@@ -88,6 +88,11 @@ def by_estimate(shape: LinearShape, op: Operation, graph: Graph, machine: Machin
     return choose_linear(shape, machine)
 
 
+def padded_head_dim(head_dim: int, machine: Machine, dtype: Dtype) -> int:
+    """Return how many elements a head of that many has in a cache."""
+    return round_up(head_dim, math.lcm(HEAD_DIM_STEP, machine.matrix.block_k_bytes // dtype.bytes))
+
+
 def map_graph(graph: Graph, machine: Machine, dtype: str, choose: Choose = by_estimate) -> MappedGraph:
     """Give every value a region and every linear its mapping; raises UnsupportedError with the operation's name."""
     if machine.matrix.block_k_bytes > ROW_ALIGNMENT_BYTES:
@@ -153,11 +158,11 @@ class _Mapper:
         longest = interval(attributes.past, self.graph.symbols)[1] + sequence
         storage = past or name
         position_step = math.lcm(CAPACITY_STEP, key_step(self.machine, self.dtype))
-        head_step = math.lcm(HEAD_DIM_STEP, self.machine.matrix.block_k_bytes // self.dtype.bytes)
         cache = CacheRegion(
             storage=storage, batch=batch, sequence=sequence, past=attributes.past, heads=attributes.kv_head_count,
             capacity=round_up(longest, position_step), head_dim=attributes.head_dim,
-            padded_head_dim=round_up(attributes.head_dim, head_step), dtype=self.dtype, axes=attributes.cache_axes,
+            padded_head_dim=padded_head_dim(attributes.head_dim, self.machine, self.dtype), dtype=self.dtype,
+            axes=attributes.cache_axes,
         )  # fmt: skip
         last = len(self.graph.operations)
         self.storages[storage] = MappedStorage(storage, cache.bytes, "state", -1, last, "dram")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from compiler.attention_mapping import ROWS_INPUTS
 from compiler.graph import AttentionAttributes, EmbeddingBagAttributes, LinearAttributes, Operation
 from compiler.mapped import ROW_SCALES, CacheRegion, MappedGraph, Region
 from compiler.shape_inference import int_shape
@@ -78,8 +79,10 @@ def _result_rows(mapped: MappedGraph, op: Operation) -> int:
 
 
 def _caches(mapped: MappedGraph, op: Operation) -> Iterator[Touch]:
-    """Attention reads what is there and what is new; others write what is new."""
+    """Attention reads what is there and what is new, unless it has that in rows; others write what is new."""
     if isinstance(op.attributes, AttentionAttributes):
+        if len(op.inputs) > ROWS_INPUTS[0]:
+            return
         for name in op.inputs[1:3]:
             cache = mapped.caches[name or ""]
             yield Touch(cache.storage, (cache.past + cache.sequence) * _position_bytes(cache), is_written=False)

@@ -18,6 +18,7 @@ from dataclasses import fields
 from compiler.attention_choice import choose_tile
 from compiler.attention_mapping import (
     BIAS_INPUT,
+    ROWS_INPUTS,
     AttentionTile,
     Bias,
     buffer_sizes,
@@ -40,6 +41,8 @@ ARGUMENTS = (
     "q", "q_pitch", "k", "v", "mask", "mask_pitch", "bias", "bias_batch_pitch", "bias_head_pitch", "bias_token_pitch",
     "bias_row_bytes", "out", "out_pitch", "past", "items", "whole", "parts",
 )  # fmt: skip
+ROWS_ARGUMENTS = ("k_pitch", "v_pitch")
+"""Distance between tokens, if keys and values are read from rows."""
 
 
 def build(machine: Machine, tile: AttentionTile) -> Kernel:
@@ -48,12 +51,18 @@ def build(machine: Machine, tile: AttentionTile) -> Kernel:
     kind = "decode" if shape.is_stacked else "prefill"
     mask = ("_causal" if shape.causal else "") + ("_masked" if shape.has_mask else "")
     mask += "" if shape.bias == "none" else f"_bias_{shape.bias.replace(' ', '_')}"
-    size = f"{tile.blocks}x{tile.rows}x{tile.keys}"
-    builder = KernelBuilder(f"attention_{kind}{mask}_{size}", machine, ARGUMENTS)
+    size = f"{tile.blocks}x{tile.rows}x{tile.keys}" + ("_of_rows" if shape.reads_rows else "")
+    names = (*ARGUMENTS, *(ROWS_ARGUMENTS if shape.reads_rows else ()))
+    builder = KernelBuilder(f"attention_{kind}{mask}_{size}", machine, names)
     lasting = {"maximum", "carried", *(field.name for field in fields(PartBuffers))}
     # Those are read across slots, or kept; narrow tiles do so with most of theirs.
     handles = {
-        name: builder.buffer(name, *sizes, shared=name not in lasting and not tile.is_narrow)
+        name: builder.buffer(
+            name,
+            *sizes,
+            shared=name not in lasting and not tile.is_narrow,
+            sized=name == "maximum" and not tile.is_narrow and tile.parts == 1,
+        )
         for name, sizes in buffer_sizes(tile, machine).items()
     }
     of_parts = {field.name: handles.pop(field.name) for field in fields(PartBuffers) if field.name in handles}
@@ -71,7 +80,10 @@ def lower(context: Lowering, op: Operation) -> None:
     keys, values = context.cache(op.inputs[1]), context.cache(op.inputs[2])
     mask = context.region(op.inputs[5]) if len(op.inputs) > 5 and op.inputs[5] else None
     bias, bias_arguments = _bias(context, op, attributes)
-    tile = choose_tile(keys, attributes, mask is not None, bias, context.machine, _past_is_kept(context, op))
+    rows = [context.region(op.inputs[index]) for index in ROWS_INPUTS if index < len(op.inputs)]
+    tile = choose_tile(
+        keys, attributes, mask is not None, bias, context.machine, _past_is_kept(context, op), bool(rows)
+    )
     kernel = context.kernel(build, tile)
     whole, parts = split_items(tile, context.machine)
     arguments: dict[str, ArgumentValue] = {
@@ -80,6 +92,8 @@ def lower(context: Lowering, op: Operation) -> None:
         "mask_pitch": mask.pitch_bytes if mask else 0, "out": context.address(out), "out_pitch": out.pitch_bytes,
         "past": attributes.past, "items": tile.items, "whole": whole, "parts": parts, **bias_arguments,
     }  # fmt: skip
+    for name, place in zip("kv", rows, strict=False):
+        arguments |= {name: context.address(place), f"{name}_pitch": place.pitch_bytes}
     useful = useful_macs(tile.shape, attributes.past)
     grid = context.machine.grid
     rectangle = (grid.rows, grid.columns) if tile.is_shared else context.rectangle(tile.items * parts)

@@ -72,13 +72,16 @@ class Loader(Scorer):
         core.await_inputs()
 
     def _find_cache(self, cache: Register) -> None:
-        """Set the offset of the item's kv head in the caches."""
+        """Set the offset of the item's kv head in the caches, or in rows."""
         core, shape = self.core, self.shape
-        core.multiply(self.batch, shape.kv_heads * shape.group, cache)
-        core.increase(cache, self.query_head)
+        if shape.reads_rows:
+            core.copy(self.query_head, cache)
+        else:
+            core.multiply(self.batch, shape.kv_heads * shape.group, cache)
+            core.increase(cache, self.query_head)
         with loaded(core, shape.group) as (group,):
             core.compute("div", cache, group, cache)
-        core.multiply(cache, shape.capacity * shape.row_bytes, cache)
+        core.multiply(cache, shape.row_bytes if shape.reads_rows else shape.capacity * shape.row_bytes, cache)
 
     def item(self, is_part: bool) -> None:
         """Load everything that one item reads; a part without keys reads nothing."""
@@ -199,7 +202,10 @@ class Loader(Scorer):
         core.pop(heads)
 
     def _load_keys(self, argument: str, buffer: BufferHandle, cache: Register, pieces: int = 1) -> None:
-        """Load a chunk of k or v, or its pieces; their rows lie one after the other, so each is one long row."""
+        """Load a chunk of k or v, or its pieces; rows of a cache lie one after the other, so each is one long row."""
+        if self.shape.reads_rows:
+            self._load_rows(argument, buffer, cache, pieces)
+            return
         core, shape = self.core, self.shape
         with core.scratch() as address, core.scratch() as size, loaded(core, shape.row_bytes) as (row_bytes,):
             core.multiply(self.first_key, row_bytes, address)
@@ -218,6 +224,59 @@ class Loader(Scorer):
                 core.push(buffer)
                 if pieces > 1:
                     core.increase(address, size)
+
+    def _load_rows(self, argument: str, buffer: BufferHandle, head: Register, pieces: int) -> None:
+        """Load a chunk of k or v, or its pieces, from rows that hold a token of all heads each."""
+        core, shape = self.core, self.shape
+        with ExitStack() as lent:
+            first, address, pitch, rows = (lent.enter_context(core.scratch()) for _ in range(4))
+            core.load_argument(f"{argument}_pitch", pitch)
+            core.multiply(self.batch, shape.sequence, first)
+            core.multiply(first, pitch, first)
+            core.increase(first, head)
+            core.increase(first, core.load_argument(argument, address))
+            core.multiply(self.first_key, pitch, address)
+            core.increase(address, first)
+            core.copy(self.chunk_rows, rows)
+            if pieces > 1:
+                count = lent.enter_context(core.scratch())
+                core.compute("div", rows, core.copy(shape.key_step, count), count)
+                core.copy(shape.key_step, rows)
+                lent.enter_context(core.loop(count))
+            self._load_tokens(buffer, (first, address, pitch), rows)
+            core.push(buffer)
+            if pieces > 1:
+                with core.scratch() as step:
+                    core.increase(address, core.multiply(pitch, rows, step))
+
+    def _load_tokens(self, buffer: BufferHandle, places: tuple[Register, Register, Register], rows: Register) -> None:
+        """Load rows of a chunk from an address on; behind the last token the first ones, for what nobody sees.
+
+        Weights of those are zero, but zero times what lies in memory there might be no number.
+        """
+        core, sequence = self.core, self.shape.sequence
+        first, address, pitch = places
+
+        def load(address: Register, count: Register, offset: Register) -> None:
+            with loaded(core, self.shape.row_bytes) as (row_bytes,):
+                core.emit(
+                    "dma_in", out=buffer, out_offset=offset, out_pitch=row_bytes, address=address, address_pitch=pitch,
+                    rows=count, row_bytes=row_bytes, broadcast="row" if self.tile.is_shared else "none",
+                )  # fmt: skip
+
+        if sequence % self.shape.key_step == 0:
+            load(address, rows, ZERO)
+            return
+        with core.scratch() as there:
+            core.subtract(address, first, there)
+            core.compute("div", there, pitch, there)
+            with loaded(core, sequence) as (all_tokens,):
+                core.subtract(all_tokens, there, there)
+            core.minimum(there, rows, there)
+            load(address, there, ZERO)
+            with core.when_less(there, rows), core.scratch() as missing, core.scratch() as offset:
+                core.subtract(rows, there, missing)
+                load(first, missing, core.multiply(there, self.shape.row_bytes, offset))
 
     def _transpose_what_is_visible(self) -> None:
         """Transpose the values of a chunk if this PE's item sees any; others of the row may see more."""

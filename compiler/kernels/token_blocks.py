@@ -14,7 +14,9 @@ from compiler.kernel_builder import BufferHandle, CoreBuilder, Register
 from compiler.kernels.dealing import dealt_items
 
 BLOCK_TOKENS = (32, 16)
-"""Tokens of a block, the larger if all PEs have work then."""
+"""Tokens of a block."""
+HEAD_TOKENS = 16
+"""What the commands for a head of an item take, in tokens of it."""
 ARGUMENTS = (
     "x",
     "x_pitch",
@@ -45,6 +47,11 @@ class TokenBlocks:
         """Items per block of tokens."""
         return self.all_heads // self.heads
 
+    @property
+    def cost(self) -> int:
+        """What an item takes, in tokens of a head: each head has its commands, and each token something for all."""
+        return self.heads * (self.tokens + HEAD_TOKENS) + self.tokens
+
     def blocks(self, sequence: int) -> int:
         """Blocks of tokens per sequence."""
         return -(-sequence // self.tokens)
@@ -63,17 +70,21 @@ class Item:
 def choose_blocks(
     heads: int, batch: int, sequence: int, pe_count: int, fits: Callable[[TokenBlocks], bool]
 ) -> TokenBlocks | None:
-    """Return the largest blocks with which all PEs have work, else those with most items, of those that fit.
+    """Return the blocks with which the PE that has most items is ready first, of those that fit: the largest of such.
 
     None for a few tokens, and if no blocks fit in local memory.
     """
+
+    def busiest(plan: TokenBlocks) -> int:
+        rounds = -(-batch * plan.blocks(sequence) * plan.groups // pe_count)
+        return rounds * plan.cost
+
     plans = [
         plan
         for tokens in BLOCK_TOKENS if sequence >= tokens
         for each in range(heads, 0, -1) if heads % each == 0 and fits(plan := TokenBlocks(tokens, each, heads))
     ]  # fmt: skip
-    busy = [plan for plan in plans if batch * plan.blocks(sequence) * plan.groups >= pe_count]
-    return next(iter(busy or plans[-1:]), None)
+    return min(plans, key=busiest, default=None)
 
 
 @contextmanager
@@ -98,13 +109,17 @@ def dealt_blocks(core: CoreBuilder, plan: TokenBlocks) -> Iterator[Item]:
 
 
 def store_item(
-    core: CoreBuilder, plan: TokenBlocks, out: BufferHandle, item: Item, head_bytes: int, store: Store
-) -> None:
-    """Store the item, whose tokens lie one behind the other: its heads one by one where they lie apart."""
+    core: CoreBuilder, plan: TokenBlocks, out: BufferHandle, item: Item, head_bytes: int, store: Store,
+    target: str = "out",
+) -> None:  # fmt: skip
+    """Store the item, whose tokens lie one behind the other: its heads one by one where they lie apart.
+
+    `target` is the argument that says where the result lies.
+    """
     item_row_bytes = plan.heads * head_bytes
     row_bytes = item_row_bytes if store == "rows" else head_bytes
     with core.scratch() as address, core.scratch() as pitch, core.scratch() as offset, core.scratch() as size:
-        find_out(core, item, address)
+        find_out(core, item, address, target)
         if store == "pieces" and plan.heads == 1:
             core.multiply(item.tokens, head_bytes, size)
             core.emit("dma_out", address=address, a=out, rows=1, row_bytes=size)
@@ -119,33 +134,35 @@ def store_item(
             core.increase(address, core.load_argument("out_head_pitch", pitch))
 
 
-def load_item(core: CoreBuilder, plan: TokenBlocks, x: BufferHandle, item: Item, head_bytes: int) -> None:
-    """Load the item, its tokens one behind the other."""
+def load_item(
+    core: CoreBuilder, plan: TokenBlocks, x: BufferHandle, item: Item, head_bytes: int, source: str = "x"
+) -> None:
+    """Load the item, its tokens one behind the other; `source` is the argument that says where x lies."""
     with core.scratch() as address, core.scratch() as pitch, core.scratch() as out_pitch:
         core.copy(plan.heads * head_bytes, out_pitch)
         core.emit(
-            "dma_in", out=x, out_pitch=out_pitch, address=find_x(core, item, head_bytes, address),
-            address_pitch=core.load_argument("x_pitch", pitch), rows=item.tokens, row_bytes=out_pitch,
+            "dma_in", out=x, out_pitch=out_pitch, address=find_x(core, item, head_bytes, address, source),
+            address_pitch=core.load_argument(f"{source}_pitch", pitch), rows=item.tokens, row_bytes=out_pitch,
         )  # fmt: skip
     core.push(x)
 
 
-def find_x(core: CoreBuilder, item: Item, head_bytes: int, into: Register) -> Register:
+def find_x(core: CoreBuilder, item: Item, head_bytes: int, into: Register, source: str = "x") -> Register:
     """Set `into` to the address of the item in x."""
     with core.scratch() as other:
         core.multiply(item.batch, core.load_argument("sequence", into), into)
         core.increase(into, item.first)
-        core.multiply(into, core.load_argument("x_pitch", other), into)
+        core.multiply(into, core.load_argument(f"{source}_pitch", other), into)
         core.increase(into, core.multiply(item.head, head_bytes, other))
-        core.increase(into, core.load_argument("x", other))
+        core.increase(into, core.load_argument(source, other))
     return into
 
 
-def find_out(core: CoreBuilder, item: Item, into: Register) -> Register:
+def find_out(core: CoreBuilder, item: Item, into: Register, target: str = "out") -> Register:
     """Set `into` to the address of the item's first head in the result."""
     with core.scratch() as other:
         core.multiply(item.batch, core.load_argument("out_batch_pitch", into), into)
         for number, pitch in ((item.first, "out_token_pitch"), (item.head, "out_head_pitch")):
             core.increase(into, core.multiply(number, core.load_argument(pitch, other), other))
-        core.increase(into, core.load_argument("out", other))
+        core.increase(into, core.load_argument(target, other))
     return into
