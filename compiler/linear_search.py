@@ -44,6 +44,8 @@ PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
 """Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
+LEAST_CHUNKS_BEHIND_FIRST = 3
+"""Chunks behind a first one that is asked for at once: two are on their way when it is turned."""
 EARLY_CHUNKS = 2
 """As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 EXPANDED_EARLY_CYCLES = 1200
@@ -257,7 +259,12 @@ def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
     chunks = -(-choice.pe_k_bytes // chunk_bytes)
     is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
     part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
-    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
+    first_bytes = 0
+    if choice.is_single and choice.k_parts == 1 and chunks - 1 >= LEAST_CHUNKS_BEHIND_FIRST:
+        first_bytes = choice.k_bytes - (chunks - 1) * chunk_bytes
+    return replace(
+        choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes, first_chunk_bytes=first_bytes
+    )
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:
