@@ -92,6 +92,13 @@ def test_a_single_tile_with_operands_swapped(
     assert chosen
 
 
+def test_tiles_of_single_rounds_are_even() -> None:
+    """512 outputs over 12 rows of PEs are 43 each, in two blocks of about the same width, which are turned apart."""
+    mapping = mapping_of(Case((512, 512), (512, 512)), preset("mtia-300"))
+    assert mapping.is_single and mapping.output_parts * mapping.tile_outputs - 512 < mapping.output_parts
+    assert mapping.column_blocks == ((0, 22), (22, 21))
+
+
 @pytest.mark.parametrize("is_swapped", [False, True])
 @pytest.mark.parametrize(
     ("way", "k_parts", "grid"),
