@@ -122,9 +122,10 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with a resident x comes first, if there is any. One with
-    more slots waits less for what the estimate leaves out; of a packed weight, whose buffers are large, and a resident
-    x the one that expands least on a PE catches up soonest with what was loaded ahead, and the one that takes the least
-    local memory leaves it to other operations of the launch.
+    more slots waits less for what the estimate leaves out, as does one of computed operands whose last chunk is whole;
+    of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up soonest
+    with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of the
+    launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -147,7 +148,11 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if is_expanded:
             outputs = mapping.output_rounds * mapping.tile_outputs
             return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
-        slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
+        if shape.is_computed:
+            ends_short = not mapping.first_chunk_bytes and mapping.pe_k_bytes % mapping.chunk_bytes > 0
+            slots = 2 * min(mapping.weight_slots, PREFERRED_SLOTS) - ends_short
+        else:
+            slots = mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
