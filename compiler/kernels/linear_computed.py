@@ -102,10 +102,14 @@ class ComputedMultiplier(Multiplier):
         core = self.core
         with self._inside(), core.scratch() as address, core.scratch() as pitch, core.scratch() as size:
             self._find_result(0, address, pitch, size)
-            for start, width in self.column_blocks:
-                for block in self.row_blocks:
-                    with self._has_rows(block), self._summed(block, [(start, width)]):
-                        self._store_bank(block, start, width, (address, pitch, size))
+            for block, start, width in self._as_complete():
+                with self._has_rows(block), self._summed(block, [(start, width)]):
+                    self._store_bank(block, start, width, (address, pitch, size))
+
+    def _as_complete(self) -> list[tuple[int, int, int]]:
+        """Return (row block, first column, columns) of the accumulators in the order in which they are complete."""
+        banks = [(block, start, width) for _, block, start, width in self._banks()]
+        return sorted(banks, key=lambda bank: bank[1]) if self._is_turned else banks
 
     def _store_bank(self, block: int, start: int, width: int, place: tuple[Register, Register, Register]) -> None:
         """Round and store what an accumulator holds, as far as it is in the result's rows.
