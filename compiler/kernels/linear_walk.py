@@ -296,28 +296,28 @@ class Walk:
     def load_x(self, address: Register, left: Register) -> None:
         """Load a chunk of x; the address moves to the next."""
         core, chunk_bytes = self.core, self.mapping.chunk_bytes
-        with core.scratch() as size, core.scratch() as out_pitch:
+        with core.scratch() as size, core.scratch() as pitch, core.scratch() as out_pitch:
             core.minimum(left, core.copy(chunk_bytes, out_pitch), size)
-            self._load_bytes_of_x(address, size, out_pitch)
+            self._load_bytes_of_x(address, size, pitch, out_pitch)
         core.increase(address, chunk_bytes)
         core.increase(left, -chunk_bytes)
 
     def load_first_of_x(self, address: Register, size: int) -> None:
         """Load so many bytes of each row of x; the address moves on."""
         core = self.core
-        with core.scratch() as row_bytes, core.scratch() as out_pitch:
+        with core.scratch() as row_bytes, core.scratch() as pitch, core.scratch() as out_pitch:
             core.copy(size, row_bytes)
-            self._load_bytes_of_x(address, row_bytes, core.copy(self.mapping.chunk_bytes, out_pitch))
+            self._load_bytes_of_x(address, row_bytes, pitch, core.copy(self.mapping.chunk_bytes, out_pitch))
         core.increase(address, size)
 
-    def _load_bytes_of_x(self, address: Register, size: Register, out_pitch: Register) -> None:
+    def _load_bytes_of_x(self, address: Register, size: Register, pitch: Register, out_pitch: Register) -> None:
+        """Load `size` bytes of each row of x; sets `pitch`."""
         core = self.core
-        with core.scratch() as pitch:
-            core.emit(
-                "dma_in", out=self.buffers.x, out_pitch=out_pitch, address=address,
-                address_pitch=core.load_argument("x_pitch", pitch), rows=self.tile_rows, row_bytes=size,
-                broadcast=self._broadcast(self.mapping.x_receivers),
-            )  # fmt: skip
+        core.emit(
+            "dma_in", out=self.buffers.x, out_pitch=out_pitch, address=address,
+            address_pitch=core.load_argument("x_pitch", pitch), rows=self.tile_rows, row_bytes=size,
+            broadcast=self._broadcast(self.mapping.x_receivers),
+        )  # fmt: skip
         core.push(self.buffers.x)
 
     def find_x(self, x_row: Register) -> None:
