@@ -6,6 +6,8 @@ same (idle units, empty buffers, closed traffic), so equal launches take equal t
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from simulator import hardware as hw
 from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
 
+_OWN_PAGES_BYTES = 1 << 18
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -68,7 +71,9 @@ RECORD = R_VALUES + 8
 ABSENT, FAULTY = -1, -2
 NO_POINTER, PUSHES, POPS = range(3)
 TRACED_RECORDS, TRACED_ADDRESSES, TRACED_INSTRUCTIONS = 1 << 17, 1 << 20, 1 << 22
-"""Room for traces, 47 MB: launches that need more are interpreted on each PE."""
+"""Room for traces, 50 MB: launches that need more are interpreted on each PE."""
+QUEUED_RECORDS = 1 << 15
+"""Room for queues, 10 MB, that is there at once; there is more for grids and queues that need it."""
 # Rows of `State.lanes`: the registers of each PE that a trace follows, then whether it does.
 MEMBER = REGISTERS
 PENDING, FOLLOWING, TRACED = range(3)
@@ -207,7 +212,15 @@ class Chip(NamedTuple):
 
 
 def _zeros(*shape: int) -> Integers:
-    return np.zeros(shape, dtype=np.int64)
+    """Return zeros; many of them in pages of their own, which the system gets back whatever lies behind them by then.
+
+    In C's heap small things that live longer than a state would keep the room of one after the other from it.
+    """
+    size = 8 * math.prod(shape)
+    if size < _OWN_PAGES_BYTES:
+        return np.zeros(shape, dtype=np.int64)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.int64).reshape(shape)
 
 
 class _Spaces(threading.local):
@@ -225,8 +238,9 @@ _spaces = _Spaces()
 
 def _records(queued: int) -> Integers:
     """Return room for the records of queues and traces."""
-    if len(_spaces.records) < queued + TRACED_RECORDS:
-        _spaces.records = np.full((queued + TRACED_RECORDS, RECORD), 0, np.int64)
+    needed = max(queued, QUEUED_RECORDS) + TRACED_RECORDS
+    if len(_spaces.records) < needed:
+        _spaces.records = np.full((needed, RECORD), 0, np.int64)
     return _spaces.records
 
 
@@ -243,15 +257,15 @@ def _server_shape(hardware: Hardware) -> tuple[int, int]:
     return 3, int(max(numbers[hw.DRAM_CHANNELS], banks, numbers[hw.LINKS]))
 
 
-def new_state(hardware: Hardware, parts: int = 1) -> State:
-    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts at most."""
+def new_state(hardware: Hardware, parts: int = 1, buffers: int = MAX_BUFFERS) -> State:
+    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts and buffers."""
     numbers = hardware.numbers
     rows, columns = int(numbers[hw.ROWS]), int(numbers[hw.COLUMNS])
     pes, depth = rows * columns, int(numbers[hw.QUEUE_DEPTH])
     streams, cores = pes * CORES * UNITS, pes * CORES
     return State(
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY + MAX_OUTSTANDING),
-        buffer=_zeros(pes, MAX_BUFFERS, BUFFER_COLUMNS),
+        buffer=_zeros(pes, buffers, BUFFER_COLUMNS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
