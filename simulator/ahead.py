@@ -46,8 +46,12 @@ def _limit_by(bound: Bound) -> Bound:
     ) -> tuple[Scalar, Scalar]:
         """Return a bound of when all have come to what a core waits for, in a place of `State.meetings`."""
         is_barrier = meeting == st.BARRIER_OF_ALL
-        _, member, step, count = starting.group_of(code, pe, starting.TO_ALL if is_barrier else meeting)
+        index, member, step, count = starting.group_of(code, pe, starting.TO_ALL if is_barrier else meeting)
         last, last_id = time, -1
+        if not is_barrier:
+            group = state.group[place // 2, index]
+            if is_before(last, last_id, group[st.G_TIME], group[st.G_ID]):
+                last, last_id = group[st.G_TIME], group[st.G_ID]
         for _ in range(count):
             if state.meetings[member, place] != meeting:
                 other, other_id = bound(code, state, member, time)
