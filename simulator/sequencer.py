@@ -108,11 +108,10 @@ def _step(
 
 @inlined_kernel
 def _enter_turn(state: State, time: Scalar, identity: Scalar) -> None:
-    """Note the place of the present event: ids of events that others make at its time may be lower."""
+    """Note the place of the present event, which is not before the one that made it, whatever its time and id."""
     scratch = state.scratch
-    same = scratch[st.PRESENT_TIME] == time
-    scratch[st.PRESENT_ID] = max(identity, scratch[st.PRESENT_ID]) if same else identity
-    scratch[st.PRESENT_TIME] = time
+    if is_before(scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID], time, identity):
+        scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID] = time, identity
 
 
 @inlined_kernel

@@ -186,9 +186,9 @@ def _come(
             return error
         state.meetings[pe, place] = mode
         state.stream[pe * _STREAMS_PER_PE + actor, st.STREAM_STATUS] = st.ON_GROUP
-        own = scratch[st.PRESENT_ID] if has_turn else identity
-        if not is_before(now, own, group[st.G_TIME], group[st.G_ID]):
-            group[st.G_TIME], group[st.G_ID], group[st.G_LAST] = now, own, pe
+        time, own = (scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID]) if has_turn else (now, identity)
+        if not is_before(time, own, group[st.G_TIME], group[st.G_ID]):
+            group[st.G_TIME], group[st.G_ID], group[st.G_LAST] = time, own, pe
     if group[st.G_ARRIVED] < count:
         return WAITING
     if group[st.G_LAST] == pe:
