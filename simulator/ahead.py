@@ -1,10 +1,11 @@
 """How far a PE may run ahead of the others: it only ever meets them at shared memory, in broadcasts and at barriers.
 
-What a PE does by itself changes nothing for others, so it need not be done in turn. A request to shared memory and an
-arrival at a broadcast or barrier are done in turn. Others change something in a PE only by completing a broadcast, or
-letting a barrier go, that it waits for; that cannot be before the last of those that are missing has come. A PE that
-does not wait comes no sooner than with its next event, one that waits no sooner than the present event, or than those
-that it waits for in turn have come.
+What a PE does by itself changes nothing for others, so it need not be done in turn. A request to shared memory, an
+arrival at a barrier, and the start of a broadcast by the last PE that comes to it are done in turn. Others change
+something in a PE only by starting a broadcast, or letting a barrier go, that it waits for; that cannot be before the
+last of those that have come, nor before the last of those that are missing comes. A PE that does not wait comes no
+sooner than with its next event, one that waits no sooner than the present event, or than those that it waits for in
+turn have come.
 """
 
 from __future__ import annotations
