@@ -14,13 +14,13 @@ from __future__ import annotations
 from compiler.kernel_builder import ZERO, CoreBuilder, Register
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_walk import Buffers
-from compiler.linear_mapping import LinearMapping
+from compiler.linear_mapping import LinearMapping, padded_outputs
 from isa.machine import Machine
 
 MOST_CHUNKS_AHEAD = 2
 """Chunks that are loaded before one is turned: so many have room in the queue of transfers."""
 SHORTEST_ROW_BYTES = 32
-"""What a tile beyond the last column reads of each row of [K, N]."""
+"""What a tile beyond the last column reads of each row of [K, N], at most."""
 
 
 class ComputedLoader(Loader):
@@ -102,8 +102,15 @@ class ComputedLoader(Loader):
         core, offset = self.core, self.weight
         with core.scratch() as limit, core.scratch() as width:
             core.load_argument("out_bytes", limit)
-            core.minimum(self.out_offset, core.add(limit, -SHORTEST_ROW_BYTES, offset), offset)
+            core.minimum(self.out_offset, core.add(limit, -self._shortest_row_bytes, offset), offset)
             core.minimum(core.subtract(limit, offset, limit), self.width_bytes(width), self.present)
+
+    @property
+    def _shortest_row_bytes(self) -> int:
+        """What a tile beyond the last column reads of each row of [K, N]: as much as the one before has, at most."""
+        mapping = self.mapping
+        last = padded_outputs(mapping.shape) % mapping.tile_outputs or mapping.tile_outputs
+        return SHORTEST_ROW_BYTES if mapping.is_uneven else min(SHORTEST_ROW_BYTES, last * mapping.shape.dtype.bytes)
 
     def _find_outputs(self) -> None:
         """Set `weight` to the offset of the tile in [N, K], or of the last row for one of padding."""

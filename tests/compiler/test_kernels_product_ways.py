@@ -92,6 +92,17 @@ def test_a_single_tile_with_operands_swapped(
     assert chosen
 
 
+@pytest.mark.parametrize(("outputs", "tile"), [(32, 6), (64, 11), (96, 16)])
+@pytest.mark.parametrize("is_turned", [True, False])
+def test_tiles_that_are_narrower_than_a_block(
+    is_turned: bool, outputs: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one may have a few columns only; it reads its own."""
+    chosen = _choose_any(monkeypatch, lambda one: (one.way, one.tile_outputs) == ("streamed", tile))
+    _check(Case((40, 300), (300, outputs), is_turned), small_machine(**{**CHANGES, "grid.columns": 6}))
+    assert chosen
+
+
 def test_tiles_of_single_rounds_are_even() -> None:
     """512 outputs over 12 rows of PEs are 43 each, in two blocks of about the same width, which are turned apart."""
     mapping = mapping_of(Case((512, 512), (512, 512)), preset("mtia-300"))
