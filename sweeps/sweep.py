@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from isa.machine import Machine
@@ -22,6 +22,7 @@ class Sweep:
 
     `machine_constraints` name nothing that has to be simulated, `figure_constraints` do. `cost` is a table of
     `CostAssumptions`. `definition` is all of it as plain values: `sweep_file.from_definition` makes the same of it.
+    `places` says where the workloads stand in the file, by name: "sweep.toml:12".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Sweep:
     budget: BudgetSection
     cost: Mapping[str, Any]
     definition: Mapping[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def digest(self) -> str:

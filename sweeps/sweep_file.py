@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from isa.errors import ToolError
-from isa.file_problems import Problem, field_problems, key_lines, parse_toml, read_toml, told
+from isa.file_problems import Problem, field_problems, key_lines, line_of, parse_toml, read_toml, told
 from isa.machine import Machine, load_machine
 from isa.machine_sections import Section
 from sweeps import names_in_files as known
@@ -51,15 +51,20 @@ def read_sweep(source: str | Path) -> Sweep:
 
 
 def from_definition(definition: Mapping[str, Any]) -> Sweep:
-    """Return the sweep that a stored definition describes."""
-    return _Reading("stored sweep", {}, Path()).sweep(copy.deepcopy(dict(definition)))
+    """Return the sweep that a stored definition describes; the model files that it names need not be there."""
+    values = copy.deepcopy(dict(definition))
+    digests = [row.pop("digest", "") for row in values["workloads"]]
+    return _Reading("stored sweep", {}, Path(), digests).sweep(values)
 
 
 class _Reading:
-    """One file being read: where it is, and what was wrong so far."""
+    """One file being read: where it is, and what was wrong so far.
 
-    def __init__(self, where: str, lines: Mapping[str, int], folder: Path) -> None:
-        self._where, self._lines, self._folder = where, lines, folder
+    `digests` are those that the model files of the workloads had when a stored sweep began.
+    """
+
+    def __init__(self, where: str, lines: Mapping[str, int], folder: Path, digests: Sequence[str] = ()) -> None:
+        self._where, self._lines, self._folder, self._digests = where, lines, folder, digests
         self._problems: list[Problem] = []
 
     def sweep(self, values: dict[str, Any]) -> Sweep:
@@ -88,14 +93,20 @@ class _Reading:
         assert base is not None and sampler is not None and budget is not None
         definition = {**values, "machine": base.model_dump(mode="json"), "changes": {}}
         definition["workloads"] = [
-            {**row, "model": workload.model} for row, workload in zip(values["workloads"], running, strict=True)
+            {**row, "model": workload.model} | ({"digest": workload.digest} if workload.digest else {})
+            for row, workload in zip(values["workloads"], running, strict=True)
         ]
         return Sweep(
-            top.name, base, top.scale_energy, ready, *required, running, wanted, sampler, budget, top.cost, definition
+            top.name, base, top.scale_energy, ready, *required, running, wanted, sampler, budget, top.cost, definition,
+            {one.name: self._place(f"workloads.{index}") for index, one in enumerate(running)},
         )  # fmt: skip
 
     def _say(self, path: str, what: str, help: str = "") -> None:
         self._problems.append(Problem(path, what, help))
+
+    def _place(self, path: str) -> str:
+        line = line_of(path, self._lines)
+        return f"{self._where}:{line}" if line else self._where
 
     def _section(self, kind: type[Row], values: Mapping[str, Any], path: str) -> Row | None:
         try:
@@ -216,18 +227,18 @@ class _Reading:
                 self._say(f"{path}.name", f"'{row.name}' is a workload already")
             if help := known.taken(row.name):
                 self._say(f"{path}.name", f"'{row.name}' is no free name", help)
-            found.append(self._workload(row, path))
+            found.append(self._workload(row, path, self._digests[index] if self._digests else ""))
         return tuple(found)
 
-    def _workload(self, row: WorkloadSection, path: str) -> Workload:
+    def _workload(self, row: WorkloadSection, path: str, digest: str) -> Workload:
         from models import default_dims, list_models
 
-        model, digest, sizes = row.model, "", row.sizes
+        model, sizes = row.model, row.sizes
         if row.model in list_models():
             sizes = {**default_dims(row.model), **sizes}
             for key, sentence, help in known.model_problems(row, sizes):
                 self._say(f"{path}.{key}", sentence, help)
-        elif (self._folder / row.model).exists():
+        elif not digest and (self._folder / row.model).exists():
             model = str((self._folder / row.model).resolve())
             try:
                 digest = digest_of(Path(model))
@@ -235,7 +246,7 @@ class _Reading:
                 self._say(f"{path}.model", error.what)
             if row.layers is not None:
                 self._say(f"{path}.layers", "only models by name can be made with fewer layers")
-        else:
+        elif not digest:
             self._say(f"{path}.model", f"no model '{row.model}'", known.hint_for_model(row.model))
         if sentence := known.indices_problem(row.indices):
             self._say(f"{path}.indices", sentence)

@@ -157,3 +157,15 @@ def test_models_and_machines_lie_beside_the_file(tmp_path: Path) -> None:
         from sweeps.workloads import graph_of
 
         graph_of(workload)
+
+
+def test_a_stored_sweep_knows_its_models_without_their_files(tmp_path: Path) -> None:
+    """By the digests of then: another model under the same path is another sweep."""
+    onnx.save(build("dlrm-tiny"), tmp_path / "model.onnx")
+    (tmp_path / "sweep.toml").write_text(TINY.replace('"dlrm-tiny"', '"model.onnx"'))
+    sweep = read_sweep(tmp_path / "sweep.toml")
+    onnx.save(build("dlrm-tiny", dtype="float32"), tmp_path / "model.onnx")
+    assert read_sweep(tmp_path / "sweep.toml").digest != sweep.digest
+    (tmp_path / "model.onnx").unlink()
+    again = from_definition(sweep.definition)
+    assert again == sweep and again.digest == sweep.digest
