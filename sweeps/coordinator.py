@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sweeps.candidates import Candidate, Judge
 from sweeps.evaluate import DiscardRule, Outcome, Run, RunResult, Task, tool_version
 from sweeps.executors import Executor
-from sweeps.figures import is_dominated, vector
+from sweeps.figures import are_bounded, is_dominated, vector
 from sweeps.pareto import front
 from sweeps.points import BASELINE_NUMBER
 from sweeps.samplers import Sampler, Told, sampler_of
@@ -139,7 +139,8 @@ class Coordinator:
         return Outcome(0, discarded=bounds if self._may_discard(candidate) and is_dominated_by_bounds else None)
 
     def _may_discard(self, candidate: Candidate) -> bool:
-        return bool(self._front) and candidate.number != BASELINE_NUMBER and self._sweep.sampler.discard
+        is_wanted = self._sweep.sampler.discard and are_bounded(self._sweep.objectives)
+        return is_wanted and bool(self._front) and candidate.number != BASELINE_NUMBER
 
     def _task(self, number: int, candidate: Candidate, known: dict[str, RunResult]) -> Task:
         workloads = self._sweep.workloads

@@ -78,6 +78,17 @@ def test_discarding_loses_nothing_of_the_front(serial: dict[str, SweepTable]) ->
     assert front_of(some) == front_of(everything)
 
 
+def test_an_unusual_goal_discards_nothing(tmp_path: Path) -> None:
+    """Bounds say how fast and frugal a machine can be at best, not at worst."""
+    text = TINY.replace(
+        'figure = "decode.latency_seconds"', 'figure = "decode.throughput_per_second"\ngoal = "minimize"'
+    )
+    text = text.replace('figure = "decode.energy_per_token_joules"', 'figure = "average_watts"\ngoal = "maximize"')
+    found = run(read_sweep(text), tmp_path / "s", workers=0)
+    everything = run(read_sweep(text.replace("batch = 4", "batch = 4\ndiscard = false")), tmp_path / "s", workers=0)
+    assert found == everything
+
+
 def test_two_processes_give_the_table_of_one(serial: dict[str, SweepTable], tmp_path: Path) -> None:
     """Byte for byte."""
     assert csv_text(run(read_sweep(LEARNING), tmp_path / "s", workers=2)) == csv_text(serial["nsga2"])
