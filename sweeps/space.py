@@ -192,9 +192,9 @@ MOST_COUNTED = 200_000
 """Choices of a grid are counted up to here where parameters depend on others."""
 
 
-def grid_size(base: Machine, parameters: tuple[Parameter, ...]) -> int | None:
-    """Return how many choices the grid has; None if that would take long to tell."""
+def grid_size(base: Machine, parameters: tuple[Parameter, ...], most: int = MOST_COUNTED) -> int | None:
+    """Return how many choices the grid has; None for more than `most` if it would take long to tell."""
     if all(parameter.when is None for parameter in parameters):
         return math.prod(len(parameter.values) for parameter in parameters)
-    count = sum(1 for _ in itertools.islice(grid(base, parameters), MOST_COUNTED + 1))
-    return None if count > MOST_COUNTED else count
+    count = sum(1 for _ in itertools.islice(grid(base, parameters), most + 1))
+    return None if count > most else count

@@ -11,7 +11,7 @@ from typing import Any
 from isa.machine import Machine
 from sweeps.expressions import Expression
 from sweeps.points import Objective
-from sweeps.space import Parameter, grid_size
+from sweeps.space import MOST_COUNTED, Parameter, grid_size
 from sweeps.sweep_sections import BudgetSection, SamplerSection
 from sweeps.workloads import Workload
 
@@ -47,6 +47,9 @@ class Sweep:
 
     @property
     def total(self) -> int | None:
-        """How many points it will have: what the budget says, or the grid has; None if only time ends it."""
-        size = grid_size(self.base, self.parameters) if self.sampler.kind == "grid" else None
-        return min((count for count in (size, self.budget.points) if count is not None), default=None)
+        """How many points it will have: what the budget says or the space has; None if that is not known."""
+        points = self.budget.points
+        if points is None:
+            return grid_size(self.base, self.parameters) if self.sampler.kind == "grid" else None
+        size = grid_size(self.base, self.parameters, min(points, MOST_COUNTED))
+        return points if size is None else min(points, size)
