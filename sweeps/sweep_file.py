@@ -27,6 +27,7 @@ from sweeps.sweep_sections import (
     ParameterSection,
     SamplerSection,
     WorkloadSection,
+    flattened,
 )
 from sweeps.workloads import Workload, digest_of
 
@@ -66,6 +67,7 @@ class _Reading:
     def __init__(self, where: str, lines: Mapping[str, int], folder: Path, digests: Sequence[str] = ()) -> None:
         self._where, self._lines, self._folder, self._digests = where, lines, folder, digests
         self._problems: list[Problem] = []
+        self._wrong: set[str] = set()
 
     def sweep(self, values: dict[str, Any]) -> Sweep:
         stored_machine = values.get("machine")
@@ -116,7 +118,7 @@ class _Reading:
             return None
 
     def _rows(self, kind: type[Row], rows: list[Any], path: str, at_least: int) -> list[Row | None]:
-        if len(rows) < at_least:
+        if len(rows) < at_least and not any(problem.path == path for problem in self._problems):
             self._say(path, f"a sweep needs at least one [[{path}]]")
         found: list[Row | None] = []
         for index, values in enumerate(rows):
@@ -124,11 +126,28 @@ class _Reading:
                 self._say(f"{path}.{index}", f"must be a table [[{path}]], not {values!r}")
                 found.append(None)
             else:
-                found.append(self._section(kind, values, f"{path}.{index}"))
+                place = f"{path}.{index}"
+                found.append(self._section(kind, values, place) or self._names_in(kind, values, place))
         return found
 
+    def _names_in(self, kind: type[Row], values: Mapping[str, Any], path: str) -> Row:
+        """Return what a wrong row names, as far as that can be told: it is checked too, and other rows may use it.
+
+        Texts, and tables of texts, in which nothing was found; "" in place of texts that it should have.
+        """
+        self._wrong.add(path)
+        told = [problem.path for problem in self._problems]
+        names: dict[str, Any] = {name: "" for name, field in kind.model_fields.items() if field.is_required()}
+        for name in kind.model_fields.keys() & values.keys():
+            texts = flattened({name: values[name]})
+            if all(isinstance(text, str) for text in texts.values()) and not any(
+                one == f"{path}.{name}" or one.startswith(f"{path}.{name}.") for one in told
+            ):
+                names[name] = flattened(values[name]) if isinstance(values[name], dict) else values[name]
+        return kind.model_construct(**names)
+
     def _base(self, top: FileSections, stored: Any) -> Machine | None:
-        changes = known.flattened(top.changes)
+        changes = flattened(top.changes)
         for path in changes:
             if help := known.field_problem(path):
                 self._say(f"changes.{path}", "no field of a machine", help)
@@ -154,24 +173,25 @@ class _Reading:
             if row is None:
                 continue
             path = f"parameters.{index}"
-            if row.label in [before.label for before in ready]:
+            choices = () if path in self._wrong else row.choices
+            if row.label and row.label in [before.label for before in ready]:
                 self._say(f"{path}.{'path' if row.path else 'name'}", f"'{row.label}' is a parameter already")
             if row.name and (help := known.taken(row.name)):
                 self._say(f"{path}.name", f"'{row.name}' is no free name", help)
             if row.path and (help := known.field_problem(row.path, frequency=True)):
                 self._say(f"{path}.path", f"no field of a machine: '{row.path}'", help)
-            elif row.path and base is not None:
-                for sentence in known.value_problems(base, row.path, row.choices):
-                    self._say(f"{path}.values", sentence)
+            elif row.path:
+                for sentence in known.value_problems(base, row.path, choices):
+                    self._say(f"{path}.{row.key_of_values}", sentence)
             before = known.names_of_parameters(ready)
             when = self._expression(f"{path}.when", row.when, before) if row.when is not None else None
             sets = []
             for target, text in row.set.items():
                 if help := known.field_problem(target, frequency=True):
                     self._say(f"{path}.set", f"no field of a machine: '{target}'", help)
-                expression = self._expression(f"{path}.set", text, {*before, row.label})
+                expression = self._expression(f"{path}.set", text, {*before, row.label}) if row.label else None
                 sets += [(target, expression)] if expression else []
-            ready.append(Parameter(row.label, row.choices, tuple(sets), when))
+            ready.append(Parameter(row.label, choices, tuple(sets), when))
         return tuple(ready)
 
     def _expression(self, path: str, text: str, names: set[str]) -> Expression | None:
@@ -195,7 +215,9 @@ class _Reading:
         names = known.names_of_constraints([row.label for row in parameters if row]) | figures
         found: dict[bool, list[Expression]] = {False: [], True: []}
         for index, row in enumerate(rows):
-            expression = self._expression(f"constraints.{index}.expression", row.expression, names) if row else None
+            if row is None or (not row.expression and f"constraints.{index}" in self._wrong):
+                continue
+            expression = self._expression(f"constraints.{index}.expression", row.expression, names)
             if expression is not None:
                 found[bool(figures & set(expression.names))].append(expression)
         return tuple(found[False]), tuple(found[True])
@@ -206,7 +228,7 @@ class _Reading:
         names = known.figures([row.name for row in workloads if row])
         found: list[Objective] = []
         for index, row in enumerate(rows):
-            if row is None:
+            if row is None or not row.figure:
                 continue
             if row.figure not in names:
                 self._say(f"objectives.{index}.figure", f"no figure '{row.figure}'", known.hint(row.figure, names))
@@ -223,7 +245,7 @@ class _Reading:
             if row is None:
                 continue
             path = f"workloads.{index}"
-            if row.name in [one.name for one in found]:
+            if row.name and row.name in [one.name for one in found]:
                 self._say(f"{path}.name", f"'{row.name}' is a workload already")
             if help := known.taken(row.name):
                 self._say(f"{path}.name", f"'{row.name}' is no free name", help)
@@ -233,8 +255,10 @@ class _Reading:
     def _workload(self, row: WorkloadSection, path: str, digest: str) -> Workload:
         from models import default_dims, list_models
 
-        model, sizes = row.model, row.sizes
-        if row.model in list_models():
+        model, sizes = row.model, {} if path in self._wrong else row.sizes
+        if path in self._wrong and (not model or model in list_models()):
+            pass  # its sizes may be what is wrong
+        elif row.model in list_models():
             sizes = {**default_dims(row.model), **sizes}
             for key, sentence, help in known.model_problems(row, sizes):
                 self._say(f"{path}.{key}", sentence, help)
@@ -258,7 +282,7 @@ class _Reading:
 
 def _what_there_is(values: Mapping[str, Any]) -> FileSections:
     """Return the file's tables as far as they are tables, so that what is in them is checked too."""
-    lists = {name: values.get(name, [{}]) for name in ("parameters", "workloads", "objectives")}
+    lists = {name: values.get(name, []) for name in ("parameters", "workloads", "objectives")}
     lists = {name: rows if isinstance(rows, list) else [] for name, rows in lists.items()}
     rest = {
         name: values[name]
