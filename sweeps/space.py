@@ -6,6 +6,7 @@ the order of the file; `frequency` goes last, through the machine's points of cl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -125,6 +126,29 @@ def assign(base: Machine, parameters: tuple[Parameter, ...], choice: Choice) -> 
         for path, new in sets or [(parameter.label, value)]:
             changes[path] = _as_field(path, new)
     return Assignment(values, changes)
+
+
+def own_value(base: Machine, parameter: Parameter, before: Mapping[str, ParameterValue]) -> ParameterValue | None:
+    """Return the value that a parameter has on the base machine, given those of earlier ones; None without one.
+
+    A field's own; of a parameter that sets several the first of its values that leaves them all as they are.
+    """
+    own = Names({FREQUENCY: base.frequency_mhz}, machine_values(base))
+    if not parameter.sets:
+        return own.get(parameter.label)
+    for value in parameter.values:
+        names = Names({**before, parameter.label: value}, machine_values(base), machine_values(base, BASE))
+        with contextlib.suppress(ToolError):
+            if all(_is_equal(expression.evaluate(names), own[path]) for path, expression in parameter.sets):
+                return value
+    return None
+
+
+def _is_equal(first: Value, second: Value) -> bool:
+    """Compare but for the rounding of a calculation."""
+    if isinstance(first, str) or isinstance(second, str):
+        return first == second
+    return math.isclose(first, second, rel_tol=1e-9)
 
 
 def _as_field(path: str, value: Value) -> Value:
