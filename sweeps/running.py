@@ -17,6 +17,8 @@ from sweeps.points import BASELINE_NUMBER, FIGURES, Objective, SweepTable
 from sweeps.store import Store, StoredSweep, StoreError
 from sweeps.sweep import Sweep
 from sweeps.sweep_file import SweepError, from_definition, read_sweep
+from sweeps.wording import workload_text
+from sweeps.workloads import compiler_of
 
 DEFAULT_STORE = "sweeps.sqlite"
 
@@ -107,10 +109,10 @@ def load_table(store: str | Path = DEFAULT_STORE, name: str | None = None) -> Sw
         return _table(opened, _find(opened, name))
 
 
-def definition_of(store: str | Path = DEFAULT_STORE, name: str | None = None) -> Mapping[str, Any]:
-    """Return what the sweep file said, as plain values."""
+def stored_sweep(store: str | Path = DEFAULT_STORE, name: str | None = None) -> StoredSweep:
+    """Return a sweep of a store, the latest one without a name: what its file said, and the tool's version then."""
     with Store.to_read(store) as opened:
-        return _find(opened, name).definition
+        return _find(opened, name)
 
 
 def _has_begun(sweep: Sweep, store: str | Path) -> bool:
@@ -126,8 +128,6 @@ def _has_begun(sweep: Sweep, store: str | Path) -> bool:
 
 def _check_workloads(sweep: Sweep) -> None:
     """Run the front end on every workload, so that wrong models and sizes end the sweep before it begins."""
-    from sweeps.workloads import compiler_of
-
     problems: list[tuple[str, ToolError]] = []
     for workload in sweep.workloads:
         try:
@@ -173,6 +173,7 @@ def _table(store: Store, sweep: StoredSweep) -> SweepTable:
         tuple(row.get("path") or row["name"] for row in definition["parameters"]),
         tuple(row for row in rows if row.number != BASELINE_NUMBER), baseline,
         tuple(row["name"] for row in definition["workloads"]),
+        {row["name"]: workload_text(row) for row in definition["workloads"]},
     )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def headline(table: SweepTable, front: Front) -> str:
     """Return one sentence on how many points there are and what became of them."""
     told = [f"{count:,} {status}" for status, count in counts(table).items() if count]
     on_front = f"; {len(front.rows):,} on the Pareto front" if front.rows else ""
-    return f"{len(table.rows):,} points: {', '.join(told) or 'none'}{on_front}."
+    points = "1 point" if len(table.rows) == 1 else f"{len(table.rows):,} points"
+    return f"{points}: {', '.join(told) or 'none'}{on_front}."
 
 
 def verdicts(table: SweepTable) -> Iterator[str]:

@@ -22,6 +22,7 @@ from sweeps.page import page_text, write_page
 from sweeps.page_data import findings_of
 from sweeps.pareto import front_of
 from sweeps.points import SweepTable
+from sweeps.wording import scale_of
 from tests.synthetic_sweep import HOSTILE, PARAMETERS, odd_tables, page_arguments, synthetic_table
 
 
@@ -95,6 +96,16 @@ def test_the_data_has_every_point(table: SweepTable, page: Reader) -> None:
     assert data["front"] == [row.number for row in front.rows] and data["knee"] == front.knee.number
     assert [(line["x"], line["y"]) for line in data["lines"]] == [(0, 1), (0, 2), (1, 2)]
     assert all(line["xs"] == sorted(line["xs"]) and line["ys"] == sorted(line["ys"])[::-1] for line in data["lines"])
+
+
+def test_figures_without_a_front_have_the_scale_of_the_base_machine(table: SweepTable) -> None:
+    """As where no point is feasible."""
+    base = table.baseline
+    assert base is not None
+    axes = _read(odd_tables()["only the base machine"]).data["figures"]
+    for goal, axis in zip(table.objectives, axes, strict=False):
+        assert axis["divisor"] == scale_of([base.figures[goal.name]], goal.unit)[0]
+    assert any(axis["divisor"] != 1 for axis in axes[: len(table.objectives)])
 
 
 @pytest.mark.parametrize("name", ["", *odd_tables()])
