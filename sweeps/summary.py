@@ -96,7 +96,7 @@ def headline(table: SweepTable, front: Front) -> str:
 
 
 def verdicts(table: SweepTable) -> Iterator[str]:
-    """Yield a sentence per pair of objectives on whether points beat the base machine, and why if none does."""
+    """Yield a sentence per pair of objectives on whether points dominate the base machine, and why if none does."""
     base = table.baseline
     if base is None:
         yield "The base machine was not evaluated, so there is nothing to compare with."
@@ -123,13 +123,13 @@ def _verdict(found: Domination, base: PointRow) -> str:
     first, second = figure_label(found.first.name), figure_label(found.second.name)
     if found.rows:
         count = len(found.rows)
-        points = "1 point beats" if count == 1 else f"{count:,} points beat"
+        points = "1 point dominates" if count == 1 else f"{count:,} points dominate"
         changes = _changes(found, found.rows[0], base)
-        return f"{points} the base machine in both {first} and {second}; the best, point {changes}."
+        return f"{points} the base machine in {first} and {second}; the best, point {changes}."
     assert found.nearest is not None, "points with figures there are, or there would be no pair"
     why = f"; it is limited by {plain(found.nearest.limit)}" if found.nearest.limit else ""
     changes = _changes(found, found.nearest, base)
-    return f"No point beats the base machine in both {first} and {second}; the nearest, point {changes}{why}."
+    return f"No point dominates the base machine in {first} and {second}; the nearest, point {changes}{why}."
 
 
 def _changes(found: Domination, row: PointRow, base: PointRow) -> str:
