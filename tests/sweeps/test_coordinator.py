@@ -89,6 +89,19 @@ def test_an_unusual_goal_discards_nothing(tmp_path: Path) -> None:
     assert found == everything
 
 
+def test_progress_tells_the_front_of_all_points_that_are_known(tmp_path: Path) -> None:
+    """Also of those whose batch is not complete yet."""
+    sizes: list[int] = []
+
+    def observe(advance: Advance) -> None:
+        sizes.append(advance.front)
+        if advance.acknowledged and advance.done:
+            assert advance.front == len(front_of(load_table(tmp_path / "s")).rows)
+
+    run(read_sweep(TINY.replace("batch = 4", "batch = 8")), tmp_path / "s", workers=0, observe=observe)
+    assert sum(size > 0 for size in sizes) > 4
+
+
 def test_two_processes_give_the_table_of_one(serial: dict[str, SweepTable], tmp_path: Path) -> None:
     """Byte for byte."""
     assert csv_text(run(read_sweep(LEARNING), tmp_path / "s", workers=2)) == csv_text(serial["nsga2"])
