@@ -101,8 +101,9 @@ NEVER = (1 << 63) - 1
 # Places in `State.meetings` of a PE, for each core: the broadcast (its mode) and the barrier it waits for, 0 for none.
 IN_BROADCAST, AT_BARRIER = range(2)
 BARRIER_OF_ALL = 4
-# Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
-G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
+# Columns of `State.group` (one broadcast that is being gathered): how many PEs have come, what they ask for, then when
+# the last one comes, the id of its event, and which PE it is. Its last row counts arrivals at the barrier.
+G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH, G_TIME, G_ID, G_LAST = range(8)
 # Places in `State.scratch`: then how many interleave units of each slice a transfer touches.
 (
     ERROR_CODE,
@@ -115,8 +116,10 @@ G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
     CURRENT_PE,
     IS_EARLY,
     SHARES_BANKS,
+    PRESENT_TIME,
+    PRESENT_ID,
     TOUCHED,
-) = range(11)
+) = range(13)
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters, and
 # how many ticks the units and local memories of all PEs were busy.
 ISSUED_MACS = 256
@@ -270,8 +273,8 @@ def new_state(hardware: Hardware, parts: int = 1, buffers: int = MAX_BUFFERS) ->
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
-        group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
-        meetings=_zeros(pes, 2 * CORES), agenda=_zeros(pes, AGENDA_COLUMNS),
+        group=_zeros(CORES, rows + columns + 2, G_LAST + 1), meetings=_zeros(pes, 2 * CORES),
+        semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS), agenda=_zeros(pes, AGENDA_COLUMNS),
         turns=_zeros(2 << (pes - 1).bit_length(), 2), records=_records(streams * depth),
         lanes=_zeros(MEMBER + 1, pes), addresses=_addresses(),
         scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])), counted=_zeros(parts, COUNTERS),
