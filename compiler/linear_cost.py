@@ -17,7 +17,9 @@ from isa.network import Pattern, busiest_links
 
 ROUNDING_PASSES, ROUNDING_COMMANDS = 3, 7
 """How often rows are read to round them, and the commands one behind the other."""
-TRIP_CYCLES, COMPUTED_TRIP_CYCLES = 8, 16
+LOADING_INSTRUCTIONS = 22
+"""Scalar instructions between the commands of core A for a chunk of two computed operands."""
+TRIP_CYCLES, COMPUTED_TRIP_CYCLES = 8, 10
 """What a chunk costs besides its work (an estimate, so that small chunks do not win ties), and one of an operand in
 SRAM, which comes in rows."""
 
@@ -36,6 +38,8 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
 
     The edges are what the first and the last chunk spend where the busiest is not yet or no more at work.
     """
+    if mapping.is_single:
+        return _cycles_of_single_tile(mapping, machine)
     tiles_per_pe = mapping.row_rounds * mapping.output_rounds
     chunk_trips = tiles_per_pe * mapping.chunks
     products = matrix_cycles(mapping, machine)
@@ -46,16 +50,68 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     memory, inside = _transfer_cycles(mapping, machine)
     transfer = max(memory * share_of_conflicts(mapping, machine), inside)
-    latency = chunk_trips * _latency_cycles(machine)
+    latency = chunk_trips * _latency_cycles(machine, mapping.shape.is_computed)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
     apart = memory * share_of_conflicts(mapping, machine) + latency + chunk_trips * _refresh_cycles(mapping, machine)
     turnaround = _turnaround_cycles(mapping, apart if mapping.streams_constants else loading, expansion, products)
     edges = _edge_cycles((transfer, latency, expansion, products), chunk_trips, part_trips)
     edges += part_trips * (COMPUTED_TRIP_CYCLES if mapping.shape.is_computed else TRIP_CYCLES)
+    edges += _last_store_cycles(mapping, machine) if mapping.shape.is_computed else 0.0
     ahead = mapping.weight_slots * (transfer + latency) / chunk_trips
     waiting = max(0.0, _rounding_cycles(mapping, machine) - ahead)
     reduction = _reduction_cycles(mapping, machine)
     return max(matrix, transfer, issue, turnaround, expansion) + edges + waiting + reduction
+
+
+def _cycles_of_single_tile(mapping: LinearMapping, machine: Machine) -> float:
+    """Return an estimate of the cycles of a single tile of computed operands.
+
+    Products begin when x can be asked for and a block of columns is turned; they end with the last chunk, which is
+    there when all are loaded, or with its last block of columns, which is there when all are turned. Accumulators are
+    drained and stored one by one, as soon as each is complete with its last command, but no sooner than SRAM takes
+    those of all PEs.
+    """
+    k_bytes = mapping.pe_k_bytes
+    products, turning = matrix_cycles(mapping, machine), mapping.chunks * _turning_cycles(mapping, machine)
+    padding = mapping.chunks * mapping.chunk_bytes / k_bytes
+    loading, turning = _transfer_cycles(mapping, machine)[1] / padding, turning / padding
+    rest_bytes = k_bytes - (mapping.chunks - 1) * mapping.chunk_bytes
+    first, last = mapping.chunk_bytes / k_bytes, rest_bytes / k_bytes
+    if mapping.first_chunk_bytes:
+        first, last = last, first
+    x_share = mapping.tile_rows / (mapping.tile_rows + mapping.tile_outputs)
+    columns = len(mapping.column_blocks) if mapping.stores_banks else 1
+    multiplied = max(
+        products + first * max(loading * (1 - x_share), turning / columns), loading,
+        loading * (1 - last * x_share / 2) + products * last, turning + products * last / columns,
+    )  # fmt: skip
+    banks = _banks(mapping, machine)
+    stored_bytes = mapping.pe_count * mapping.tile_rows * mapping.tile_outputs * mapping.shape.out_dtype.bytes
+    store = stored_bytes / banks / machine.sram.bytes_per_cycle
+    at_once = min(last, machine.matrix.max_repeat_blocks * machine.matrix.block_k_bytes / k_bytes)
+    behind = (banks - 1) * max(0.0, max(_drain_cycles(mapping), store) - products * at_once / banks) + store
+    edges = behind + _latency_cycles(machine, True) + _last_store_cycles(mapping, machine)
+    edges += mapping.chunks * TRIP_CYCLES + _reduction_cycles(mapping, machine)
+    return max(multiplied, mapping.chunks * _loading_issue_cycles(mapping, machine)) + edges
+
+
+def _drain_cycles(mapping: LinearMapping) -> float:
+    """Return how long an accumulator of a tile takes to be drained, on average."""
+    held = mapping.tile_outputs if mapping.is_swapped else mapping.tile_rows
+    return held / -(-held // mapping.block_rows)
+
+
+def _last_store_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long the last accumulator takes from its last product to memory."""
+    latencies = machine.matrix.fill_cycles + machine.accumulator.latency_cycles
+    return latencies + _drain_cycles(mapping) + _latency_cycles(machine, True)
+
+
+def _loading_issue_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long core A takes for the commands of a chunk: two loads, and turns of its blocks of columns."""
+    turns = len(mapping.column_blocks) if mapping.turned_chunk_bytes else 0
+    commands = 4 + (2 * turns + 1 if turns else 0)
+    return commands * machine.issue_cycles("dma_in") + LOADING_INSTRUCTIONS * machine.pe.scalar_cycles_per_instruction
 
 
 def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, float]:
@@ -116,11 +172,13 @@ def least_cycles_by_chunks(
     whole = replace(tiling, chunks=1, chunk_bytes=k_bytes)
     memory, inside = _transfer_cycles(whole, machine)
     expansion = tiles_per_pe * (_expansion_cycles(whole, machine) + _turning_cycles(whole, machine))
-    latency = _latency_cycles(machine)
+    latency = _latency_cycles(machine, tiling.shape.is_computed)
     trip = COMPUTED_TRIP_CYCLES if tiling.shape.is_computed else TRIP_CYCLES
 
     def least(chunk_bytes: npt.NDArray[np.int64], share_of_conflicts: float) -> npt.NDArray[np.float64]:
         chunks = -(-k_bytes // chunk_bytes)
+        if tiling.is_single:  # its chunks are not padded
+            return np.asarray(chunks * TRIP_CYCLES + max(inside, expansion, least_products), np.float64)
         padded = 1.0 if tiling.shape.packed else chunks * chunk_bytes / k_bytes
         transfer = np.maximum(memory * share_of_conflicts * padded, inside if tiling.resident else inside * padded)
         stages = (transfer, expansion, least_products)
@@ -177,9 +235,9 @@ def _link_cycles(mapping: LinearMapping, machine: Machine, x_bytes: float, weigh
     return max(x_bytes * of_x + weight_bytes * of_weight for of_x, of_weight in loads)
 
 
-def _latency_cycles(machine: Machine) -> float:
+def _latency_cycles(machine: Machine, is_in_sram: bool) -> float:
     """Return how long the way of a transfer takes that nobody else is on; waiting for others is in the rates."""
-    latency_ns = machine.noc.request_latency_ns + machine.dram.latency_ns
+    latency_ns = machine.noc.request_latency_ns + (machine.sram.latency_ns if is_in_sram else machine.dram.latency_ns)
     return latency_ns / machine.cycle_ns + machine.mean_hops * machine.noc.hop_latency_cycles
 
 

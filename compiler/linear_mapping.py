@@ -86,6 +86,8 @@ class LinearMapping:
     """Chunks of the weight that core A loads before it hears that x is on its way; 0 if it need not wait for that."""
     core_b_loads_x: bool = False
     """Core B is to load chunks of x, if it has registers for that (`streams_constants`)."""
+    first_chunk_bytes: int = 0
+    """K bytes per row of the first chunk, if it is that which is short and asked for at once; 0 if the last one is."""
     row_shares: int = 1
     """Neighbours along the axis that splits the outputs that have the same outputs and split the rows among them."""
 
@@ -269,9 +271,31 @@ class LinearMapping:
         return self.tile_columns * self.part_bytes if self.shape.packed else 0
 
     @property
+    def is_single(self) -> bool:
+        """True if every PE has one tile of two computed operands: nothing hides its first loads and last stores."""
+        is_dealt = self.resident or self.is_flat
+        return self.shape.is_computed and not is_dealt and self.row_rounds * self.output_rounds == 1
+
+    @property
     def turned_chunk_bytes(self) -> int:
         """Bytes of one block of a computed [K, N] as the matrix engine reads it."""
         return self.tile_outputs * self.chunk_bytes if self.shape.factor == "columns" else 0
+
+    @property
+    def column_blocks(self) -> tuple[tuple[int, int], ...]:
+        """First outputs of the blocks of a tile, and how many: about as many where each accumulator is stored alone."""
+        blocks = -(-self.tile_outputs // self.block_rows)
+        width = -(-self.tile_outputs // blocks) if self.stores_banks else self.block_rows
+        return tuple(
+            (part + start, min(width, self.tile_outputs - start))
+            for part in range(0, self.tile_columns, self.tile_outputs)
+            for start in range(0, self.tile_outputs, width)
+        )
+
+    @property
+    def turned_slot_bytes(self) -> int:
+        """Bytes of a block of columns of a computed [K, N] as the matrix engine reads it."""
+        return self.column_blocks[0][1] * self.chunk_bytes if self.turned_chunk_bytes else 0
 
     @property
     def multiplied_outputs(self) -> int:
@@ -298,6 +322,11 @@ class LinearMapping:
     def is_ragged(self) -> bool:
         """True if a tile of a computed operand is not multiplied as a whole."""
         return self.is_uneven or self.needed_outputs < self.output_tiles * self.tile_outputs
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """True if every PE has a single tile, full of rows."""
+        return self.is_single and self.row_parts * self.tile_rows == self.shape.rows
 
     @property
     def weight_bytes(self) -> int:
@@ -402,12 +431,13 @@ class LinearMapping:
         shifted = self.expanded_part_bytes if self.zero_point_chunk_bytes else 0
         scaled = 2 * (self.tile_rows * 64 + self.tile_columns * 4) + 3 * tile * self.shape.parts * 4
         scaled += self.initial_row_bytes
+        turned_slots = TURNED_SLOTS * len(self.column_blocks)
         buffers = (
             self.x_slots * round_up(self.x_slot_bytes, 32), self.weight_slots * self.weight_chunk_bytes,
             self.out_slots * round_up(self.stored_rows * self.stored_outputs * self.shape.out_dtype.bytes, 32), start,
             self.weight_slots * self.scale_chunk_bytes,
             self.weight_slots * self.zero_point_chunk_bytes, EXPANDED_SLOTS * self.expanded_part_bytes + shifted,
-            scaled if self.shape.is_scaled else 0, TURNED_SLOTS * self.turned_chunk_bytes,
+            scaled if self.shape.is_scaled else 0, turned_slots * round_up(self.turned_slot_bytes, 32),
             self.turned_result_slots * self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
         )  # fmt: skip

@@ -44,6 +44,8 @@ PREFERRED_SLOTS = 4
 """Chunks on their way; of short ones that many that are as long as these of `SMALLEST_CHUNK_BYTES`."""
 STREAMED_X_SLOTS = 3
 """Chunks of x that are multiplied, there, and on their way from SRAM, where they wait for no weight."""
+LEAST_CHUNKS_BEHIND_FIRST = 3
+"""Chunks behind a first one that is asked for at once: two are on their way when it is turned."""
 EARLY_CHUNKS = 3
 """As many chunks of a weight as the port brings while what was made last is stored and all PEs meet."""
 EXPANDED_EARLY_CYCLES = 1200
@@ -120,9 +122,10 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     """Return all mappings, the one with the lowest estimated cost first; UnsupportedError as `choose_linear`.
 
     Of those that the estimate cannot tell from the best, one with a resident x comes first, if there is any. One with
-    more slots waits less for what the estimate leaves out; of a packed weight, whose buffers are large, and a resident
-    x the one that expands least on a PE catches up soonest with what was loaded ahead, and the one that takes the least
-    local memory leaves it to other operations of the launch.
+    more slots waits less for what the estimate leaves out, as does one of computed operands whose last chunk is whole;
+    of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up soonest
+    with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of the
+    launch.
     """
     return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
 
@@ -145,7 +148,11 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
         if is_expanded:
             outputs = mapping.output_rounds * mapping.tile_outputs
             return (0.0, -min(mapping.weight_slots, PREFERRED_SLOTS), outputs, mapping.local_bytes, mapping.chunks)
-        slots = min(mapping.weight_slots, PREFERRED_SLOTS) if shape.is_computed else mapping.weight_slots
+        if shape.is_computed:
+            ends_short = not mapping.first_chunk_bytes and mapping.pe_k_bytes % mapping.chunk_bytes > 0
+            slots = 2 * min(mapping.weight_slots, PREFERRED_SLOTS) - ends_short
+        else:
+            slots = mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
     return [mapping for _, mapping in sorted(estimates, key=rank)]
@@ -257,7 +264,12 @@ def _with_chunks(choice: LinearMapping, chunk_bytes: int) -> LinearMapping:
     chunks = -(-choice.pe_k_bytes // chunk_bytes)
     is_packed_in_parts = choice.k_parts > 1 and not choice.shape.is_computed
     part_bytes = chunks * chunk_bytes if is_packed_in_parts else choice.k_part_bytes
-    return replace(choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes)
+    first_bytes = 0
+    if choice.is_single and choice.k_parts == 1 and chunks - 1 >= LEAST_CHUNKS_BEHIND_FIRST:
+        first_bytes = choice.k_bytes - (chunks - 1) * chunk_bytes
+    return replace(
+        choice, chunks=chunks, chunk_bytes=chunk_bytes, k_part_bytes=part_bytes, first_chunk_bytes=first_bytes
+    )
 
 
 def _with_slots(chunked: LinearMapping, machine: Machine) -> Iterator[LinearMapping]:

@@ -82,10 +82,7 @@ def _over(
         if tile_rows <= (row_blocks - 1) * held:
             continue
         row_parts = min(-(-shape.rows // tile_rows), most_row_parts)
-        for column_blocks in range(1, banks // row_blocks + 1):
-            tile = column_blocks * held
-            if tile % COLUMN_STEP:
-                continue
+        for tile in _tiles(shape, machine, most_output_parts, banks // row_blocks):
             tiles = -(-padded_outputs(shape) // tile)
             output_rounds = -(-tiles // most_output_parts)
             output_parts = -(-tiles // output_rounds)
@@ -100,6 +97,20 @@ def _over(
             yield choice
             if shape.is_computed:
                 yield from _uneven(choice, most_output_parts, machine)
+
+
+def _tiles(shape: LinearShape, machine: Machine, parts: int, most_blocks: int) -> Iterator[int]:
+    """Yield outputs of a tile: whole blocks, and of a computed operand what gives so many parts of the grid the same.
+
+    With several rounds that gains little: then tiles of the last round may be smaller.
+    """
+    held, step = machine.matrix.block_rows, max(1, machine.dma.alignment_bytes // shape.dtype.bytes)
+    even = round_up(-(-padded_outputs(shape) // parts), step)
+    for blocks in range(1, most_blocks + 1):
+        if shape.is_computed and (blocks - 1) * held < even < blocks * held:
+            yield even
+        if blocks * held % COLUMN_STEP == 0:
+            yield blocks * held
 
 
 def _uneven(choice: LinearMapping, parts: int, machine: Machine) -> Iterator[LinearMapping]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _TABLE = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]")
 _KEY = re.compile(r"""^\s*([A-Za-z0-9_.\-"' ]+?)\s*=""")
 
+_IN_TOML = {"tuple_type": "must be a list", "list_type": "must be a list", "dict_type": "must be a table"}
+"""What pydantic says in words of Python, by the type of its error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -122,8 +125,10 @@ def _of_details(details: Mapping[str, Any], root: type[BaseModel], prefix: str) 
         yield Problem(path, "unknown key", f"{hint} allowed here: {', '.join(allowed)}".strip())
     elif kind == "missing":
         yield Problem(path, "missing")
+    elif kind in ("too_short", "string_too_short"):
+        yield Problem(path, "must not be empty")
     else:
-        what = details["msg"].replace("Input should be", "must be")
+        what = _IN_TOML.get(kind) or details["msg"].replace("Input should be", "must be")
         yield Problem(path.rstrip("."), f"{what}, not {details['input']!r}")
 
 

@@ -22,13 +22,18 @@ class Progress:
 
     def __init__(self, label: str, starting: str = "") -> None:
         self._label, self._starting = label, starting or label
-        self._done, self._total, self._note = 0, 0, ""
+        self._done, self._note = 0, ""
+        self._total: int | None = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def step(self, done: int, total: int, note: str = "") -> None:
-        """Tell that `done` of `total` parts are finished, and what else there is to say."""
+    def step(self, done: int, total: int | None, note: str = "") -> None:
+        """Tell that `done` of `total` parts are finished (None: nobody knows of how many), and what else there is."""
         self._done, self._total, self._note = done, total, note
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._total != 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -48,7 +53,8 @@ class Progress:
 
     def _print_lines(self) -> None:
         while True:
-            text = f"{self._label}: {self._done} of {self._total}" if self._total else self._starting
+            of_total = f" of {self._total}" if self._total is not None else ""
+            text = f"{self._label}: {self._done}{of_total}" if self._has_begun else self._starting
             text += f", {self._note}" if self._note else ""
             print(f"{text} ...", file=sys.stderr, flush=True)
             if self._ended.wait(LINE_SECONDS):
@@ -64,5 +70,5 @@ class Progress:
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(self._starting, total=None, note="")
             while not self._ended.wait(_FRAME_SECONDS):
-                if self._total:
+                if self._has_begun:
                     bar.update(task, description=self._label, completed=self._done, total=self._total, note=self._note)

@@ -1,10 +1,11 @@
 """How far a PE may run ahead of the others: it only ever meets them at shared memory, in broadcasts and at barriers.
 
-What a PE does by itself changes nothing for others, so it need not be done in turn. A request to shared memory and an
-arrival at a broadcast or barrier are done in turn. Others change something in a PE only by completing a broadcast, or
-letting a barrier go, that it waits for; that cannot be before the last of those that are missing has come. A PE that
-does not wait comes no sooner than with its next event, one that waits no sooner than the present event, or than those
-that it waits for in turn have come.
+What a PE does by itself changes nothing for others, so it need not be done in turn. A request to shared memory, an
+arrival at a barrier, and the start of a broadcast by the last PE that comes to it are done in turn. Others change
+something in a PE only by starting a broadcast, or letting a barrier go, that it waits for; that cannot be before the
+last of those that have come, nor before the last of those that are missing comes. A PE that does not wait comes no
+sooner than with its next event, one that waits no sooner than the present event, or than those that it waits for in
+turn have come.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ def _limit_by(bound: Bound) -> Bound:
     ) -> tuple[Scalar, Scalar]:
         """Return a bound of when all have come to what a core waits for, in a place of `State.meetings`."""
         is_barrier = meeting == st.BARRIER_OF_ALL
-        _, member, step, count = starting.group_of(code, pe, starting.TO_ALL if is_barrier else meeting)
+        index, member, step, count = starting.group_of(code, pe, starting.TO_ALL if is_barrier else meeting)
         last, last_id = time, -1
+        if not is_barrier:
+            group = state.group[place // 2, index]
+            if is_before(last, last_id, group[st.G_TIME], group[st.G_ID]):
+                last, last_id = group[st.G_TIME], group[st.G_ID]
         for _ in range(count):
             if state.meetings[member, place] != meeting:
                 other, other_id = bound(code, state, member, time)

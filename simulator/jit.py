@@ -25,6 +25,8 @@ import llvmlite.binding
 import numba as numba_module
 import numpy as np
 from numba.core import caching as caching_module
+from numba.core import codegen as codegen_module
+from numba.core import compiler as compiler_module
 
 from isa.cache_folder import cache_root, sources_digest
 
@@ -32,6 +34,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 numba: Any = numba_module
 caching: Any = caching_module
+codegen: Any = codegen_module
+compiler: Any = compiler_module
 """Their annotations cover less than is used here."""
 PACKAGES = ("isa", "simulator")
 KEPT_DIGESTS = 4
@@ -53,17 +57,57 @@ def kernel(function: Function) -> Function:
     return cast(Function, dispatcher)
 
 
+class _LinkedLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
+    """Code for the linker alone: whoever calls it optimizes and translates it together with its own.
+
+    That leaves out what takes numba longest: to do so for every function and all that it calls.
+    """
+
+    @property
+    def codegen(self) -> _LinkedLibrary:
+        """What environments are set in: this library, which is not in memory."""
+        return self
+
+    def set_env(self, name: str, environment: object) -> None:
+        """Do nothing: only Python objects need an environment, and kernels have none."""
+
+    def finalize(self) -> None:
+        """Link what the code calls."""
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._final_module.verify()
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return 0: there is no machine code to point to."""
+        self._ensure_finalized()
+        return 0
+
+
+class _LinkedCompiler(compiler.Compiler):  # type: ignore[misc]
+    """numba's compiler, for a kernel that only kernels call."""
+
+    def _compile_bytecode(self) -> Any:
+        state = self.state
+        state.library = _LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        return super()._compile_bytecode()
+
+
 def inner_kernel(function: Function) -> Function:
-    """Compile a kernel that only kernels call: without a way in from Python, which saves a fifth of the compile time.
+    """Compile a kernel that only kernels call, without a way in from Python.
 
     It is not cached: its code is part of the kernels that call it.
     """
-    return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN)(function))
+    return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN, pipeline_class=_LinkedCompiler)(function))
 
 
 def inlined_kernel(function: Function) -> Function:
     """Compile an inner kernel into its callers: for the hot path, where passing the arrays costs more than the work."""
-    return cast(Function, numba.njit(**_OPTIONS, **_NO_WAY_IN, forceinline=True)(function))
+    options = {**_OPTIONS, **_NO_WAY_IN, "forceinline": True, "pipeline_class": _LinkedCompiler}
+    return cast(Function, numba.njit(**options)(function))
 
 
 def build_settings() -> tuple[str, ...]:

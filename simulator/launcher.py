@@ -68,7 +68,9 @@ class Launcher:
         )
         self._hardware.numbers[hw.INDEX_SEED], self._hardware.numbers[hw.INDEX_MILLI] = SEED, indices.power_milli
         self._state = st.new_state(
-            self._hardware, max((len(kernel.operation_parts) for kernel in program.kernels), default=1)
+            self._hardware,
+            max((len(kernel.operation_parts) for kernel in program.kernels), default=1),
+            max((len(kernel.buffers) for kernel in program.kernels), default=1),
         )
         self._tables = _tables(machine, device)
         self._memory = _memory(machine, device)

@@ -86,7 +86,9 @@ def _step_core(chip: Chip, core: Scalar, functional: Scalar, has_turn: Scalar) -
 
 
 @inlined_kernel
-def _step(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar, functional: Scalar, has_turn: Scalar) -> Scalar:
+def _step(
+    chip: Chip, pe: Scalar, actor: Scalar, now: Scalar, identity: Scalar, functional: Scalar, has_turn: Scalar
+) -> Scalar:
     """Let an actor do what it can at time `now`; return an error code, or NEEDS_TURN before it meets other PEs."""
     state = chip.state
     if actor >= _STREAMS_PER_PE:
@@ -100,10 +102,16 @@ def _step(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar, functional: Scalar
                 return outcome
         outcome = streams.look(chip, pe, actor, now)
         if outcome == streams.READY:
-            if actor % st.UNITS == _FI and not has_turn:
-                return codes.NEEDS_TURN
-            outcome = streams.start(chip, pe, actor, functional, now)
-    return max(outcome, codes.OK)
+            outcome = streams.start(chip, pe, actor, functional, now, identity, has_turn)
+    return codes.OK if outcome == streams.WAITING else outcome
+
+
+@inlined_kernel
+def _enter_turn(state: State, time: Scalar, identity: Scalar) -> None:
+    """Note the place of the present event, which is not before the one that made it, whatever its time and id."""
+    scratch = state.scratch
+    if is_before(scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID], time, identity):
+        scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID] = time, identity
 
 
 @inlined_kernel
@@ -112,20 +120,22 @@ def _take_turn(chip: Chip, pe: Scalar, functional: Scalar, ahead: Scalar) -> Sca
     state, agenda = chip.state, chip.state.agenda[pe]
     state.scratch[st.CURRENT_PE] = pe
     now, identity = posted(state, pe)
-    limit, limit_id = now, -1
+    _enter_turn(state, now, identity)
+    limit, limit_id, has_turn = now, -1, True
     time, actor = _next_step(state, pe)
     while True:
         if ahead:
             agenda[st.AGENDA_CLOCK], agenda[st.AGENDA_ID] = time, identity
-        error = _step(chip, pe, natural(actor), time, functional, limit_id == -1)
+        error = _step(chip, pe, natural(actor), time, identity, functional, has_turn)
         if error == codes.NEEDS_TURN:
             agenda[st.AGENDA_WAITING] = actor + 1
             post(state, pe, time, identity)
             return codes.OK
         if error:
             return error
-        if ahead and limit_id == -1:
+        if ahead and (has_turn or actor % st.UNITS == _FI):  # it may have come to a meeting
             limit, limit_id = run_ahead.limit(chip.code, state, pe, now)
+        has_turn = False
         time, actor = first_actor(state, pe)
         time, identity = _place_of(state, pe, time, actor)
         if not ahead or time == st.NEVER or not is_before(time, identity, limit, limit_id):

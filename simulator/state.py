@@ -6,6 +6,8 @@ same (idle units, empty buffers, closed traffic), so equal launches take equal t
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from simulator import hardware as hw
 from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
 
+_OWN_PAGES_BYTES = 1 << 18
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -68,7 +71,9 @@ RECORD = R_VALUES + 8
 ABSENT, FAULTY = -1, -2
 NO_POINTER, PUSHES, POPS = range(3)
 TRACED_RECORDS, TRACED_ADDRESSES, TRACED_INSTRUCTIONS = 1 << 17, 1 << 20, 1 << 22
-"""Room for traces, 47 MB: launches that need more are interpreted on each PE."""
+"""Room for traces, 50 MB: launches that need more are interpreted on each PE."""
+QUEUED_RECORDS = 1 << 15
+"""Room for queues, 10 MB, that is there at once; there is more for grids and queues that need it."""
 # Rows of `State.lanes`: the registers of each PE that a trace follows, then whether it does.
 MEMBER = REGISTERS
 PENDING, FOLLOWING, TRACED = range(3)
@@ -96,8 +101,9 @@ NEVER = (1 << 63) - 1
 # Places in `State.meetings` of a PE, for each core: the broadcast (its mode) and the barrier it waits for, 0 for none.
 IN_BROADCAST, AT_BARRIER = range(2)
 BARRIER_OF_ALL = 4
-# Columns of `State.group` (one broadcast that is being gathered); its last row counts arrivals at the barrier.
-G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
+# Columns of `State.group` (one broadcast that is being gathered): how many PEs have come, what they ask for, then when
+# the last one comes, the id of its event, and which PE it is. Its last row counts arrivals at the barrier.
+G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH, G_TIME, G_ID, G_LAST = range(8)
 # Places in `State.scratch`: then how many interleave units of each slice a transfer touches.
 (
     ERROR_CODE,
@@ -110,8 +116,10 @@ G_ARRIVED, G_ADDRESS, G_ROWS, G_BYTES, G_PITCH = range(5)
     CURRENT_PE,
     IS_EARLY,
     SHARES_BANKS,
+    PRESENT_TIME,
+    PRESENT_ID,
     TOUCHED,
-) = range(11)
+) = range(13)
 # Places in `Stats.counts`: commands by opcode, issued MACs by element type, MACs on rows that hold data, counters, and
 # how many ticks the units and local memories of all PEs were busy.
 ISSUED_MACS = 256
@@ -207,7 +215,15 @@ class Chip(NamedTuple):
 
 
 def _zeros(*shape: int) -> Integers:
-    return np.zeros(shape, dtype=np.int64)
+    """Return zeros; many of them in pages of their own, which the system gets back whatever lies behind them by then.
+
+    In C's heap small things that live longer than a state would keep the room of one after the other from it.
+    """
+    size = 8 * math.prod(shape)
+    if size < _OWN_PAGES_BYTES:
+        return np.zeros(shape, dtype=np.int64)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.int64).reshape(shape)
 
 
 class _Spaces(threading.local):
@@ -225,8 +241,9 @@ _spaces = _Spaces()
 
 def _records(queued: int) -> Integers:
     """Return room for the records of queues and traces."""
-    if len(_spaces.records) < queued + TRACED_RECORDS:
-        _spaces.records = np.full((queued + TRACED_RECORDS, RECORD), 0, np.int64)
+    needed = max(queued, QUEUED_RECORDS) + TRACED_RECORDS
+    if len(_spaces.records) < needed:
+        _spaces.records = np.full((needed, RECORD), 0, np.int64)
     return _spaces.records
 
 
@@ -243,21 +260,21 @@ def _server_shape(hardware: Hardware) -> tuple[int, int]:
     return 3, int(max(numbers[hw.DRAM_CHANNELS], banks, numbers[hw.LINKS]))
 
 
-def new_state(hardware: Hardware, parts: int = 1) -> State:
-    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts at most."""
+def new_state(hardware: Hardware, parts: int = 1, buffers: int = MAX_BUFFERS) -> State:
+    """Allocate the state for launches of any size up to the whole grid, and kernels of so many parts and buffers."""
     numbers = hardware.numbers
     rows, columns = int(numbers[hw.ROWS]), int(numbers[hw.COLUMNS])
     pes, depth = rows * columns, int(numbers[hw.QUEUE_DEPTH])
     streams, cores = pes * CORES * UNITS, pes * CORES
     return State(
         core=_zeros(cores, CORE_COLUMNS), stream=_zeros(streams, QUEUE + depth * ENTRY + MAX_OUTSTANDING),
-        buffer=_zeros(pes, MAX_BUFFERS, BUFFER_COLUMNS),
+        buffer=_zeros(pes, buffers, BUFFER_COLUMNS),
         bank=_zeros(pes, int(numbers[hw.BANKS]), BANK_TIME + UNITS),
         pe=_zeros(pes, INCOMING + 8), servers=_zeros(*_server_shape(hardware)), ports=_zeros(int(numbers[hw.PORTS])),
         cache=_zeros(int(numbers[hw.CACHE_SETS]) + 1, 2 * int(numbers[hw.CACHE_WAYS]) + 1),
         dram=_zeros(int(numbers[hw.DRAM_CHANNELS]), dram.columns(numbers)),
-        group=_zeros(CORES, rows + columns + 2, 5), semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS),
-        meetings=_zeros(pes, 2 * CORES), agenda=_zeros(pes, AGENDA_COLUMNS),
+        group=_zeros(CORES, rows + columns + 2, G_LAST + 1), meetings=_zeros(pes, 2 * CORES),
+        semaphore=_zeros(pes, SEMAPHORES, SIGNAL_TIME + PENDING_SIGNALS), agenda=_zeros(pes, AGENDA_COLUMNS),
         turns=_zeros(2 << (pes - 1).bit_length(), 2), records=_records(streams * depth),
         lanes=_zeros(MEMBER + 1, pes), addresses=_addresses(),
         scratch=_zeros(TOUCHED + int(numbers[hw.SRAM_SLICES])), counted=_zeros(parts, COUNTERS),

@@ -11,7 +11,7 @@ from isa.table import Unit
 from simulator import codes, commands, gathering, memory_system, operands, queues, starting
 from simulator import state as st
 from simulator import traits as tr
-from simulator.events import natural
+from simulator.events import is_before, natural, post
 from simulator.hardware import Hardware
 from simulator.jit import inlined_kernel, inner_kernel
 from simulator.state import Chip, Code, Integers, Scalar, State
@@ -157,22 +157,61 @@ def look(chip: Chip, pe: Scalar, actor: Scalar, now: Scalar) -> Scalar:
 
 
 @inlined_kernel
-def start(chip: Chip, pe: Scalar, actor: Scalar, functional: Scalar, now: Scalar) -> Scalar:
-    """Start the ready command at the head of a queue; return an error code, or WAITING if a broadcast lacks PEs."""
-    state, stream, unit, core = chip.state, pe * _STREAMS_PER_PE + actor, actor % _UNITS, actor // _UNITS
+def _let_start(state: State, pe: Scalar, actor: Scalar, time: Scalar, identity: Scalar) -> None:
+    """Give a PE a turn where it came to a broadcast, which is the last thing that it has done."""
+    agenda = state.agenda[pe]
+    if agenda[st.AGENDA_CLOCK] != time or agenda[st.AGENDA_WAITING] > 0:
+        state.scratch[st.IS_EARLY] = 1
+    agenda[st.AGENDA_WAITING] = actor + 1
+    post(state, pe, time, identity)
+
+
+@inlined_kernel
+def _come(
+    chip: Chip, pe: Scalar, actor: Scalar, record: Integers, functional: Scalar, now: Scalar, identity: Scalar,
+    has_turn: Scalar,
+) -> Scalar:  # fmt: skip
+    """Come to a broadcast, out of turn if that lies ahead, and start it in the turn of the last PE; return as `start`.
+
+    Who is last is known when all have come: it may be one that came before, but at a later time.
+    """
+    state, core, mode, scratch = chip.state, actor // _UNITS, record[st.R_BROADCAST], chip.state.scratch
+    index, _, _, count = starting.group_of(chip.code, pe, mode)
+    group, place = state.group[core, index], 2 * core + st.IN_BROADCAST
+    if state.meetings[pe, place] == 0:
+        if not has_turn and not is_before(scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID], now, identity):
+            return codes.NEEDS_TURN
+        error = starting.gather(group, commands.address_read(state, record, pe), record[st.R_VALUES :])
+        if error:
+            return error
+        state.meetings[pe, place] = mode
+        state.stream[pe * _STREAMS_PER_PE + actor, st.STREAM_STATUS] = st.ON_GROUP
+        time, own = (scratch[st.PRESENT_TIME], scratch[st.PRESENT_ID]) if has_turn else (now, identity)
+        if not is_before(time, own, group[st.G_TIME], group[st.G_ID]):
+            group[st.G_TIME], group[st.G_ID], group[st.G_LAST] = time, own, pe
+    if group[st.G_ARRIVED] < count:
+        return WAITING
+    if group[st.G_LAST] == pe:
+        return starting.start_broadcast(chip, pe, actor, mode, functional, now) if has_turn else codes.NEEDS_TURN
+    _let_start(state, natural(group[st.G_LAST]), actor, group[st.G_TIME], group[st.G_ID])
+    return WAITING
+
+
+@inlined_kernel
+def start(
+    chip: Chip, pe: Scalar, actor: Scalar, functional: Scalar, now: Scalar, identity: Scalar, has_turn: Scalar
+) -> Scalar:
+    """Start the ready command at the head of a queue; return an error code, or WAITING if a broadcast lacks PEs.
+
+    `identity` is the id of the present event; NEEDS_TURN comes before what only an event that has its turn may do.
+    """
+    state, stream, unit = chip.state, pe * _STREAMS_PER_PE + actor, actor % _UNITS
     (record,) = queues.head_record(state, stream)
     done = now
     if unit == _FI and record[st.R_BROADCAST] != 0:
-        index, _, _, count = starting.group_of(chip.code, pe, record[st.R_BROADCAST])
-        address = commands.address_read(state, record, pe)
-        error = starting.gather(state.group[core, index], address, record[st.R_VALUES :])
-        if error:
-            return error
-        if state.group[core, index, st.G_ARRIVED] < count:
-            state.stream[stream, st.STREAM_STATUS] = st.ON_GROUP
-            state.meetings[pe, 2 * core + st.IN_BROADCAST] = record[st.R_BROADCAST]
-            return WAITING
-        return starting.start_broadcast(chip, pe, actor, record[st.R_BROADCAST], functional, now)
+        return _come(chip, pe, actor, record, functional, now, identity, has_turn)
+    if unit == _FI and not has_turn:
+        return codes.NEEDS_TURN
     if unit == _FI:
         if record[st.R_INDEXED]:
             error, done = gathering.serve_indexed(chip, stream, pe, record, functional, now)

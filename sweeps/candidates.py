@@ -13,7 +13,7 @@ from sweeps.evaluate import BOUND_OF, Outcome, RunResult, one_line, tool_version
 from sweeps.expressions import Expression, Value
 from sweeps.figures import MachineFigures, figures_of, machine_figures
 from sweeps.points import ParameterValue, PointRow, Status
-from sweeps.space import BASE, FREQUENCY, Choice, Names, assign, digest_of, machine_values, machine_with
+from sweeps.space import BASE, Choice, Names, assign, digest_of, machine_values, machine_with, own_value
 from sweeps.store import StoredPoint
 from sweeps.sweep import Sweep
 
@@ -43,15 +43,15 @@ class Judge:
         self._of_base = machine_figures(sweep.base, self._assumptions)
 
     def baseline(self, number: int) -> Candidate:
-        """Return the base machine as a candidate, with its own values of the parameters that are fields of a machine.
+        """Return the base machine as a candidate, with its own values of the parameters as far as it has any.
 
         No constraint is asked of it.
         """
-        base = self._sweep.base
-        value_of = Names({FREQUENCY: base.frequency_mhz}, machine_values(base)).get
-        known = {parameter.label: value_of(parameter.label) for parameter in self._sweep.parameters}
-        values = {label: value for label, value in known.items() if value is not None}
-        return self._candidate(number, (), values, base, self._of_base)
+        values: dict[str, ParameterValue] = {}
+        for parameter in self._sweep.parameters:
+            value = own_value(self._sweep.base, parameter, values)
+            values |= {} if value is None else {parameter.label: value}
+        return self._candidate(number, (), values, self._sweep.base, self._of_base)
 
     def candidate(self, number: int, choice: Choice) -> Candidate | StoredPoint:
         """Return the candidate of a choice, or the point that it is if no machine comes of it or a constraint fails."""

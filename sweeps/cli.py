@@ -161,7 +161,7 @@ class _Meter(Progress):
             texts.insert(0, f"{points / seconds:.3g} points/s")
             if advance.total is not None:
                 texts.insert(1, f"{_duration((advance.total - advance.done) * seconds / points)} left")
-        self.step(advance.done, advance.total or advance.done, ", ".join(texts))
+        self.step(advance.done, advance.total, ", ".join(texts))
 
 
 def _duration(seconds: float) -> str:

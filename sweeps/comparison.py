@@ -27,7 +27,15 @@ def comparison_of(
     designs = [(knee, f"knee, point {knee.number}")] if knee else []
     designs += [(base, "base machine")] if base is not None and base.status == "ok" else []
     rows = [
-        _own_row(row, name, workload, machine_of, assumptions, (units or {}).get(workload, "tokens"))
+        _own_row(
+            row,
+            name,
+            workload,
+            table.workload_texts.get(workload, ""),
+            machine_of,
+            assumptions,
+            (units or {}).get(workload, "tokens"),
+        )
         for row, name in designs
         for workload in table.workloads
         if {f"{workload}.throughput_per_second", f"{workload}.average_watts"} <= row.figures.keys()
@@ -39,10 +47,13 @@ def _own_row(
     row: PointRow,
     name: str,
     workload: str,
+    text: str,
     machine_of: Callable[[PointRow], Machine],
     assumptions: CostAssumptions | None,
     unit: Unit,
 ) -> ComparisonRow:
     rate, watts = (row.figures[f"{workload}.{figure}"] for figure in ("throughput_per_second", "average_watts"))
-    found = row_of_machine(machine_of(row), workload, rate, watts, assumptions, unit=unit)
+    found = row_of_machine(
+        machine_of(row), f"{workload}: {text}" if text else workload, rate, watts, assumptions, unit=unit
+    )
     return dataclasses.replace(found, device=name)

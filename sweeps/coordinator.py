@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sweeps.candidates import Candidate, Judge
 from sweeps.evaluate import DiscardRule, Outcome, Run, RunResult, Task, tool_version
 from sweeps.executors import Executor
-from sweeps.figures import is_dominated, vector
+from sweeps.figures import are_bounded, is_dominated, vector
 from sweeps.pareto import front
 from sweeps.points import BASELINE_NUMBER
 from sweeps.samplers import Sampler, Told, sampler_of
@@ -50,6 +50,7 @@ class Coordinator:
         self._stored = store.sweep(sweep.name, sweep.digest, tool_version(), sweep.definition, sweep.total)
         self._points: dict[int, StoredPoint] = {}
         self._front: list[tuple[float, ...]] = []
+        self._recent: list[tuple[float, ...]] = []
         self._total, self._computed, self._start = sweep.total, 0, time.monotonic()
 
     def run(self) -> None:
@@ -91,12 +92,12 @@ class Coordinator:
         return Told(point.choice, figures, point.violation)
 
     def _extend_front(self, points: Sequence[StoredPoint]) -> None:
-        new = [vector(self._sweep.objectives, point.row.figures) for point in points if point.row.status == "ok"]
-        if new:
-            import numpy as np
+        self._front = _front_of([*self._front, *self._vectors(points)])
+        self._recent = []
 
-            rows = [*self._front, *new]
-            self._front = [rows[int(index)] for index in front(np.array(rows))]
+    def _vectors(self, points: Sequence[StoredPoint]) -> list[tuple[float, ...]]:
+        objectives, ok = self._sweep.objectives, [point.row for point in points if point.row.status == "ok"]
+        return [vector(objectives, row.figures) for row in ok if row.number != BASELINE_NUMBER]
 
     def _bring(self, first: int, asked: Sequence[Choice]) -> None:
         """Bring the points of these choices into the store."""
@@ -139,7 +140,8 @@ class Coordinator:
         return Outcome(0, discarded=bounds if self._may_discard(candidate) and is_dominated_by_bounds else None)
 
     def _may_discard(self, candidate: Candidate) -> bool:
-        return bool(self._front) and candidate.number != BASELINE_NUMBER and self._sweep.sampler.discard
+        is_wanted = self._sweep.sampler.discard and are_bounded(self._sweep.objectives)
+        return is_wanted and bool(self._front) and candidate.number != BASELINE_NUMBER
 
     def _task(self, number: int, candidate: Candidate, known: dict[str, RunResult]) -> Task:
         workloads = self._sweep.workloads
@@ -169,8 +171,16 @@ class Coordinator:
             machines = {candidate.digest: plain(candidate.machine)} if candidate is not None else {}
             self._store.record(self._stored, machines, runs, points)
             self._points |= {point.row.number: point for point in points}
+            self._recent += self._vectors(points)
 
     def _say(self, acknowledged: tuple[str, ...] = ()) -> None:
         done = len(self._points) - (BASELINE_NUMBER in self._points)
         seconds = time.monotonic() - self._start
-        self._observe(Advance(done, self._total, self._computed, len(self._front), seconds, acknowledged))
+        size = len(_front_of([*self._front, *self._recent])) if self._recent else len(self._front)
+        self._observe(Advance(done, self._total, self._computed, size, seconds, acknowledged))
+
+
+def _front_of(rows: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    import numpy as np
+
+    return [rows[int(index)] for index in front(np.array(rows))] if rows else []

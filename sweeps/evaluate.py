@@ -131,8 +131,15 @@ def evaluate(task: Task) -> Outcome:
 
 
 def _compiled(run: Run, machine: Machine) -> Program | RunResult:
+    """Return the program, or why there is none for this machine; ToolError if the model itself is wrong or gone."""
     try:
-        return compiler_of(run.workload).program(machine)
+        compiler = compiler_of(run.workload)
+    except ToolError:
+        raise
+    except Exception as error:
+        return _failure(run, error)
+    try:
+        return compiler.program(machine)
     except ToolError as error:
         return RunResult(run.key, "infeasible", one_line(error))
     except Exception as error:

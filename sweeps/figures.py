@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isa.machine import Machine
-from sweeps.points import Objective
+from sweeps.points import FIGURES, MACHINE_FIGURES, Objective
 from sweeps.workloads import Workload
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
 def vector(objectives: Sequence[Objective], figures: Mapping[str, float]) -> tuple[float, ...]:
     """Return the objectives' figures so that less is better in each."""
     return tuple(figures[one.name] * (1 if one.goal == "minimize" else -1) for one in objectives)
+
+
+def are_bounded(objectives: Sequence[Objective]) -> bool:
+    """Tell whether figures of lower bounds are no worse than the figures: not if someone wants, say, more watts."""
+    own = {one: one.name.rpartition(".")[2] for one in objectives}
+    return all(name in MACHINE_FIGURES or one.goal == FIGURES[name].goal for one, name in own.items())
 
 
 def is_dominated(point: Sequence[float], front: Sequence[Sequence[float]]) -> bool:

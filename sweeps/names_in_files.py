@@ -9,21 +9,13 @@ from pydantic import ValidationError
 
 from isa.errors import ToolError, did_you_mean
 from isa.file_problems import field_problems
-from isa.machine import Machine
+from isa.machine import Machine, preset
 from sweeps.points import FIGURES, MACHINE_FIGURES, ParameterValue
 from sweeps.space import BASE, DERIVED, FREQUENCY, Parameter, fields
 from sweeps.sweep_sections import WorkloadSection
 
 _RESERVED = {"base", "and", "or", "not", "min", "max", "ceil", "floor", "log2", "abs", FREQUENCY, *FIGURES, *DERIVED}
 _MOST_TOLD = 3
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def hint(name: str, known: Collection[str]) -> str:
@@ -44,8 +36,11 @@ def taken(name: str) -> str:
     return "it means something in expressions already" if name in used else ""
 
 
-def value_problems(base: Machine, path: str, values: Sequence[ParameterValue]) -> Iterator[str]:
-    """Yield what is wrong with values of a field in themselves, the first few."""
+def value_problems(base: Machine | None, path: str, values: Sequence[ParameterValue]) -> Iterator[str]:
+    """Yield what is wrong with values of a field in themselves, the first few; without a base machine on any."""
+    if base is None:
+        yield from () if path == FREQUENCY else value_problems(preset("mtia-2i"), path, values)
+        return
     if path == FREQUENCY:
         lowest, highest = base.dvfs.frequencies_mhz[0], base.dvfs.frequencies_mhz[-1]
         wrong = [f"{value} is not in {lowest:g}..{highest:g} MHz, where dvfs has voltages" for value in values

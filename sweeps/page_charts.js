@@ -51,6 +51,7 @@ function logTicks(low, high) {
 
 // Four to nine round numbers over a range so narrow that a logarithmic axis is nearly linear.
 function roundTicks(low, high) {
+  if (!(high > low)) return [low];
   const raw = Math.max((high - low) / 4, Math.abs(low) * 1e-3, 1e-12);
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * ([5, 2, 1].find(factor => factor * power <= raw) || 1);

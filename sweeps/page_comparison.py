@@ -43,7 +43,7 @@ def _cells(row: ComparisonRow, places: dict[str, int]) -> list[str]:
         _joules(row.joules_per_million),
         f"${number(row.dollars_per_million, 3)}",
         harmless(row.source),
-        ", ".join(str(places[caveat]) for caveat in row.caveats),
+        ", ".join(map(str, sorted(places[caveat] for caveat in row.caveats))),
     ]
 
 

@@ -159,7 +159,8 @@ def _figure_names(table: SweepTable, rows: Iterable[PointRow]) -> list[str]:
 
 def _figure_axis(table: SweepTable, name: str, found: Front) -> dict[str, Any]:
     unit = figure_unit(name, table.objectives)
-    values = [abs(row.figures[name]) for row in found.rows if name in row.figures]
+    rows = found.rows or ([table.baseline] if table.baseline else [])
+    values = [abs(row.figures[name]) for row in rows if name in row.figures]
     divisor, scaled = scale_of([statistics.median(values)] if values else [], unit)
     goals = {objective.name: objective.goal for objective in table.objectives}
     goal = goals.get(name) or (FIGURES[name].goal if name in FIGURES else "")

@@ -67,7 +67,7 @@ def _change(row: PointRow, before: PointRow | None, name: str, goal: str) -> str
 
 
 def _head(table: SweepTable, found: Front) -> str:
-    workloads = ", ".join(harmless(name) for name in table.workloads)
+    workloads = "; ".join(_workload(table, name) for name in table.workloads)
     goals = ", ".join(f"{harmless(figure_label(objective.name))} ({objective.goal})" for objective in table.objectives)
     told = (
         "".join(f"<li>{escape(sentence).replace(' -', ' −')}</li>" for sentence in verdicts(table))
@@ -81,8 +81,14 @@ def _head(table: SweepTable, found: Front) -> str:
     )
 
 
+def _workload(table: SweepTable, name: str) -> str:
+    text = table.workload_texts.get(name, "")
+    return f"{harmless(name)} ({harmless(text)})" if text else harmless(name)
+
+
 def _tiles(table: SweepTable, found: Front) -> str:
-    tiles = [(f"{len(table.rows):,}", "points", f"{counts(table)['ok']:,} feasible"),
+    points = "point" if len(table.rows) == 1 else "points"
+    tiles = [(f"{len(table.rows):,}", points, f"{counts(table)['ok']:,} feasible"),
              (f"{len(found.rows):,}", "on the front", _knee_text(found))]  # fmt: skip
     base = _base(table)
     if found.knee is not None:

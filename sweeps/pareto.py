@@ -252,10 +252,14 @@ class Domination:
 def dominations(table: SweepTable) -> tuple[Domination, ...]:
     """Return for every pair of objectives which points dominate the base machine; empty if it has no figures.
 
-    Best first is by the product of both gains. ToolError as of `oriented`.
+    Points that are the base machine do not count. Best first is by the product of both gains. ToolError as of
+    `oriented`.
     """
-    base, rows = table.baseline, usable(table)
-    if base is None or base.status != "ok" or not rows:
+    base = table.baseline
+    if base is None or base.status != "ok":
+        return ()
+    rows = tuple(row for row in usable(table) if not row.key_machine or row.key_machine != base.key_machine)
+    if not rows:
         return ()
     pairs = itertools.combinations(range(len(table.objectives)), 2)
     values, own = oriented(rows, table.objectives), oriented([base], table.objectives)[0]

@@ -7,7 +7,7 @@ also per workload, as `WORKLOAD.latency_seconds`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["ok", "infeasible", "discarded", "failed"]
@@ -78,7 +78,10 @@ class PointRow:
 
 @dataclass(frozen=True, slots=True)
 class SweepTable:
-    """All points of a sweep that are known, by number, and the base machine as a point of its own if it is known."""
+    """All points of a sweep that are known, by number, and the base machine as a point of its own if it is known.
+
+    `workload_texts` says by name what the workloads are: "llama-3-8b, decode, batch 16, past 2048, fp16".
+    """
 
     name: str
     objectives: tuple[Objective, ...]
@@ -86,3 +89,4 @@ class SweepTable:
     rows: tuple[PointRow, ...]
     baseline: PointRow | None
     workloads: tuple[str, ...]
+    workload_texts: Mapping[str, str] = field(default_factory=dict)

@@ -9,10 +9,9 @@ from typing import Any
 from isa.machine import Machine
 from sweeps.comparison import comparison_of
 from sweeps.cost_assumptions import CostAssumptions, assumption_sources, cost_assumptions
-from sweeps.evaluate import tool_version
 from sweeps.points import PointRow, SweepTable
 from sweeps.published import ComparisonRow, Unit
-from sweeps.running import DEFAULT_STORE, definition_of, load_table
+from sweeps.running import DEFAULT_STORE, load_table, stored_sweep
 from sweeps.store import Store, StoreError
 from sweeps.sweep import Sweep
 from sweeps.sweep_file import from_definition
@@ -33,16 +32,16 @@ def report(
     from sweeps.page import write_page
     from sweeps.tables import write_csv, write_parquet
 
-    table, definition = load_table(store, name), definition_of(store, name)
+    table, found = load_table(store, name), stored_sweep(store, name)
     if csv is not None:
         write_csv(table, csv)
     if parquet is not None:
         write_parquet(table, parquet)
     if html is not None:
-        cost = definition.get("cost", {})
+        cost = found.definition.get("cost", {})
         with Store.to_read(store) as opened:
-            comparison = _comparison(table, opened, from_definition(definition), cost_assumptions(cost))
-        versions = {"tool, digest of its sources": tool_version()}
+            comparison = _comparison(table, opened, from_definition(found.definition), cost_assumptions(cost))
+        versions = {"tool, digest of its sources": found.version}
         write_page(table, html, comparison=comparison, assumptions=_assumptions(cost), versions=versions)
 
 

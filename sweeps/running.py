@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isa.errors import did_you_mean
+from isa.errors import ToolError, did_you_mean
 from sweeps.coordinator import Coordinator, Observer
-from sweeps.evaluate import tool_version
+from sweeps.evaluate import one_line, tool_version
 from sweeps.executors import Executor, InProcess, LocalProcesses
 from sweeps.points import BASELINE_NUMBER, FIGURES, Objective, SweepTable
 from sweeps.store import Store, StoredSweep, StoreError
 from sweeps.sweep import Sweep
 from sweeps.sweep_file import SweepError, from_definition, read_sweep
+from sweeps.wording import workload_text
+from sweeps.workloads import compiler_of
 
 DEFAULT_STORE = "sweeps.sqlite"
 
@@ -53,7 +55,7 @@ def run(
     `workers` are local processes, by default one per CPU; 0 evaluates in this process. `dask` is the address of a
     scheduler in place of them. A script that calls this with processes has to be importable: it starts with
     `if __name__ == "__main__":`.
-    Raises SweepError and StoreError, and ToolErrors of models that no machine could run.
+    Raises SweepError, also for models that no machine could run, and StoreError.
     """
     chosen = sweep if isinstance(sweep, Sweep) else read_sweep(sweep)
     if not _has_begun(chosen, store):
@@ -107,10 +109,10 @@ def load_table(store: str | Path = DEFAULT_STORE, name: str | None = None) -> Sw
         return _table(opened, _find(opened, name))
 
 
-def definition_of(store: str | Path = DEFAULT_STORE, name: str | None = None) -> Mapping[str, Any]:
-    """Return what the sweep file said, as plain values."""
+def stored_sweep(store: str | Path = DEFAULT_STORE, name: str | None = None) -> StoredSweep:
+    """Return a sweep of a store, the latest one without a name: what its file said, and the tool's version then."""
     with Store.to_read(store) as opened:
-        return _find(opened, name).definition
+        return _find(opened, name)
 
 
 def _has_begun(sweep: Sweep, store: str | Path) -> bool:
@@ -125,11 +127,20 @@ def _has_begun(sweep: Sweep, store: str | Path) -> bool:
 
 
 def _check_workloads(sweep: Sweep) -> None:
-    """Run the front end on every workload, so that a wrong model or size ends the sweep before it begins."""
-    from sweeps.workloads import graph_of
-
+    """Run the front end on every workload, so that wrong models and sizes end the sweep before it begins."""
+    problems: list[tuple[str, ToolError]] = []
     for workload in sweep.workloads:
-        graph_of(workload)
+        try:
+            compiler_of(workload)
+        except ToolError as error:
+            problems.append((f"{sweep.places.get(workload.name, sweep.name)}: workload '{workload.name}'", error))
+    if len(problems) == 1:
+        place, only = problems[0]
+        raise SweepError(one_line(only), where=place, help=only.help)
+    if problems:
+        rows = [f"  {place}: {one_line(one)}" + (f" ({one.help})" if one.help else "")
+                for place, one in problems]  # fmt: skip
+        raise SweepError("\n".join([f"{len(rows)} workloads cannot run", *rows]), where=sweep.name)
 
 
 def _executor(workers: int | None, dask: str | None) -> Executor:
@@ -162,6 +173,7 @@ def _table(store: Store, sweep: StoredSweep) -> SweepTable:
         tuple(row.get("path") or row["name"] for row in definition["parameters"]),
         tuple(row for row in rows if row.number != BASELINE_NUMBER), baseline,
         tuple(row["name"] for row in definition["workloads"]),
+        {row["name"]: workload_text(row) for row in definition["workloads"]},
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Samplers: which points a sweep tries. What they give depends on the seed and on what they were told, on nothing else.
 
-Grid, random and quasi-random choices are functions of the point's number. Optuna's samplers are asked for a batch at a
-time, each by a new sampler seeded with its number: a study that is rebuilt from a store goes on like the lost one.
+No sampler tries a design twice. Random and quasi-random choices are functions of the point's number, but for what takes
+the place of one that was there before. Optuna's samplers are asked for a batch at a time, each by a new sampler seeded
+with its number: a study that is rebuilt from a store goes on like the lost one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from isa.errors import ToolError
 from isa.machine import Machine
 from sweeps.points import Objective
-from sweeps.space import Choice, Parameter, grid
+from sweeps.space import Choice, Parameter, grid, is_active
 
 if TYPE_CHECKING:
     import optuna
@@ -57,11 +58,12 @@ def sampler_of(sweep: Sweep) -> Sampler:
     settings, parameters = sweep.sampler, sweep.parameters
     if settings.kind == "grid":
         return Grid(sweep.base, parameters)
+    untried = Untried(sweep.base, parameters, settings.seed)
     if settings.kind == "random":
-        return Random(parameters, settings.seed)
+        return Scattered(Random(parameters, settings.seed), untried)
     if settings.kind == "quasi_random":
-        return QuasiRandom(parameters, settings.seed)
-    return Learning(settings.kind, parameters, sweep.objectives, settings.seed, settings.batch)
+        return Scattered(QuasiRandom(parameters, settings.seed), untried)
+    return Learning(settings.kind, parameters, sweep.objectives, settings.seed, settings.batch, untried)
 
 
 class Grid:
@@ -88,7 +90,7 @@ class Random:
     def __init__(self, parameters: tuple[Parameter, ...], seed: int) -> None:
         self._sizes, self._seed = [len(parameter.values) for parameter in parameters], seed
 
-    def ask(self, first: int, count: int) -> Sequence[Choice]:
+    def choices(self, first: int, count: int) -> Sequence[Choice]:
         import numpy as np
 
         rows = (
@@ -96,9 +98,6 @@ class Random:
             for number in range(first, first + count)
         )
         return [_choice(row.tolist(), self._sizes) for row in rows]
-
-    def tell(self, first: int, told: Sequence[Told]) -> None:
-        pass
 
 
 class QuasiRandom:
@@ -114,12 +113,63 @@ class QuasiRandom:
             _permutations(base, (seed, index)) for index, base in enumerate(_primes(len(self._sizes)))
         ]
 
-    def ask(self, first: int, count: int) -> Sequence[Choice]:
+    def choices(self, first: int, count: int) -> Sequence[Choice]:
         rows = ([_inverse(number, digits) for digits in self._permutations] for number in range(first, first + count))
         return [_choice(row, self._sizes) for row in rows]
 
+
+class Scattered:
+    """Choices that do not depend on what came of others, each at most once."""
+
+    def __init__(self, source: Random | QuasiRandom, untried: Untried) -> None:
+        self._source, self._untried = source, untried
+
+    def ask(self, first: int, count: int) -> Sequence[Choice]:
+        return self._untried.of(first, self._source.choices(first, count))
+
     def tell(self, first: int, told: Sequence[Told]) -> None:
-        pass
+        self._untried.note(told)
+
+
+class Untried:
+    """Sees to it that no design is tried twice, and that a sweep ends when all were.
+
+    Designs are told apart by their parameters that are active. A choice that was there before gives way to a random
+    one that was not, and if none of some is new, to the first new one of the grid.
+    """
+
+    def __init__(self, base: Machine, parameters: tuple[Parameter, ...], seed: int) -> None:
+        self._base, self._parameters = base, parameters
+        self._spares = Random(parameters, seed)
+        self._seen: set[Choice] = set()
+
+    def note(self, told: Sequence[Told]) -> None:
+        """Take what was tried."""
+        self._seen |= {one.choice for one in told}
+
+    def of(self, first: int, choices: Sequence[Choice]) -> Sequence[Choice]:
+        """Return new designs for the points from `first` on, those chosen as far as they are new; fewer at the end."""
+        seen, found = set(self._seen), list[Choice]()
+        rest = grid(self._base, self._parameters)  # what it has passed is seen
+        for number, choice in enumerate(choices, first):
+            candidates = itertools.chain(self._at_random(number, choice), rest)
+            new = next((one for one in candidates if one not in seen), None)
+            if new is None:
+                break
+            found.append(new)
+            seen.add(new)
+        return found
+
+    def _at_random(self, number: int, choice: Choice) -> Iterator[Choice]:
+        yield self._active(choice)
+        yield from map(self._active, self._spares.choices(number * _SPARES, _SPARES))
+
+    def _active(self, choice: Choice) -> Choice:
+        """Return a choice with the first value, as in the grid, for every parameter that is not active in it."""
+        kept: Choice = ()
+        for index in choice:
+            kept += (index if is_active(self._base, self._parameters, kept) else 0,)
+        return kept
 
 
 _LEAST_FRACTION = 2.0**-32
@@ -163,12 +213,12 @@ class Learning:
     """Optuna's NSGA-II or TPE through ask and tell, with a study in memory.
 
     A generation of NSGA-II is a batch. Points without figures count as failing constraints: every batch stays whole.
-    A choice that was there before gives way to a random one that was not, as long as some are easy to find.
     """
 
     def __init__(
-        self, kind: str, parameters: tuple[Parameter, ...], objectives: tuple[Objective, ...], seed: int, batch: int
-    ) -> None:
+        self, kind: str, parameters: tuple[Parameter, ...], objectives: tuple[Objective, ...], seed: int, batch: int,
+        untried: Untried,
+    ) -> None:  # fmt: skip
         optuna = _optuna()
         self._kind, self._seed, self._batch = kind, seed, batch
         self._labels = [parameter.label for parameter in parameters]
@@ -179,8 +229,7 @@ class Learning:
             for parameter in parameters
         }
         self._objectives = len(objectives)
-        self._spare = Random(parameters, seed)
-        self._seen: set[Choice] = set()
+        self._untried = untried
         directions = [objective.goal for objective in objectives]
         self._study = optuna.create_study(directions=directions, sampler=self._sampler(0))
 
@@ -190,17 +239,11 @@ class Learning:
         trials = [self._study.ask(self._distributions) for _ in range(count)]
         for trial in trials:  # what is told comes back as finished trials: those of a store and those of now alike
             self._study.tell(trial, state=failed)
-        seen, choices = set(self._seen), list[Choice]()
-        for number, trial in enumerate(trials, first):
-            choice = tuple(int(trial.params[label]) for label in self._labels)
-            spares = self._spare.ask(number * _SPARES, _SPARES) if choice in seen else ()
-            choices.append(next((spare for spare in spares if spare not in seen), choice))
-            seen.add(choices[-1])
-        return choices
+        return self._untried.of(first, [tuple(int(trial.params[label]) for label in self._labels) for trial in trials])
 
     def tell(self, first: int, told: Sequence[Told]) -> None:
         optuna = _optuna()
-        self._seen |= {one.choice for one in told}
+        self._untried.note(told)
         for offset, one in enumerate(told):
             attributes = {_GENERATION: (first + offset) // self._batch} if self._kind == "nsga2" else {}
             self._study.add_trial(

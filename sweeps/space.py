@@ -6,6 +6,7 @@ the order of the file; `frequency` goes last, through the machine's points of cl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -127,6 +128,29 @@ def assign(base: Machine, parameters: tuple[Parameter, ...], choice: Choice) -> 
     return Assignment(values, changes)
 
 
+def own_value(base: Machine, parameter: Parameter, before: Mapping[str, ParameterValue]) -> ParameterValue | None:
+    """Return the value that a parameter has on the base machine, given those of earlier ones; None without one.
+
+    A field's own; of a parameter that sets several the first of its values that leaves them all as they are.
+    """
+    own = Names({FREQUENCY: base.frequency_mhz}, machine_values(base))
+    if not parameter.sets:
+        return own.get(parameter.label)
+    for value in parameter.values:
+        names = Names({**before, parameter.label: value}, machine_values(base), machine_values(base, BASE))
+        with contextlib.suppress(ToolError):
+            if all(_is_equal(expression.evaluate(names), own[path]) for path, expression in parameter.sets):
+                return value
+    return None
+
+
+def _is_equal(first: Value, second: Value) -> bool:
+    """Compare but for the rounding of a calculation."""
+    if isinstance(first, str) or isinstance(second, str):
+        return first == second
+    return math.isclose(first, second, rel_tol=1e-9)
+
+
 def _as_field(path: str, value: Value) -> Value:
     """Return whole floats as whole numbers where the field is one."""
     is_whole = isinstance(value, float) and value.is_integer() and fields().get(path) == "int"
@@ -192,9 +216,9 @@ MOST_COUNTED = 200_000
 """Choices of a grid are counted up to here where parameters depend on others."""
 
 
-def grid_size(base: Machine, parameters: tuple[Parameter, ...]) -> int | None:
-    """Return how many choices the grid has; None if that would take long to tell."""
+def grid_size(base: Machine, parameters: tuple[Parameter, ...], most: int = MOST_COUNTED) -> int | None:
+    """Return how many choices the grid has; None for more than `most` if it would take long to tell."""
     if all(parameter.when is None for parameter in parameters):
         return math.prod(len(parameter.values) for parameter in parameters)
-    count = sum(1 for _ in itertools.islice(grid(base, parameters), MOST_COUNTED + 1))
-    return None if count > MOST_COUNTED else count
+    count = sum(1 for _ in itertools.islice(grid(base, parameters), most + 1))
+    return None if count > most else count

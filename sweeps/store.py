@@ -93,6 +93,8 @@ class Store:
     def to_write(cls, path: str | Path) -> Store:
         """Open or create a store; StoreError if another process writes it, or it is none of ours."""
         target = Path(path)
+        if target.is_dir():
+            raise StoreError("is a folder", where=str(path), help="give the name of a file with --store")
         lock = _locked(target, tries=_LOCK_TRIES)
         try:
             connection = _connected(target, create=True)
@@ -150,7 +152,7 @@ class Store:
         """Return all sweeps in the order in which they began."""
         rows = self._read("SELECT id, name, digest, version, definition, total FROM sweeps ORDER BY id")
         return tuple(
-            StoredSweep(id, name, digest, version, json.loads(text), total)
+            StoredSweep(id, name, digest, version, self._parsed(text), total)
             for id, name, digest, version, text, total in rows
         )
 
@@ -160,7 +162,7 @@ class Store:
         query = 'SELECT key, status, reason, detail, measures, "limit", seconds FROM runs WHERE key = ?'
         for key in keys:
             for row in self._read(query, (key,)):
-                found[key] = RunResult(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5], row[6])
+                found[key] = RunResult(row[0], row[1], row[2], row[3], self._parsed(row[4]), row[5], row[6])
         return found
 
     def record(
@@ -190,7 +192,7 @@ class Store:
         query = """SELECT number, choice, status, reason, violation, "values", figures, "limit", machine
                    FROM points WHERE sweep = ? ORDER BY number"""
         for number, choice, status, reason, violation, *texts, limit, machine in self._read(query, (sweep.id,)):
-            choices, values, figures = json.loads(f"[{','.join((choice, *texts))}]")
+            choices, values, figures = self._parsed(f"[{','.join((choice, *texts))}]")
             yield StoredPoint(
                 PointRow(number, status, reason, values, figures, limit, machine), tuple(choices), violation
             )
@@ -212,7 +214,7 @@ class Store:
     def machine(self, digest: str) -> dict[str, Any] | None:
         """Return the values of a machine by its digest."""
         for (text,) in self._read("SELECT json FROM machines WHERE digest = ?", (digest,)):
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = self._parsed(text)
             return values
         return None
 
@@ -226,10 +228,22 @@ class Store:
     def is_being_written(self) -> bool:
         """Tell whether a process writes this store now."""
         try:
-            os.close(_locked(self._path, tries=1))
-        except StoreError:
+            descriptor = os.open(_lock_of(self._path), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # nobody wrote it since it was put here
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
             return True
+        finally:
+            os.close(descriptor)
         return False
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise StoreError(f"cannot be read: it is damaged: {error}", where=str(self._path)) from error
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         try:
@@ -265,13 +279,17 @@ def _point_row(sweep: int, point: StoredPoint) -> tuple[Any, ...]:
             json.dumps(dict(row.values)), json.dumps(dict(row.figures)), row.limit, row.key_machine)  # fmt: skip
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def _locked(path: Path, tries: int) -> int:
     """Return a descriptor that holds the writer's lock; the kernel frees it when the process ends, however it ends.
 
     A reader takes it for a moment to tell whether there is a writer, so that one try is not enough for a writer.
     """
     try:
-        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StoreError(f"cannot be written: {error.strerror}", where=str(path)) from error
     for _ in range(tries):
@@ -287,14 +305,30 @@ def _locked(path: Path, tries: int) -> int:
 
 
 def _connected(path: Path, create: bool) -> sqlite3.Connection:
-    """Connect; a reader may write too, since it shares the log's index, but it never does."""
-    address = f"{path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
+    """Connect; a reader may write too, since it shares the log's index, but it never does.
+
+    Where it cannot, as on a disk that is mounted read-only, a store whose log is merged is read as it is.
+    """
+    if create:
+        return _opened(path, "mode=rwc")
+    try:
+        return _opened(path, "mode=rw")
+    except StoreError as error:
+        log = path.with_name(f"{path.name}-wal")
+        if not isinstance(error.__cause__, sqlite3.OperationalError) or (log.exists() and log.stat().st_size):
+            raise
+        return _opened(path, "mode=ro&immutable=1")
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    address = f"{path.resolve().as_uri()}?{mode}"
     try:
         connection = sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"cannot be opened: {error}", where=str(path), help="it must be a store of sweeps") from error
+        help = "it must be a store of sweeps; one that a writer left needs a folder that can be written once more"
+        raise StoreError(f"cannot be opened: {error}", where=str(path), help=help) from error
     return connection
 
 

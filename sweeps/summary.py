@@ -91,11 +91,12 @@ def headline(table: SweepTable, front: Front) -> str:
     """Return one sentence on how many points there are and what became of them."""
     told = [f"{count:,} {status}" for status, count in counts(table).items() if count]
     on_front = f"; {len(front.rows):,} on the Pareto front" if front.rows else ""
-    return f"{len(table.rows):,} points: {', '.join(told) or 'none'}{on_front}."
+    points = "1 point" if len(table.rows) == 1 else f"{len(table.rows):,} points"
+    return f"{points}: {', '.join(told) or 'none'}{on_front}."
 
 
 def verdicts(table: SweepTable) -> Iterator[str]:
-    """Yield a sentence per pair of objectives on whether points beat the base machine, and why if none does."""
+    """Yield a sentence per pair of objectives on whether points dominate the base machine, and why if none does."""
     base = table.baseline
     if base is None:
         yield "The base machine was not evaluated, so there is nothing to compare with."
@@ -122,13 +123,13 @@ def _verdict(found: Domination, base: PointRow) -> str:
     first, second = figure_label(found.first.name), figure_label(found.second.name)
     if found.rows:
         count = len(found.rows)
-        points = "1 point beats" if count == 1 else f"{count:,} points beat"
+        points = "1 point dominates" if count == 1 else f"{count:,} points dominate"
         changes = _changes(found, found.rows[0], base)
-        return f"{points} the base machine in both {first} and {second}; the best, point {changes}."
+        return f"{points} the base machine in {first} and {second}; the best, point {changes}."
     assert found.nearest is not None, "points with figures there are, or there would be no pair"
     why = f"; it is limited by {plain(found.nearest.limit)}" if found.nearest.limit else ""
     changes = _changes(found, found.nearest, base)
-    return f"No point beats the base machine in both {first} and {second}; the nearest, point {changes}{why}."
+    return f"No point dominates the base machine in {first} and {second}; the nearest, point {changes}{why}."
 
 
 def _changes(found: Domination, row: PointRow, base: PointRow) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from isa.machine import Machine
 from sweeps.expressions import Expression
 from sweeps.points import Objective
-from sweeps.space import Parameter, grid_size
+from sweeps.space import MOST_COUNTED, Parameter, grid_size
 from sweeps.sweep_sections import BudgetSection, SamplerSection
 from sweeps.workloads import Workload
 
@@ -22,6 +22,7 @@ class Sweep:
 
     `machine_constraints` name nothing that has to be simulated, `figure_constraints` do. `cost` is a table of
     `CostAssumptions`. `definition` is all of it as plain values: `sweep_file.from_definition` makes the same of it.
+    `places` says where the workloads stand in the file, by name: "sweep.toml:12".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Sweep:
     budget: BudgetSection
     cost: Mapping[str, Any]
     definition: Mapping[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def digest(self) -> str:
@@ -45,6 +47,9 @@ class Sweep:
 
     @property
     def total(self) -> int | None:
-        """How many points it will have: what the budget says, or the grid has; None if only time ends it."""
-        size = grid_size(self.base, self.parameters) if self.sampler.kind == "grid" else None
-        return min((count for count in (size, self.budget.points) if count is not None), default=None)
+        """How many points it will have: what the budget says or the space has; None if that is not known."""
+        points = self.budget.points
+        if points is None:
+            return grid_size(self.base, self.parameters) if self.sampler.kind == "grid" else None
+        size = grid_size(self.base, self.parameters, min(points, MOST_COUNTED))
+        return points if size is None else min(points, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -23,7 +24,37 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Values = Annotated[tuple[ParameterValue, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=MOST_VALUES)]
+def _number(value: Any) -> Any:
+    """Pass a number; else one problem is told, and not one for each type that a number may have."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PydanticCustomError("number", "must be a number")
+    return value
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, (bool, str)) and (not isinstance(value, (int, float)) or not math.isfinite(value)):
+        raise PydanticCustomError("value", "must be a number, a text, true or false")
+    return value
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Values = Annotated[
+    tuple[Annotated[ParameterValue, BeforeValidator(_value)], ...],
+    BeforeValidator(_as_tuple),
+    Field(min_length=1, max_length=MOST_VALUES),
+]
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _flat(value: Any) -> Any:
+    return flattened(value) if isinstance(value, dict) else value
 
 
 def _inconsistent(path: str, sentence: str) -> PydanticCustomError:
@@ -38,16 +69,17 @@ def _tidy(value: float) -> float:
 class RangeSection(Section):
     """`start`, `start + step`, ... up to `stop`, which counts if it is met; whole numbers stay whole."""
 
-    start: int | float
-    stop: int | float
-    step: int | float = Field(gt=0)
+    start: Number
+    stop: Number
+    step: Number = Field(gt=0)
 
     def numbers(self) -> tuple[int | float, ...]:
         """Return its values in order."""
-        count = math.floor((self.stop - self.start) / self.step * (1 + _SLACK) + _SLACK) + 1
-        if count < 1 or count > MOST_VALUES:
+        steps = (self.stop - self.start) / self.step * (1 + _SLACK) + _SLACK
+        count = math.floor(steps) + 1 if math.isfinite(steps) else math.inf
+        if not 1 <= count <= MOST_VALUES:
             raise _inconsistent("range", f"has {max(count, 0)} values; 1 to {MOST_VALUES} are possible")
-        numbers = (self.start + index * self.step for index in range(count))
+        numbers = (self.start + index * self.step for index in range(int(count)))
         return tuple(number if isinstance(number, int) else _tidy(number) for number in numbers)
 
 
@@ -57,15 +89,17 @@ class LogRangeSection(Section):
     Between two whole numbers, `count` values are rounded to whole ones, each there once.
     """
 
-    start: int | float = Field(gt=0)
-    stop: int | float = Field(gt=0)
-    factor: int | float | None = Field(default=None, gt=1)
+    start: Number = Field(gt=0)
+    stop: Number = Field(gt=0)
+    factor: Number | None = Field(default=None, gt=1)
     count: int | None = Field(default=None, ge=2, le=MOST_VALUES)
 
     def numbers(self) -> tuple[int | float, ...]:
         """Return its values in order."""
         if (self.factor is None) == (self.count is None) or self.stop < self.start:
             raise _inconsistent("log_range", "needs a stop of at least start, and either factor or count")
+        if not math.isfinite(self.stop / self.start):
+            raise _inconsistent("log_range", "its stop is too large a multiple of its start")
         if self.factor is not None:
             steps = math.floor(math.log(self.stop / self.start) / math.log(self.factor) + _SLACK)
             if steps >= MOST_VALUES:
@@ -88,7 +122,7 @@ class ParameterSection(Section):
     values: Values | None = None
     range: RangeSection | None = None
     log_range: LogRangeSection | None = None
-    set: dict[str, str] = Field(default_factory=dict)
+    set: Annotated[dict[str, str], BeforeValidator(_flat)] = Field(default_factory=dict)
     when: str | None = None
 
     @model_validator(mode="after")
@@ -104,6 +138,11 @@ class ParameterSection(Section):
         if len(set(map(repr, self.choices))) < len(self.choices):
             raise _inconsistent("values", "a value is there twice")
         return self
+
+    @property
+    def key_of_values(self) -> str:
+        """The key that gives its values."""
+        return next((key for key in ("values", "range", "log_range") if getattr(self, key) is not None), "")
 
     @property
     def label(self) -> str:

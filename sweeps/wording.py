@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
 
 from sweeps.points import FIGURES, Objective, ParameterValue
 
@@ -43,6 +45,15 @@ def figure_label(name: str) -> str:
     label = " ".join(_ABBREVIATIONS.get(word, word) for word in words)
     label = label.removesuffix(" per second")
     return plain(f"{workload}: {label}" if workload else label)
+
+
+def workload_text(row: Mapping[str, Any]) -> str:
+    """Return what a table of `[[workloads]]` says a workload is: "llama-3-8b, decode, batch 16, past 2048, fp16"."""
+    layers = f"{row['layers']} layer{'s' if row['layers'] > 1 else ''}" if "layers" in row else None
+    sizes = {name: row[name] for name in ("batch", "sequence", "past") if name in row} | row.get("dims", {})
+    words = [PurePath(row["model"]).name, layers, row.get("phase"), *(f"{name} {size}" for name, size in sizes.items())]
+    words += [row.get("dtype", "fp16"), f"{row['quantize']} weights" if "quantize" in row else None, row.get("indices")]
+    return ", ".join(word for word in words if word)
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:

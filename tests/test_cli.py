@@ -264,6 +264,11 @@ def test_progress_is_silent_for_quick_work_and_talks_during_long_work(monkeypatc
             while wanted not in told and time.monotonic() < deadline:
                 told += capsys.readouterr().err
             assert wanted in told
+        progress.step(5, None)
+        deadline = time.monotonic() + 10
+        while "working: 5 ...\n" not in told and time.monotonic() < deadline:
+            told += capsys.readouterr().err
+        assert "working: 5 ...\n" in told
 
 
 def test_progress_draws_a_bar_on_a_terminal(monkeypatch, capsys):

@@ -30,10 +30,9 @@ def test_the_page_says_the_same_every_time(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("workload", roofline.WORKLOADS[:6], ids=lambda workload: workload.name)
 def test_products_keep_what_they_reach(workload: roofline.Workload) -> None:
-    """On the reference machine no product falls behind what is asked; the smallest one has edges that show."""
+    """On the reference machine no product falls behind what is asked."""
     row = roofline.measure(workload, preset(roofline.REFERENCE))
-    assert 0 < row.ratio <= 1
-    assert row.ratio >= (0.68 if "512^3" in workload.name else workload.asked)
+    assert workload.asked <= row.ratio <= 1
 
 
 def test_eight_bits_are_what_the_machine_has() -> None:

@@ -20,7 +20,8 @@ from dataclasses import replace
 from compiler.graph import Operation
 from compiler.kernel_builder import EARLY, KernelBuilder
 from compiler.kernels.linear_compute import Multiplier
-from compiler.kernels.linear_computed import ComputedLoader, ComputedMultiplier
+from compiler.kernels.linear_computed import ComputedMultiplier
+from compiler.kernels.linear_computed_load import ComputedLoader
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
@@ -63,9 +64,8 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     if shape.packed:
         buffers = _with_expansion(builder, mapping, buffers)
     if mapping.turned_chunk_bytes:
-        buffers = replace(
-            buffers, factor=builder.buffer("turned", mapping.turned_chunk_bytes, TURNED_SLOTS, shared=True)
-        )
+        size, slots = mapping.turned_slot_bytes, TURNED_SLOTS * len(mapping.column_blocks)
+        buffers = replace(buffers, factor=builder.buffer("turned", size, slots, shared=True))
     if mapping.turned_result_bytes:
         size, slots = mapping.turned_result_bytes, mapping.turned_result_slots
         buffers = replace(buffers, turned_result=builder.buffer("turned_result", size, slots, shared=True))
@@ -121,6 +121,7 @@ def _name(mapping: LinearMapping) -> str:
     operands += f"_by_{shape.factor}" if shape.is_computed else ""
     operands += f"_by_{mapping.k_parts}_parts" if mapping.k_parts > 1 else ""
     operands += "_by_banks" if mapping.stores_banks else ""
+    operands += f"_from_{mapping.first_chunk_bytes // shape.dtype.bytes}" if mapping.first_chunk_bytes else ""
     operands += f"_shared_by_{mapping.row_shares}" if mapping.row_shares > 1 else ""
     outputs = "_then_".join(str(width) for width in dict.fromkeys(mapping.rounds_outputs))
     return f"linear{operands}_{kind}{start}_{mapping.tile_rows}x{outputs}x{mapping.chunk_inputs}"

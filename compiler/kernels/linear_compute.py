@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from isa.machine import Machine
 
 Operand = tuple[BufferHandle, Register, Register]
 """Buffer, offset and pitch."""
+Columns = Sequence[tuple[int, int]]
+"""Blocks of columns of a tile: the first column, and how many."""
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
@@ -34,11 +36,7 @@ class Multiplier(Expander, ResidentLoader):
         held = mapping.block_rows
         self.row_blocks = range(-(-mapping.tile_rows // held))
         self.block_rows = [core.register() for _ in self.row_blocks] if len(self.row_blocks) > 1 else [self.tile_rows]
-        self.column_blocks = [
-            (part + start, min(held, mapping.tile_outputs - start))
-            for part in range(0, mapping.tile_columns, mapping.tile_outputs)
-            for start in range(0, mapping.tile_outputs, held)
-        ]
+        self.column_blocks = mapping.column_blocks
 
     def emit(self) -> None:
         if self.mapping.resident:
@@ -110,15 +108,19 @@ class Multiplier(Expander, ResidentLoader):
             return
         held = self.mapping.block_rows
         for block, rows in enumerate(self.block_rows):
+            if self.mapping.has_whole_rows:
+                self.core.copy(min(self.mapping.tile_rows - block * held, held), rows)
+                continue
             self.core.subtract(self.tile_rows, block * held, rows)
             self.core.minimum(rows, held, rows)
             self.core.maximum(rows, 1, rows)
 
-    def _banks(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (bank, row block, first column, columns)."""
+    def _banks(self, columns: Columns = ()) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (bank, row block, first column, columns), of some blocks of columns if they are given."""
         for block in self.row_blocks:
             for index, (start, width) in enumerate(self.column_blocks):
-                yield block * len(self.column_blocks) + index, block, start, width
+                if not columns or (start, width) in columns:
+                    yield block * len(self.column_blocks) + index, block, start, width
 
     def _start_accumulators(self) -> None:
         initial = self.buffers.turned_residual or self.buffers.initial
@@ -184,19 +186,23 @@ class Multiplier(Expander, ResidentLoader):
             self.core.emit(name, **{operand: value}, **operands)  # type: ignore[arg-type]
 
     def _multiply_chunks(self) -> None:
-        core = self.core
+        core, mapping = self.core, self.mapping
         with core.scratch() as left, core.scratch() as x_offset, core.scratch() as chunks:
-            self.own_k("k_bytes", self.mapping.k_part_bytes, left)
-            if self.mapping.resident:
+            self.own_k("k_bytes", mapping.k_part_bytes, left)
+            if mapping.resident:
                 core.copy(0, x_offset)
             self.own_chunks(chunks)
-            if self.mapping.expansions > 1:
-                core.multiply(chunks, self.mapping.expansions, chunks)
-            if not self._starts_loaded:
-                self._take_chunk(left, x_offset, is_first=True)
+            if mapping.expansions > 1:
+                core.multiply(chunks, mapping.expansions, chunks)
+            if not self._starts_loaded or mapping.first_chunk_bytes:
+                self._take_first_chunk(left, x_offset)
                 core.increase(chunks, -1)
             with core.loop(chunks):
                 self._take_chunk(left, x_offset, is_first=False)
+
+    def _take_first_chunk(self, left: Register, x_offset: Register) -> None:
+        """Multiply the first chunk or part of a tile."""
+        self._take_chunk(left, x_offset, is_first=True)
 
     def _take_chunk(self, left: Register, x_offset: Register, *, is_first: bool) -> None:
         """Multiply a chunk or part, of `left` bytes at most, and give its slots back; move to the next one."""
@@ -208,20 +214,33 @@ class Multiplier(Expander, ResidentLoader):
                 self.stream.load_next()
             if self.buffers.scales is not None:
                 self.expand_next(self.buffers.scales)
-            self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, is_first=is_first)
+            self._multiply_chunk(blocks, x_offset if mapping.resident else ZERO, self.column_blocks, is_first=is_first)
         core.increase(left, -mapping.part_bytes)
         core.pop(self.buffers.factor)
-        if mapping.resident:
-            core.increase(x_offset, mapping.part_bytes)
-        else:
-            core.pop(self.buffers.x)
+        self._leave_x(x_offset)
 
-    def _multiply_chunk(self, blocks: Register, x_offset: Register, *, is_first: bool) -> None:
-        """Multiply `blocks` blocks of K; in as many commands as the machine's repeat asks for."""
+    def _leave_x(self, x_offset: Register) -> None:
+        """Go on to the next chunk or part of x."""
+        if self.mapping.resident:
+            self.core.increase(x_offset, self.mapping.part_bytes)
+        else:
+            self.core.pop(self.buffers.x)
+
+    @property
+    def _repeats_suffice(self) -> bool:
+        """Tell whether a command multiplies all of a chunk or part."""
+        matrix = self.machine.matrix
+        return self.mapping.part_bytes // matrix.block_k_bytes <= matrix.max_repeat_blocks
+
+    def _multiply_chunk(self, blocks: Register, x_offset: Register, columns: Columns, *, is_first: bool) -> None:
+        """Multiply `blocks` blocks of K by the columns in a slot; in as many commands as the machine's repeat asks for.
+
+        If it takes several, `blocks` are none in the end.
+        """
         core, repeat = self.core, self.machine.matrix.max_repeat_blocks
         block_bytes = self.machine.matrix.block_k_bytes
-        if self.mapping.part_bytes // block_bytes <= repeat:
-            self._multiply_blocks(blocks, x_offset, ZERO, is_first=is_first)
+        if self._repeats_suffice:
+            self._multiply_blocks(blocks, x_offset, ZERO, columns, is_first=is_first)
             return
         with core.scratch() as trips, core.scratch() as x, core.scratch() as weight, core.scratch() as step:
             core.add(blocks, repeat - 1, trips)
@@ -231,7 +250,7 @@ class Multiplier(Expander, ResidentLoader):
 
             def take_step(*, is_first: bool) -> None:
                 core.minimum(blocks, repeat, step)
-                self._multiply_blocks(step, x, weight, is_first=is_first)
+                self._multiply_blocks(step, x, weight, columns, is_first=is_first)
                 core.increase(x, repeat * block_bytes)
                 core.increase(weight, repeat * block_bytes)
                 core.increase(blocks, -repeat)
@@ -243,23 +262,23 @@ class Multiplier(Expander, ResidentLoader):
                 take_step(is_first=False)
 
     def _multiply_blocks(
-        self, blocks: Register, x_offset: Register, weight_offset: Register, *, is_first: bool
+        self, blocks: Register, x_offset: Register, weight_offset: Register, columns: Columns, *, is_first: bool
     ) -> None:
         core, mapping = self.core, self.mapping
         x_pitch = core.argument("k_bytes") if mapping.resident else core.constant(mapping.chunk_bytes)
         with core.scratch() as x, core.scratch() as weight:
-            for bank, block, start, width in self._banks():
-                skipped = block * mapping.block_rows * mapping.chunk_bytes
+            for bank, block, start, width in self._banks(columns):
+                skipped, behind = block * mapping.block_rows * mapping.chunk_bytes, start - columns[0][0]
                 a_offset = x_offset if block == 0 else core.add(x_offset, skipped, x)
-                b_offset = weight_offset if start == 0 else core.add(weight_offset, start * mapping.part_bytes, weight)
+                b_offset = core.add(weight_offset, behind * mapping.part_bytes, weight) if behind else weight_offset
                 held: Operand = (self.buffers.x, a_offset, x_pitch)
                 streamed: Operand = (self.buffers.factor, b_offset, core.constant(mapping.part_bytes))
                 if mapping.is_swapped:
                     held, streamed = streamed, held
-                with self._columns(start, width) as columns:
+                with self._columns(start, width) as valid:
                     core.emit(
                         mapping.instruction, bank=bank, a=held[0], a_offset=held[1], a_pitch=held[2], b=streamed[0],
-                        b_offset=streamed[1], b_pitch=streamed[2], k_blocks=blocks, **self._extent(block, columns),
+                        b_offset=streamed[1], b_pitch=streamed[2], k_blocks=blocks, **self._extent(block, valid),
                         a_dtype=mapping.shape.dtype.name, accumulate="set" if is_first else "add",
                     )  # fmt: skip
 
@@ -318,23 +337,23 @@ class Multiplier(Expander, ResidentLoader):
         self._send(block)
 
     @contextmanager
-    def _summed(self, block: int) -> Iterator[None]:
-        """Run the code for a block of rows where it is complete: if neighbours split K, at its owner."""
+    def _summed(self, block: int, columns: Columns = ()) -> Iterator[None]:
+        """Run the code for a block of rows, or columns of it, where it is complete: if K is split, at its owner."""
         if self.k_part is None:
             yield
             return
         owner = self.mapping.owners[block]
-        for bank, other, start, width in self._banks():
+        for bank, other, start, width in self._banks(columns):
             if other == block:
-                with self._columns(start, width) as columns:
-                    add_parts(self.core, self.mapping, self.k_part, bank, owner, self._extent(block, columns))
+                with self._columns(start, width) as valid:
+                    add_parts(self.core, self.mapping, self.k_part, bank, owner, self._extent(block, valid))
         with self._at_part(owner):
             yield
 
     @contextmanager
     def _has_rows(self, block: int) -> Iterator[None]:
         """Run the code for a block of rows that is not beyond the last one."""
-        if block == 0:
+        if block == 0 or self.mapping.has_whole_rows:
             yield
             return
         core = self.core

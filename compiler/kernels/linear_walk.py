@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from compiler.kernel_builder import EARLY, BufferHandle, Coordinate, CoreBuilder, Register
+from compiler.kernel_builder import EARLY, ZERO, BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_shape import LinearShape
 from compiler.packing import ROW_ALIGNMENT_BYTES
@@ -84,7 +84,8 @@ class Walk:
         self.index, self.stride = self._place()
         self.row_start = core.register()
         """First row of x of the tile; beyond the last row for a tile of padding."""
-        self.first_row, self.tile_rows = core.register(), core.register()
+        self.first_row = self.row_start if mapping.has_whole_rows else core.register()
+        self.tile_rows = core.register()
         self.out_offset = core.register()
         """Byte offset of the tile in a row of the result."""
         self.width: Register | int = core.register() if mapping.is_uneven else mapping.tile_outputs
@@ -95,7 +96,8 @@ class Walk:
         core, shares = self.core, self.mapping.row_shares
         if not (self.mapping.resident or self.mapping.is_flat):
             if shares == 1:
-                return core.coordinate(self.output_axis[0]), core.coordinate(self.output_axis[1])
+                index = core.coordinate(self.output_axis[0])
+                return index, ZERO if self.mapping.is_single else core.coordinate(self.output_axis[1])
             index, stride = (core.load_coordinate(which, core.register()) for which in self.output_axis)
             for number in (index, stride):
                 self._divide(number, shares)
@@ -145,6 +147,14 @@ class Walk:
 
     def tiles(self) -> Iterator[None]:
         """Loop over all tiles of this PE, with those of one weight or those of one x behind each other."""
+        if self.mapping.is_single:
+            self.core.multiply(self.index, self.tile_bytes, self.out_offset)
+            self._begin_outputs()
+            self._find_first_rows()
+            self._find_rows()
+            self._begin_rows()
+            yield
+            return
         if self.mapping.keeps_weight and not self.mapping.streams_constants:
             self._begin_outputs()
             for _ in self.output_tiles():
@@ -172,27 +182,39 @@ class Walk:
     def row_tiles(self) -> Iterator[None]:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
         core, mapping = self.core, self.mapping
-        is_dealt = mapping.resident or mapping.is_flat
-        if is_dealt:
-            self._find_band(self.row_start)
-        else:
-            core.multiply(self._row_part(self.row_start), mapping.tile_rows, self.row_start)
+        self._find_first_rows()
         with ExitStack() as body:
             if not mapping.streams_constants:  # these make a single round
                 with core.scratch() as rounds:
                     body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
-            with core.scratch() as last:
-                core.load_argument("rows", self.tile_rows)
-                core.minimum(self.row_start, core.subtract(self.tile_rows, 1, last), self.first_row)
-            core.subtract(self.tile_rows, self.first_row, self.tile_rows)
-            core.minimum(self.tile_rows, mapping.tile_rows, self.tile_rows)
+            self._find_rows()
             yield
             with core.scratch() as step:
-                if is_dealt:
+                if mapping.resident or mapping.is_flat:
                     core.copy(mapping.bands * mapping.tile_rows, step)
                 else:
                     core.multiply(self._row_parts(step), mapping.tile_rows, step)
                 core.increase(self.row_start, step)
+
+    def _find_first_rows(self) -> None:
+        """Set the first row of x of this PE's first tile."""
+        core, mapping = self.core, self.mapping
+        if mapping.resident or mapping.is_flat:
+            self._find_band(self.row_start)
+        else:
+            core.multiply(self._row_part(self.row_start), mapping.tile_rows, self.row_start)
+
+    def _find_rows(self) -> None:
+        """Set `first_row` and `tile_rows`."""
+        core = self.core
+        if self.mapping.has_whole_rows:
+            core.copy(self.mapping.tile_rows, self.tile_rows)
+            return
+        with core.scratch() as last:
+            core.load_argument("rows", self.tile_rows)
+            core.minimum(self.row_start, core.subtract(self.tile_rows, 1, last), self.first_row)
+        core.subtract(self.tile_rows, self.first_row, self.tile_rows)
+        core.minimum(self.tile_rows, self.mapping.tile_rows, self.tile_rows)
 
     def _row_part(self, into: Register) -> Register:
         """Set `into` to the number of the part of the rows that this PE has."""
@@ -274,17 +296,30 @@ class Walk:
 
     def load_x(self, address: Register, left: Register) -> None:
         """Load a chunk of x; the address moves to the next."""
-        core, mapping = self.core, self.mapping
+        core, chunk_bytes = self.core, self.mapping.chunk_bytes
         with core.scratch() as size, core.scratch() as pitch, core.scratch() as out_pitch:
-            core.minimum(left, core.copy(mapping.chunk_bytes, out_pitch), size)
-            core.emit(
-                "dma_in", out=self.buffers.x, out_pitch=out_pitch, address=address,
-                address_pitch=core.load_argument("x_pitch", pitch), rows=self.tile_rows, row_bytes=size,
-                broadcast=self._broadcast(mapping.x_receivers),
-            )  # fmt: skip
+            core.minimum(left, core.copy(chunk_bytes, out_pitch), size)
+            self._load_bytes_of_x(address, size, pitch, out_pitch)
+        core.increase(address, chunk_bytes)
+        core.increase(left, -chunk_bytes)
+
+    def load_first_of_x(self, address: Register, size: int) -> None:
+        """Load so many bytes of each row of x; the address moves on."""
+        core = self.core
+        with core.scratch() as row_bytes, core.scratch() as pitch, core.scratch() as out_pitch:
+            core.copy(size, row_bytes)
+            self._load_bytes_of_x(address, row_bytes, pitch, core.copy(self.mapping.chunk_bytes, out_pitch))
+        core.increase(address, size)
+
+    def _load_bytes_of_x(self, address: Register, size: Register, pitch: Register, out_pitch: Register) -> None:
+        """Load `size` bytes of each row of x; sets `pitch`."""
+        core = self.core
+        core.emit(
+            "dma_in", out=self.buffers.x, out_pitch=out_pitch, address=address,
+            address_pitch=core.load_argument("x_pitch", pitch), rows=self.tile_rows, row_bytes=size,
+            broadcast=self._broadcast(self.mapping.x_receivers),
+        )  # fmt: skip
         core.push(self.buffers.x)
-        core.increase(address, mapping.chunk_bytes)
-        core.increase(left, -mapping.chunk_bytes)
 
     def find_x(self, x_row: Register) -> None:
         """Point at the first row of x of the tile."""

@@ -22,13 +22,15 @@ CHANGES = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4}
 
 def _choose(monkeypatch: pytest.MonkeyPatch, fits: Callable[[LinearMapping], bool]) -> list[LinearMapping]:
     """Let the cheapest mapping that fits be chosen, one with three trips in each loop; return those chosen."""
+    return _choose_any(monkeypatch, lambda one: fits(one) and min(one.chunks, one.output_rounds, one.row_rounds) >= 3)
+
+
+def _choose_any(monkeypatch: pytest.MonkeyPatch, fits: Callable[[LinearMapping], bool]) -> list[LinearMapping]:
+    """Let the cheapest mapping that fits be chosen; return those chosen."""
     chosen: list[LinearMapping] = []
 
     def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
-        found = (
-            mapping for mapping in candidates(shape, machine)
-            if fits(mapping) and min(mapping.chunks, mapping.output_rounds, mapping.row_rounds) >= 3
-        )  # fmt: skip
+        found = (mapping for mapping in candidates(shape, machine) if fits(mapping))
         chosen.append(min(found, key=lambda mapping: cycles(mapping, machine)))
         return chosen[-1]
 
@@ -57,6 +59,55 @@ def test_smaller_tiles_in_the_last_round(
     outputs = (480 if way == "streamed" else 320) - missing
     _check(Case((201, 150), (150, outputs), is_turned), small_machine(**CHANGES))
     assert chosen and all(0 < one.last_tile_outputs < one.tile_outputs for one in chosen)
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [(128, 128), (101, 96), (128, 90)])
+@pytest.mark.parametrize("way", ["streamed", "turned"])
+@pytest.mark.parametrize("is_turned", [True, False])
+@pytest.mark.parametrize(("inputs", "first", "chunks"), [(320, 128, 5), (301, 96, 5), (200, 32, 4)])
+def test_a_single_tile_begins_with_a_short_chunk(
+    inputs: int, first: int, chunks: int, is_turned: bool, way: str, rows: int, outputs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Chunks behind the first one are whole; tiles are whole, or ragged at either edge; K ends within a block."""
+    wanted = (way, first, chunks, False)
+    chosen = _choose_any(
+        monkeypatch, lambda one: (one.way, one.first_chunk_bytes, one.chunks, one.is_swapped) == wanted
+    )
+    _check(Case((rows, inputs), (inputs, outputs), is_turned), small_machine(**CHANGES))
+    assert chosen and all(one.stores_banks and one.tile_rows > one.block_rows for one in chosen)
+
+
+@pytest.mark.parametrize("way", ["streamed", "turned"])
+@pytest.mark.parametrize("is_turned", [True, False])
+@pytest.mark.parametrize("machine", ["mtia-2i", "mtia-v1"])
+def test_a_single_tile_with_operands_swapped(
+    machine: str, is_turned: bool, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are turned on their way out; there are several commands for a chunk on the older machine."""
+    chosen = _choose_any(
+        monkeypatch, lambda one: one.is_swapped and one.way == way and one.first_chunk_bytes > 0 and one.chunks >= 5
+    )
+    _check(Case((70, 300), (300, 128), is_turned), small_machine(machine, **CHANGES))
+    assert chosen
+
+
+@pytest.mark.parametrize(("outputs", "tile"), [(32, 6), (64, 11), (96, 16)])
+@pytest.mark.parametrize("is_turned", [True, False])
+def test_tiles_that_are_narrower_than_a_block(
+    is_turned: bool, outputs: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one may have a few columns only; it reads its own."""
+    chosen = _choose_any(monkeypatch, lambda one: (one.way, one.tile_outputs) == ("streamed", tile))
+    _check(Case((40, 300), (300, outputs), is_turned), small_machine(**{**CHANGES, "grid.columns": 6}))
+    assert chosen
+
+
+def test_tiles_of_single_rounds_are_even() -> None:
+    """512 outputs over 12 rows of PEs are 43 each, in two blocks of about the same width, which are turned apart."""
+    mapping = mapping_of(Case((512, 512), (512, 512)), preset("mtia-300"))
+    assert mapping.is_single and mapping.output_parts * mapping.tile_outputs - 512 < mapping.output_parts
+    assert mapping.column_blocks == ((0, 22), (22, 21))
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])

@@ -72,7 +72,9 @@ def test_larger_groups_do_not_slow_a_prefill() -> None:
 
 
 @pytest.mark.parametrize("name", ["mtia-v1", "mtia-2i", "mtia-300", "hbm-concept"])
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1024, 1024, 1024), (2000, 3000, 1000)])
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs"), [(512, 512, 512), (512, 512, 1024), (1024, 1024, 1024), (2000, 3000, 1000)]
+)
 def test_products_of_two_computed_matrices_cost_what_they_take(name: str, rows: int, outputs: int, inputs: int) -> None:
     """Both operands in SRAM, the second one turned on the way in: within 5 % of the simulator."""
     machine = preset(name)

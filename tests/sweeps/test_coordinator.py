@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from compiler import GraphCompiler
 from isa.errors import ToolError
 from isa.machine import Machine
+from models import build
 from sweeps.coordinator import Advance
 from sweeps.pareto import front_of
 from sweeps.points import SweepTable
@@ -16,6 +18,7 @@ from sweeps.running import load_table, resume, run, status
 from sweeps.store import Store
 from sweeps.sweep_file import SweepError, read_sweep
 from sweeps.tables import csv_text
+from sweeps.workloads import compiler_of, graph_of
 from tests.sweeps.sweep_texts import TINY
 
 LEARNING = TINY.replace('kind = "random"', 'kind = "nsga2"')
@@ -73,6 +76,30 @@ def test_discarding_loses_nothing_of_the_front(serial: dict[str, SweepTable]) ->
     kept = [row for row in some.rows if row.status != "discarded"]
     assert kept == [everything.rows[row.number] for row in kept]
     assert front_of(some) == front_of(everything)
+
+
+def test_an_unusual_goal_discards_nothing(tmp_path: Path) -> None:
+    """Bounds say how fast and frugal a machine can be at best, not at worst."""
+    text = TINY.replace(
+        'figure = "decode.latency_seconds"', 'figure = "decode.throughput_per_second"\ngoal = "minimize"'
+    )
+    text = text.replace('figure = "decode.energy_per_token_joules"', 'figure = "average_watts"\ngoal = "maximize"')
+    found = run(read_sweep(text), tmp_path / "s", workers=0)
+    everything = run(read_sweep(text.replace("batch = 4", "batch = 4\ndiscard = false")), tmp_path / "s", workers=0)
+    assert found == everything
+
+
+def test_progress_tells_the_front_of_all_points_that_are_known(tmp_path: Path) -> None:
+    """Also of those whose batch is not complete yet."""
+    sizes: list[int] = []
+
+    def observe(advance: Advance) -> None:
+        sizes.append(advance.front)
+        if advance.acknowledged and advance.done:
+            assert advance.front == len(front_of(load_table(tmp_path / "s")).rows)
+
+    run(read_sweep(TINY.replace("batch = 4", "batch = 8")), tmp_path / "s", workers=0, observe=observe)
+    assert sum(size > 0 for size in sizes) > 4
 
 
 def test_two_processes_give_the_table_of_one(serial: dict[str, SweepTable], tmp_path: Path) -> None:
@@ -156,4 +183,42 @@ def test_a_model_that_cannot_be_read_ends_the_sweep_at_once(tmp_path: Path) -> N
     (tmp_path / "sweep.toml").write_text(TINY.replace('"dlrm-tiny"', '"model.onnx"'))
     with pytest.raises(ToolError, match=r"model\.onnx"):
         run(tmp_path / "sweep.toml", tmp_path / "s", workers=0)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_model_that_changes_ends_the_sweep(tmp_path: Path) -> None:
+    """It is no fault of the machines that were still to be tried; they are tried when the model is back."""
+    model = tmp_path / "model.onnx"
+    onnx.save(build("dlrm-tiny"), model)
+    before = model.read_bytes()
+    (tmp_path / "sweep.toml").write_text(TINY.replace('"dlrm-tiny"', '"model.onnx"'))
+    store = tmp_path / "s"
+
+    def change(advance: Advance) -> None:
+        if advance.acknowledged and model.exists():
+            model.unlink()
+            compiler_of.cache_clear()
+            graph_of.cache_clear()
+
+    for _ in range(2):
+        with pytest.raises(ToolError, match=r"model\.onnx: cannot be read"):
+            run(tmp_path / "sweep.toml", store, workers=0, observe=change) if model.exists() else resume(
+                store, workers=0
+            )
+    assert not status(store).runs["infeasible"] and not status(store).runs["failed"]
+    model.write_bytes(before)
+    assert csv_text(resume(store, workers=0)) == csv_text(run(tmp_path / "sweep.toml", tmp_path / "t", workers=0))
+
+
+def test_all_workloads_that_no_machine_can_run_are_told_at_once(tmp_path: Path) -> None:
+    """With their lines, before anything is written."""
+    text = TINY.replace("past = 30\n", "past = 100_000_000\n")
+    text = text.replace("batch = 16\n", 'batch = 16\nquantize = "int4"\ngroup_size = 7\n')
+    (tmp_path / "sweep.toml").write_text(text)
+    with pytest.raises(SweepError) as caught:
+        run(tmp_path / "sweep.toml", tmp_path / "s", workers=0)
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if line == "[[workloads]]"]
+    sentences = "decode': --dim past: 100,000,000 is too large", "ranking': --group-size: 7 is no size"
+    for line, what in zip(lines, sentences, strict=True):
+        assert f"sweep.toml:{line}: workload '{what}" in str(caught.value)
     assert not (tmp_path / "s").exists()

@@ -22,6 +22,7 @@ from sweeps.page import page_text, write_page
 from sweeps.page_data import findings_of
 from sweeps.pareto import front_of
 from sweeps.points import SweepTable
+from sweeps.wording import scale_of
 from tests.synthetic_sweep import HOSTILE, PARAMETERS, odd_tables, page_arguments, synthetic_table
 
 
@@ -97,6 +98,16 @@ def test_the_data_has_every_point(table: SweepTable, page: Reader) -> None:
     assert all(line["xs"] == sorted(line["xs"]) and line["ys"] == sorted(line["ys"])[::-1] for line in data["lines"])
 
 
+def test_figures_without_a_front_have_the_scale_of_the_base_machine(table: SweepTable) -> None:
+    """As where no point is feasible."""
+    base = table.baseline
+    assert base is not None
+    axes = _read(odd_tables()["only the base machine"]).data["figures"]
+    for goal, axis in zip(table.objectives, axes, strict=False):
+        assert axis["divisor"] == scale_of([base.figures[goal.name]], goal.unit)[0]
+    assert any(axis["divisor"] != 1 for axis in axes[: len(table.objectives)])
+
+
 @pytest.mark.parametrize("name", ["", *odd_tables()])
 def test_nothing_is_loaded_and_only_our_scripts_run(name: str, page: Reader) -> None:
     """No element asks for anything; the policy forbids it too, and names the scripts by their digests."""
@@ -163,7 +174,7 @@ def test_the_page_tells_what_there_is_to_know(table: SweepTable, page: Reader) -
     lost = sum(row.reason.startswith("constraint") for row in table.rows)
     for expected in (
         f"knee: point {front.knee.number}", f"{lost} infeasible constraint", "H200 SXM",
-        "beat the base machine in both latency and area",
+        "dominate the base machine in latency and area",
         "H100 SXM", "knee, point", "one chip on its own", "0.08 $/kWh (assumed)", "a made-up version",
     ):  # fmt: skip
         assert expected in words, expected

@@ -159,6 +159,15 @@ def test_what_dominates_the_base_machine() -> None:
     assert dominations(_table(*rows, baseline=_row(-1, {}, status="infeasible"))) == ()
 
 
+def test_the_base_machine_is_not_the_nearest_to_itself() -> None:
+    """A point that is the same machine says nothing of what others miss."""
+    base = _row(-1, {"a": 0}, latency=2.0, throughput=5.0)
+    same = dataclasses.replace(_row(0, {"a": 0}, 2.0, 5.0), key_machine=base.key_machine)
+    (found,) = dominations(_table(same, _row(1, {"a": 2}, 2.2, 9.0), baseline=base))
+    assert found.nearest is not None and found.nearest.number == 1
+    assert dominations(_table(same, baseline=base)) == ()
+
+
 def test_front_of_a_table_leaves_out_what_did_not_run() -> None:
     """Bounds of discarded points are no figures."""
     table = synthetic_table(300)

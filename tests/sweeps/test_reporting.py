@@ -48,7 +48,11 @@ def test_a_report_has_the_machines_and_assumptions_of_its_sweep(store: Path, tmp
     page = (tmp_path / "page.html").read_text()
     assert "knee, point" in page and "base machine" in page and "H100 SXM" in page
     assert "1,000 tokens/s" in page and "1,000 samples/s" in page
-    assert "0.123 (set by the sweep)" in page
+    assert "0.123 (set by the sweep)" in page and "a version" in page
+    assert page.count("decode: llama-tiny, 1 layer, decode, batch 2, past 30, fp16") == 2
+    assert (
+        "Workloads: decode (llama-tiny, 1 layer, decode, batch 2, past 30, fp16); ranking (dlrm-tiny, batch 16" in page
+    )
     assert len((tmp_path / "points.csv").read_text().splitlines()) == 1 + 4
     assert (tmp_path / "points.parquet").stat().st_size > 0
 

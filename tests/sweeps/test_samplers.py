@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import pytest
 
 from sweeps.samplers import Sampler, Told, sampler_of
-from sweeps.space import Choice
+from sweeps.space import Choice, grid
 from sweeps.sweep import Sweep
 from sweeps.sweep_file import read_sweep
 from tests.sweeps.sweep_texts import TINY
 
 KINDS = ("grid", "random", "quasi_random", "nsga2", "tpe")
 BATCH = 4
+LARGE = TINY.replace("values = [2, 4, 8]", "range = { start = 2, stop = 64, step = 1 }")
 
 
-def _sweep(kind: str, seed: int = 1) -> Sweep:
-    text = TINY.replace('kind = "random"', f'kind = "{kind}"').replace("seed = 1", f"seed = {seed}")
-    return read_sweep(text)
+def _sweep(kind: str, seed: int = 1, text: str = TINY) -> Sweep:
+    return read_sweep(text.replace('kind = "random"', f'kind = "{kind}"').replace("seed = 1", f"seed = {seed}"))
 
 
 def _outcome(choice: Choice) -> Told:
@@ -78,20 +78,34 @@ def _spread(points: Sequence[Choice]) -> int:
 
 def test_quasi_random_points_fill_the_space_more_evenly() -> None:
     """Than random ones, over every parameter."""
-    even, random = (sampler_of(_sweep(kind)).ask(0, 96) for kind in ("quasi_random", "random"))
+    even, random = (sampler_of(_sweep(kind, text=LARGE)).ask(0, 96) for kind in ("quasi_random", "random"))
     assert _spread(even) < _spread(random) / 2
 
 
 @pytest.mark.parametrize("kind", ["nsga2", "tpe"])
 def test_learning_samplers_learn(kind: str) -> None:
     """Later points fail less often than the first ones, and have better figures."""
-    points = _go_on(sampler_of(_sweep(kind)), 0, 14)
+    points = _go_on(sampler_of(_sweep(kind, text=LARGE)), 0, 14)
     early, late = points[: 2 * BATCH], points[-4 * BATCH :]
     assert sum(point[2] for point in late) / len(late) > sum(point[2] for point in early) / len(early)
 
 
-@pytest.mark.parametrize("kind", ["nsga2", "tpe"])
-def test_learning_samplers_do_not_repeat_themselves(kind: str) -> None:
-    """While there is something new to try: the first points are all different."""
-    points = _go_on(sampler_of(_sweep(kind)), 0, 5)
-    assert len(set(points)) == len(points) == 20
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_design_is_tried_once(kind: str) -> None:
+    """All of the grid, then a sampler gives fewer than were asked for; one that was lost in between, too."""
+    conditional = TINY.replace("values = [1100, 1350]", 'values = [1100, 1350]\nwhen = "width > 2"')
+    sweep = _sweep(kind, text=conditional)
+    points = _go_on(sampler_of(sweep), 0, 14)
+    assert sorted(points) == sorted(grid(sweep.base, sweep.parameters)) and len(points) == 4 * (1 + 2 * 2) * 2
+    again = sampler_of(sweep)
+    for first in range(0, 36, BATCH):
+        again.tell(first, [_outcome(choice) for choice in points[first : first + BATCH]])
+    assert _go_on(again, 36, 2) == points[36:]
+
+
+def test_how_many_points_a_sweep_will_have() -> None:
+    """The budget, or fewer if there are no more designs; not known if time ends it."""
+    assert _sweep("random").total == 12
+    assert _sweep("random", text=TINY.replace("points = 12", "points = 100")).total == 48
+    assert _sweep("random", text=TINY.replace("points = 12", "hours = 1")).total is None
+    assert _sweep("grid", text=TINY.replace("points = 12", "hours = 1")).total == 48

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isa.errors import MachineError
 from isa.machine import Machine, preset
 from sweeps.expressions import Expression, ExpressionError
-from sweeps.space import Parameter, assign, digest_of, grid, grid_size, machine_with, plain
+from sweeps.space import Parameter, assign, digest_of, grid, grid_size, machine_with, own_value, plain
 
 BASE = preset("mtia-2i")
 MESH = Parameter("noc.topology", ("crossbar", "mesh"))
@@ -33,6 +33,20 @@ def test_later_parameters_see_earlier_ones() -> None:
     """In `when` and in `set`; what is not active is not set."""
     assert dict(assign(BASE, (MESH, HOPS), (0, 2)).values) == {"noc.topology": "crossbar"}
     assert dict(assign(BASE, (MESH, HOPS), (1, 2)).changes) == {"noc.topology": "mesh", "noc.hop_latency_cycles": 8}
+
+
+def test_what_the_base_machine_has_of_a_parameter() -> None:
+    """Its field, its clock, or the value that sets all fields to what they are, but for rounding; else nothing."""
+    assert own_value(BASE, Parameter("sram.bytes", (1,)), {}) == BASE.sram.bytes
+    assert own_value(BASE, Parameter("frequency", (1100,)), {}) == BASE.frequency_mhz
+    assert own_value(BASE, PES, {}) == 8
+    rate = Expression("base.dram.bytes_per_second / base.dram.channels * channels * (1 + 1e-15)")
+    channels = Parameter("channels", (12, 16, 24), (("dram.channels", Expression("channels")),
+                                                    ("dram.bytes_per_second", rate)))  # fmt: skip
+    assert own_value(BASE, channels, {}) == BASE.dram.channels == 16
+    later = Parameter("ratio", (1, 2), (("grid.rows", Expression("side * ratio")),))
+    assert (own_value(BASE, later, {"side": 4}), own_value(BASE, later, {})) == (2, None)
+    assert own_value(BASE, Parameter("kind", ("a", "b"), (("dram.kind", Expression("kind")),)), {}) is None
 
 
 def test_the_grid_has_every_active_choice_once_in_order() -> None:

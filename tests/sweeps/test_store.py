@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -115,6 +116,34 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
         Store.to_read(tmp_path / "empty")
     with pytest.raises(StoreError, match="cannot be written"):
         Store.to_write(tmp_path / "no" / "folder")
+    with pytest.raises(StoreError, match="is a folder"):
+        Store.to_write(Path())
+
+
+def test_a_store_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """As on a read-only disk: SQLite finds no place for its index of the log, and needs none if the log is merged."""
+    (tmp_path / "t-shm").symlink_to("no/where")
+    with Store.to_write(tmp_path / "s") as store:
+        sweep = _sweep(store)
+        store.record(sweep, MACHINES, [RUN], [_point(0)])
+        shutil.copy(tmp_path / "s", tmp_path / "t")
+        shutil.copy(tmp_path / "s-wal", tmp_path / "t-wal")
+        with pytest.raises(StoreError, match="cannot be opened"):
+            Store.to_read(tmp_path / "t")
+    shutil.copy(tmp_path / "s", tmp_path / "t")
+    (tmp_path / "t-wal").unlink()
+    with Store.to_read(tmp_path / "t") as store:
+        assert store.counts(sweep) == {"ok": 1} and not store.is_being_written()
+
+
+def test_a_damaged_store(tmp_path: Path) -> None:
+    """Also if SQLite sees nothing of it."""
+    with Store.to_write(tmp_path / "s") as store:
+        sweep = _sweep(store)
+        store.record(sweep, MACHINES, [RUN], [_point(0)])
+        store._connection.execute("UPDATE points SET figures = '{\"latency'")
+        with pytest.raises(StoreError, match="it is damaged"):
+            list(store.points(sweep))
 
 
 def test_failed_runs_can_be_forgotten(tmp_path: Path) -> None:

@@ -98,6 +98,42 @@ def test_all_problems_are_told_at_once() -> None:
         assert row.startswith("  sweep text:")
 
 
+def test_what_is_wrong_in_a_row_hides_nothing_else() -> None:
+    """Its names are checked too, and those that use them are right; no base machine hides no value."""
+    text = TINY
+    for old, new in {
+        'machine = "mtia-2i"': 'machine = "mtia-2j"',
+        "values = [2, 4, 8]": 'values = []\nwhen = "grid.rowz > 1"',
+        "area_mm2 <= 0.88": "area_mm2 <= width * 0.88",
+        "values = [2e9, 204.8e9]": "values = [2e9, -1]",
+        'model = "llama-tiny"': 'model = "lama-tiny"',
+        'phase = "decode"': 'phase = "decod"',
+        'figure = "decode.energy_per_token_joules"': 'figure = "decode.energy_per_token_joule"\ngoal = "less"',
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    told = _told(text)
+    for message in (
+        "machine: unknown machine", "parameters.1.values: must not be empty", "did you mean 'grid.rows'?",
+        "parameters.2.values: must be greater", "did you mean 'llama-tiny'?", "must be 'prefill' or 'decode'",
+        "did you mean 'decode.energy_per_token_joules'?", "objectives.1.goal: must be",
+    ):  # fmt: skip
+        assert message in told
+    assert told.startswith("sweep text: 8 problems")
+
+
+def test_nothing_is_told_of_rows_that_are_not_there() -> None:
+    """That there are none is one problem."""
+    assert _told("name = 'x'\nmachine = 'mtia-2i'\n").startswith("sweep text: 3 problems")
+    assert _told("name = 'x'\nmachine = 'mtia-2i'\nparameters = 5\n").count("parameters") == 1
+
+
+def test_paths_that_a_parameter_sets_may_be_nested() -> None:
+    """As those of changes may."""
+    nested = TINY.replace('set = { "grid.columns" = "width" }', 'set = { grid.columns = "width" }')
+    assert read_sweep(nested).parameters == read_sweep(TINY).parameters
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -123,7 +159,15 @@ def test_all_problems_are_told_at_once() -> None:
         ('figure = "decode.energy_per_token_joules"', 'figure = "decode.latency_seconds"', "is an objective already"),
         ('"area_mm2 <= 0.88 * base.area_mm2"', '"area_mm2 <= __import__(1)"', "no function '__import__'"),
         ('name = "tiny"', 'nmae = "tiny"', "unknown key"),
-        ("[budget]", "[[budget]]", "must be a valid dictionary"),
+        ('name = "tiny"', 'name = ""', "name: must not be empty"),
+        ("values = [2, 4, 8]", "values = []", "parameters.1.values: must not be empty"),
+        ("values = [2, 4, 8]", "values = 2", "must be a list, not 2"),
+        ("values = [2, 4, 8]", "values = [2, [4]]", "values.1: must be a number, a text, true or false, not"),
+        ("values = [2, 4, 8]", "range = { start = nan, stop = 1, step = 1 }", "range.start: must be a number, not nan"),
+        ("values = [2, 4, 8]", "range = { start = -1e308, stop = 1e308, step = 1 }", "10000 are possible"),
+        ("start = 33554432, stop", "start = 1e-300, stop = 1e300, factor = 2 } # ", "too large a multiple"),
+        ("start = 33554432, stop", "start = 1.5, stop = 2, factor = 2 } # ", "parameters.0.log_range: must be a valid"),
+        ("[budget]", "[[budget]]", "must be a table"),
     ],
 )  # fmt: skip
 def test_what_is_refused(old: str, new: str, message: str) -> None:
@@ -157,3 +201,15 @@ def test_models_and_machines_lie_beside_the_file(tmp_path: Path) -> None:
         from sweeps.workloads import graph_of
 
         graph_of(workload)
+
+
+def test_a_stored_sweep_knows_its_models_without_their_files(tmp_path: Path) -> None:
+    """By the digests of then: another model under the same path is another sweep."""
+    onnx.save(build("dlrm-tiny"), tmp_path / "model.onnx")
+    (tmp_path / "sweep.toml").write_text(TINY.replace('"dlrm-tiny"', '"model.onnx"'))
+    sweep = read_sweep(tmp_path / "sweep.toml")
+    onnx.save(build("dlrm-tiny", dtype="float32"), tmp_path / "model.onnx")
+    assert read_sweep(tmp_path / "sweep.toml").digest != sweep.digest
+    (tmp_path / "model.onnx").unlink()
+    again = from_definition(sweep.definition)
+    assert again == sweep and again.digest == sweep.digest

@@ -173,7 +173,9 @@ def test_verdicts_say_why_nothing_beats_the_base(table: SweepTable) -> None:
     small = {"latency_seconds": 1e-6, "energy_per_token_joules": 1e-6, "area_mm2": 1.0}
     unbeatable = dataclasses.replace(table.baseline, figures={**table.baseline.figures, **small})
     told = list(verdicts(dataclasses.replace(table, baseline=unbeatable)))
-    assert len(told) == 3 and all(text.startswith("No point beats") and "limited by decode" in text for text in told)
+    assert len(told) == 3 and all(
+        text.startswith("No point dominates") and "limited by decode" in text for text in told
+    )
     alone = dataclasses.replace(table, baseline=unbeatable, objectives=table.objectives[:1])
     assert next(verdicts(alone)).startswith("No point beats the base machine in latency; the nearest, point ")
     assert "not evaluated" in next(verdicts(dataclasses.replace(table, baseline=None)))
