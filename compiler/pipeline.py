@@ -14,12 +14,12 @@ from compiler.emit import MODULE_BY_KIND, PLACED_KINDS, emit
 from compiler.frontend import FRONT_END
 from compiler.gates import fuse_gates
 from compiler.graph import Graph
+from compiler.keys_in_rows import read_keys_in_rows
 from compiler.kinds import SUPPORTED_KINDS
 from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
 from compiler.mapping import Choose, by_estimate, map_graph
-from compiler.new_keys import read_new_keys
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
 from compiler.round_in_linears import round_in_linears
@@ -102,8 +102,8 @@ BACK = (
          ensures=("fused",)),
     Pass("legalize", "Split what no kernel does at once; put keys and values into caches.",
          _of_graph(legalize), requires=("fused",), ensures=("has_kernels",)),
-    Pass("read_new_keys", "Let attention without a past read keys and values where they are made, not from the cache.",
-         lambda level, options: read_new_keys(_graph(level), options.machine, options.dtype),
+    Pass("read_keys_in_rows", "Let attention without a past read keys and values where they are made.",
+         lambda level, options: read_keys_in_rows(_graph(level), options.machine, options.dtype),
          requires=("has_kernels",), ensures=("has_kernels",)),
     Pass("round_in_linears", "Let linears round their own rows of x where that costs less than a launch.",
          lambda level, options: round_in_linears(_graph(level), options.machine, options.dtype),

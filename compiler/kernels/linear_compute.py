@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_expand import Expander
-from compiler.kernels.linear_parts import add_parts, exchange_parts
+from compiler.kernels.linear_parts import add_parts, exchange_parts, exchanged_blocks
 from compiler.kernels.linear_resident import ResidentLoader
 from compiler.kernels.linear_stream import XStream
 from compiler.kernels.linear_walk import Buffers
@@ -296,37 +296,24 @@ class Multiplier(Expander, ResidentLoader):
                 self._activate()
                 self._send()
                 return
-            if self.k_part is not None and self._exchanges:
-                self._exchange_and_store(self.k_part)
-                return
+            pairs = exchanged_blocks(self.mapping)
+            for pair in pairs:
+                self._exchange_and_store(pair)
+            exchanged = {block for pair in pairs for block in pair}
             for block in self.row_blocks:
-                self._sum_and_store(block)
+                if block not in exchanged:
+                    with self._has_rows(block), self._summed(block):
+                        self._store_block(block)
 
-    def _sum_and_store(self, block: int) -> None:
-        """Store a block of rows, if there are any, where its sums are complete."""
-        with self._has_rows(block), self._summed(block):
-            self._store_block(block)
-
-    @property
-    def _exchanges(self) -> bool:
-        """True if two parts of K have the same blocks in each tile, and all rows in it."""
-        mapping = self.mapping
-        blocks = -(-mapping.shape.rows // mapping.block_rows)
-        return mapping.k_parts == 2 and not mapping.shape.is_computed and blocks == len(self.row_blocks)
-
-    def _exchange_and_store(self, part: Register) -> None:
-        """Let two parts of K send each other sums at the same time, and store: a block of the one and of the other."""
-        owned = [[block for block in self.row_blocks if self.mapping.owners[block] == owner] for owner in range(2)]
-        pairs = list(zip(*owned, strict=False))
-        for pair in pairs:
-            banks = [[bank for bank in self._banks() if bank[1] == block] for block in pair]
-            extents = [[(bank, self._extent(block, width)) for bank, block, _, width in those] for those in banks]
-            exchange_parts(self.core, self.mapping, part, *extents)
-            for owner, block in enumerate(pair):
-                with self._at_part(owner):
-                    self._store_block(block)
-        for block in (*owned[0][len(pairs) :], *owned[1][len(pairs) :]):
-            self._sum_and_store(block)
+    def _exchange_and_store(self, pair: tuple[int, int]) -> None:
+        """Let two parts of K send each other the sums of a block of rows at the same time, and store a block each."""
+        assert self.k_part is not None
+        banks = [[(bank, self._extent(block, width)) for bank, block, _, width in self._banks() if block == one]
+                 for one in pair]  # fmt: skip
+        exchange_parts(self.core, self.mapping, self.k_part, *banks)
+        for owner, block in enumerate(pair):
+            with self._at_part(owner):
+                self._store_block(block)
 
     def _store_block(self, block: int) -> None:
         """Round and store a block of rows."""

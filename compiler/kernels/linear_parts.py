@@ -29,6 +29,16 @@ def add_parts(
             core.emit("acc_send", bank=bank, direction=before, **extent)
 
 
+def exchanged_blocks(mapping: LinearMapping) -> list[tuple[int, int]]:
+    """Return blocks of rows of the first and the second of two parts of K that send each other sums: all have rows."""
+    owners = mapping.owners
+    is_full = len(owners) == -(-mapping.shape.rows // mapping.block_rows)
+    if mapping.k_parts != 2 or mapping.shape.is_computed or not is_full:
+        return []
+    first, second = ([block for block, owner in enumerate(owners) if owner == part] for part in range(2))
+    return list(zip(first, second, strict=False))
+
+
 Bank = tuple[int, dict[str, Any]]
 """An accumulator, and the rows and columns of it that are used."""
 

@@ -183,10 +183,13 @@ class Walk:
         """Loop over tiles of rows; sets `first_row` and `tile_rows`, both valid also in a tile of padding."""
         core, mapping = self.core, self.mapping
         self._find_first_rows()
+        if mapping.streams_constants:  # in a single round
+            self._find_rows()
+            yield
+            return
         with ExitStack() as body:
-            if not mapping.streams_constants:  # these make a single round
-                with core.scratch() as rounds:
-                    body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
+            with core.scratch() as rounds:
+                body.enter_context(core.loop(core.load_argument("row_rounds", rounds)))
             self._find_rows()
             yield
             with core.scratch() as step:

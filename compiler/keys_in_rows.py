@@ -19,7 +19,7 @@ from isa.dtypes import BY_NAME, Dtype
 from isa.machine import Machine
 
 
-def read_new_keys(graph: Graph, machine: Machine, dtype: str) -> Graph:
+def read_keys_in_rows(graph: Graph, machine: Machine, dtype: str) -> Graph:
     """Return the graph in which attention also gets the rows of keys and values, where it may read those."""
     values, operations, producers = dict(graph.values), list(graph.operations), graph.producers()
     for op in graph.operations:

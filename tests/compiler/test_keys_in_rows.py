@@ -12,10 +12,10 @@ from compiler.attention_choice import choose_tile
 from compiler.attention_mapping import AttentionTile, Depths
 from compiler.emit import emit
 from compiler.graph import AttentionAttributes, Graph, Operation, RopeAttributes, SliceAttributes, Value
+from compiler.keys_in_rows import read_keys_in_rows
 from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapping import map_graph
-from compiler.new_keys import read_new_keys
 from compiler.placement import place
 from isa.affine import Affine, Dim
 from isa.machine import Machine
@@ -66,7 +66,7 @@ def _graph(tokens: int, head_dim: int, past: Dim = 0, apart: bool = False) -> Gr
 
 
 def _of_rows(graph: Graph, machine: Machine) -> Program:
-    return emit(place(map_graph(read_new_keys(legalize(graph), machine, "fp16"), machine, "fp16")))
+    return emit(place(map_graph(read_keys_in_rows(legalize(graph), machine, "fp16"), machine, "fp16")))
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["columns", "apart"])
@@ -112,7 +112,7 @@ def test_the_bits_are_those_of_caches(
 
 
 def _kinds(graph: Graph, machine: Machine) -> list[str]:
-    return [op.kind for op in read_new_keys(legalize(graph), machine, "fp16").operations if op.kind != "move"]
+    return [op.kind for op in read_keys_in_rows(legalize(graph), machine, "fp16").operations if op.kind != "move"]
 
 
 def test_what_attention_reads() -> None:
