@@ -182,14 +182,15 @@ def _owns_of(
 
 def _shared(bodies: Sequence[Body], *, of_a_name: bool) -> _Numbered:
     """Let buffers of bodies be the same where they may: all of one name, or any between the same streams."""
-    sharing, numbers = _Sharing(), list[tuple[int, ...]]()
+    sharing, numbers, used = _Sharing(), list[tuple[int, ...]](), list[set[int]]()
     passed, begins = passed_bodies(bodies), _begins(bodies)
     passed_ones = {index for others in passed.values() for index in others}
     whole = range(sum(body.meets for body in bodies) + 1)
     stretch = 0
     for index, body in enumerate(bodies):
         stretch += body.meets
-        avoided = {number for other in passed.get(index, ()) for number in numbers[other]}
+        avoided = {number for other in passed.get(index, ()) for number in used[other]}
+        used.append(set())
         taken: list[int] = []
         owns = _owns(body)
         for own in owns:
@@ -201,6 +202,7 @@ def _shared(bodies: Sequence[Body], *, of_a_name: bool) -> _Numbered:
             first = begins[index] if own.is_early else stretch
             sharing.stretches[number].update(range(first, stretch + 1) if own.may_share else whole)
             taken.append(number)
+            used[-1].add(number)
         numbers.append(tuple(taken))
         sharing.ahead.update(number for number, own in zip(taken, owns, strict=True) if own.is_ahead)
     return _Numbered(

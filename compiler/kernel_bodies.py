@@ -45,11 +45,15 @@ _LOOP = BY_NAME["loop"].opcode
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A kernel on rows x columns PEs from the corner of the whole; `meets` if it uses what a body before it wrote."""
+    """A kernel on rows x columns PEs from the corner of the whole; `meets` if it uses what a body before it wrote.
+
+    With `passes` it may load constants ahead of bodies before it, whose memory must then have room for them.
+    """
 
     kernel: Kernel
     rectangle: Rectangle
     meets: bool
+    passes: bool = True
 
     @property
     def inputs_at(self) -> int:
@@ -64,7 +68,8 @@ class Body:
     @property
     def ahead(self) -> tuple[int, int]:
         """Instructions of core A that may run long before the others, if those use constants only."""
-        return self.kernel.ahead if isinstance(self.kernel, BuiltKernel) and self.uses_constants else (0, 0)
+        may_run = isinstance(self.kernel, BuiltKernel) and self.uses_constants and self.passes
+        return self.kernel.ahead if may_run else (0, 0)  # type: ignore[attr-defined]
 
     @property
     def streamed(self) -> frozenset[int]:

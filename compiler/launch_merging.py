@@ -41,7 +41,7 @@ def merge_launches(program: Program) -> Program:
     return replace(program, kernels=tuple(merger.kernels), entries=entries)
 
 
-_Key = tuple[tuple[int, Rectangle, bool], ...]
+_Key = tuple[tuple[int, Rectangle, bool, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,14 @@ class _Group:
     def key(self) -> _Key:
         """What groups have in common whose launches run the same code."""
         return tuple(
-            (launch.kernel, body.rectangle, body.meets) for launch, body in zip(self.launches, self.bodies, strict=True)
+            (launch.kernel, body.rectangle, body.meets, body.passes)
+            for launch, body in zip(self.launches, self.bodies, strict=True)
         )
+
+    @property
+    def in_order(self) -> _Group:
+        """The same, but nothing comes ahead of others unless its buffers take what memory is left."""
+        return replace(self, bodies=tuple(replace(body, passes=bool(body.streamed)) for body in self.bodies))
 
 
 class _Merger:
@@ -98,7 +104,9 @@ class _Merger:
                 if lost >= ways[end + 1][0]:
                     continue
                 if end > begin and not self._fits(group):
-                    break
+                    group = group.in_order
+                    if not self._fits(group):
+                        break
                 ways[end + 1] = lost, group
         groups = []
         end = len(launches)
@@ -213,7 +221,7 @@ class _Merger:
     def _kernel(self, group: _Group) -> int:
         key = group.key
         if len(key) == 1:
-            key = ((key[0][0], (0, 0), False),)
+            key = ((key[0][0], (0, 0), False, True),)
         if key not in self._index_by_bodies:
             kernel = (
                 group.bodies[0].kernel

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from compiler.kernel_builder import EARLY, ZERO, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
-from compiler.linear_cost import waits_for_weights
+from compiler.linear_cost import loading_cycles, matrix_cycles, waits_for_weights
 
 
 class Loader(Walk):
@@ -56,12 +56,22 @@ class Loader(Walk):
             core.minimum(self.own_chunks(self.early), limit, self.early)
             core.multiply(self.early, tiles, self.early)
         with ExitStack() as block:
-            if mapping.streams_constants or (mapping.shares_slots and waits_for_weights(mapping, self.machine)):
+            if self._may_come_ahead():
                 block.enter_context(core.ahead())
             weight = block.enter_context(core.scratch())
             self._find_first_tile(weight)
             with core.loop(self.early):
                 self._load_weight(weight)
+
+    def _may_come_ahead(self) -> bool:
+        """Tell whether the first chunks may come before what other operations load.
+
+        They may if nothing is lost by that, as DRAM takes longest; or if products before them take longer than it does.
+        """
+        mapping, machine = self.mapping, self.machine
+        if mapping.streams_constants:
+            return matrix_cycles(mapping, machine) > loading_cycles(mapping, machine)
+        return mapping.shares_slots and waits_for_weights(mapping, machine)
 
     def _prepare(self) -> None:
         """Note how many bytes of the weight a tile has."""
