@@ -6,6 +6,7 @@ nothing to compute. Rows in SRAM are there sooner. What the cache gets is then c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from compiler.graph import AttentionAttributes, Graph, Operation, Value
 from compiler.joint_rotation import rotate_together
 from compiler.kernels import cache_append, cache_fill, rope
 from compiler.mapping import padded_head_dim
+from compiler.placement import addressed_bytes
 from compiler.shape_inference import int_shape
 from isa.dtypes import BY_NAME, Dtype
 from isa.machine import Machine
@@ -40,9 +42,16 @@ def _may_read_rows(
     is_whole = padded_head_dim(head_dim, machine, dtype) == head_dim
     is_reached = head_dim * dtype.bytes % machine.dma.alignment_bytes == 0
     least = max(cache_fill.LEAST_TOKENS, key_step(machine, dtype) // 2)
-    if not (is_whole and is_reached):
+    if not (is_whole and is_reached and _fits(graph, op, machine, dtype)):
         return False
     return all(writer is not None and _writes_rows(graph, writer, least) for writer in writers)
+
+
+def _fits(graph: Graph, attention: Operation, machine: Machine, dtype: Dtype) -> bool:
+    """Tell whether SRAM has room for all that attention reads and makes: rows in DRAM would be read in short pieces."""
+    names = (*attention.inputs[:3], attention.outputs[0])
+    sizes = [math.prod(int_shape(graph.value(name or "").shape)) for name in names]
+    return sum(sizes) * dtype.bytes <= addressed_bytes(machine)
 
 
 def _writes_rows(graph: Graph, writer: Operation, least: int) -> bool:
