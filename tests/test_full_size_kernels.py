@@ -33,6 +33,7 @@ from compiler.graph import (
     RowDtype,
     Value,
 )
+from compiler.keys_in_rows import read_keys_in_rows
 from compiler.legalize import legalize
 from compiler.linear_mapping import LinearMapping
 from compiler.linear_search import choose_linear
@@ -238,7 +239,8 @@ def _random_inputs(graph: Graph, bindings: Mapping[str, int]) -> dict[str, Array
 def _run(graph: Graph, mapping: LinearMapping | None, monkeypatch: pytest.MonkeyPatch) -> tuple[Kernel, ...]:
     if mapping is not None:
         monkeypatch.setattr(compiler.mapping, "choose_linear", lambda shape, machine: mapping)
-    program = emit(place(map_graph(legalize(graph), MACHINE, "fp16")))
+    graph_of_kernels = read_keys_in_rows(legalize(graph), MACHINE, "fp16")
+    program = emit(place(map_graph(graph_of_kernels, MACHINE, "fp16")))
     program = _on_few_pes(program, mapping.bands if mapping else 1)
     inputs = _random_inputs(graph, {"past": PAST})
     result = Simulator(program).run(inputs)
