@@ -76,22 +76,24 @@ def test_random_kernels(changes: Mapping[str, Any]) -> None:
     assert sum(way.ahead for way in ways) > 5 and sum(way.traced for way in ways) > 2
 
 
-@pytest.mark.parametrize(("changes", "traced"), zip(MACHINES, (10, 5, 10, 2), strict=True))
-def test_prefill_on_many_machines(changes: Mapping[str, Any], traced: int) -> None:
+@pytest.mark.parametrize("changes", MACHINES)
+def test_prefill_on_many_machines(changes: Mapping[str, Any]) -> None:
     """Streams of weights in broadcasts along rows and columns, merged launches with barriers, attention.
 
-    Cores that read indices are not traced: on the last machine those of the embedding.
+    Cores that read indices are not traced: on the last machine that of the embedding, which has a launch of its own.
     """
     machine = preset("mtia-2i").with_changes(changes)
     program = compile_model(
-        models.build("llama-tiny-wide", 0, "float32"), machine, dims={"batch": 2, "sequence": 70, "past": 0}
-    )
+        models.build("llama-tiny-wide", 0, "float32"), machine, dims={"batch": 2, "sequence": 70, "past": 0},
+        separate_launches=not machine.dma.indexed,
+    )  # fmt: skip
     ways = _compared(program, {})
-    assert sum(way.ahead for way in ways) > 2 and sum(way.traced for way in ways) >= traced
+    assert all(way.ahead for way in ways)
+    assert sum(not way.traced for way in ways) == (not machine.dma.indexed)
 
 
-@pytest.mark.parametrize(("sequence", "past", "whole_grid", "traced"), [(1, 200, True, 0), (33, 20, False, 2)])
-def test_decode(sequence: int, past: int, whole_grid: bool, traced: int) -> None:
+@pytest.mark.parametrize(("sequence", "past", "whole_grid", "traced"), [(1, 200, True, False), (33, 20, False, True)])
+def test_decode(sequence: int, past: int, whole_grid: bool, traced: bool) -> None:
     """Caches of open length, and reductions over neighbours, which are handled in turn."""
     ways = _compared(llama("llama-tiny-wide", sequence, 256, whole_grid), {"past": past})
-    assert sum(way.traced for way in ways) >= traced
+    assert all(way.traced for way in ways) == traced

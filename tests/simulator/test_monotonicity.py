@@ -119,7 +119,10 @@ def test_programs_are_hardly_ever_slower(path: str) -> None:
     for program in programs():
         before = Simulator(program).profile().latency_seconds
         after = Simulator(program, better(program.machine, path)).profile().latency_seconds
-        assert after <= before * (1 + (SLACK if _has_separate_launches(program) else MERGED_SLACK))
+        slack = before * (SLACK if _has_separate_launches(program) else MERGED_SLACK)
+        if path.endswith("refresh_interval_ns"):  # one may fall on a program that it came before or after
+            slack += program.machine.dram_timing.refresh_ns * 1e-9
+        assert after <= before + slack
 
 
 def _has_separate_launches(program: Program) -> bool:
