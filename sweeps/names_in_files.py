@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from isa.errors import ToolError, did_you_mean
 from isa.file_problems import field_problems
-from isa.machine import Machine, preset
+from isa.machine import PRESETS, Machine, preset
 from sweeps.points import FIGURES, MACHINE_FIGURES, ParameterValue
 from sweeps.space import BASE, DERIVED, FREQUENCY, Parameter, fields
 from sweeps.sweep_sections import WorkloadSection
@@ -39,7 +39,7 @@ def taken(name: str) -> str:
 def value_problems(base: Machine | None, path: str, values: Sequence[ParameterValue]) -> Iterator[str]:
     """Yield what is wrong with values of a field in themselves, the first few; without a base machine on any."""
     if base is None:
-        yield from () if path == FREQUENCY else value_problems(preset("mtia-2i"), path, values)
+        yield from () if path == FREQUENCY else value_problems(preset(PRESETS[0]), path, values)
         return
     if path == FREQUENCY:
         lowest, highest = base.dvfs.frequencies_mhz[0], base.dvfs.frequencies_mhz[-1]
