@@ -80,9 +80,8 @@ class _Numbered:
     def _growth(self, pair: tuple[int, int]) -> int:
         """Return how many bytes more are taken, summed up over stretches, if two buffers are one."""
         left, right = pair
-        both = _covering(self.buffers[left], self.buffers[right]).bytes * len(
-            self.stretches[left] | self.stretches[right]
-        )
+        stretches = self.stretches[left] | self.stretches[right]
+        both = _covering_bytes(self.buffers[left], self.buffers[right]) * len(stretches)
         return both - sum(self.buffers[number].bytes * len(self.stretches[number]) for number in pair)
 
     def _joined(self, left: int, right: int) -> _Numbered:

@@ -23,6 +23,7 @@ from simulator.hardware import Hardware
 from simulator.meaning.tables import Tables
 
 _OWN_PAGES_BYTES = 1 << 18
+"""Arrays that large have pages of their own."""
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -26,7 +26,8 @@ class ComputedMultiplier(Multiplier):
             """Columns of the tile that are multiplied; a tile of padding keeps one, which is not stored."""
 
     @property
-    def _is_turned(self) -> bool:
+    def _turns_factor(self) -> bool:
+        """Tell whether the second operand is [K, N], which the layout unit turns."""
         return self.mapping.shape.factor == "columns"
 
     @property
@@ -69,7 +70,7 @@ class ComputedMultiplier(Multiplier):
     def _take_chunk(self, left: Register, x_offset: Register, *, is_first: bool) -> None:
         """Multiply a chunk and give its slots back."""
         core, mapping = self.core, self.mapping
-        if not self._is_turned:
+        if not self._turns_factor:
             super()._take_chunk(left, x_offset, is_first=is_first)
             return
         with core.scratch() as blocks:
@@ -85,13 +86,13 @@ class ComputedMultiplier(Multiplier):
         those of others in that of the blocks of rows, by which they are stored.
         """
         core, resident = self.core, self.mapping.resident
-        by_columns = self._is_turned and self.mapping.stores_banks
+        by_columns = self._turns_factor and self.mapping.stores_banks
         for columns in [[block] for block in self.column_blocks] if by_columns else [self.column_blocks]:
             with core.scratch() as count:
                 self._multiply_chunk(
                     core.copy(blocks, count), x_offset if resident else ZERO, columns, is_first=is_first
                 )
-            core.pop(self.buffers.factor, len(columns) if self._is_turned else 1)
+            core.pop(self.buffers.factor, len(columns) if self._turns_factor else 1)
         self._leave_x(x_offset)
 
     def _finish(self) -> None:
@@ -102,23 +103,23 @@ class ComputedMultiplier(Multiplier):
         core = self.core
         with self._inside(), core.scratch() as address, core.scratch() as pitch, core.scratch() as size:
             self._find_result(0, address, pitch, size)
-            for block, start, width in self._as_complete():
+            for accumulator in self._as_complete():
+                _, block, start, width = accumulator
                 with self._has_rows(block), self._summed(block, [(start, width)]):
-                    self._store_bank(block, start, width, (address, pitch, size))
+                    self._store_bank(accumulator, (address, pitch, size))
 
-    def _as_complete(self) -> list[tuple[int, int, int]]:
-        """Return (row block, first column, columns) of the accumulators in the order in which they are complete."""
-        banks = [(block, start, width) for _, block, start, width in self._banks()]
-        return sorted(banks, key=lambda bank: bank[1]) if self._is_turned else banks
+    def _as_complete(self) -> list[tuple[int, int, int, int]]:
+        """Return what `_banks` yields in the order in which accumulators are complete."""
+        return sorted(self._banks(), key=lambda bank: bank[2]) if self._turns_factor else [*self._banks()]
 
-    def _store_bank(self, block: int, start: int, width: int, place: tuple[Register, Register, Register]) -> None:
-        """Round and store what an accumulator holds, as far as it is in the result's rows.
+    def _store_bank(self, accumulator: tuple[int, int, int, int], place: tuple[Register, Register, Register]) -> None:
+        """Round and store what an accumulator, as `_banks` yields it, holds, as far as it is in the result's rows.
 
         `place` is the address of the tile, the pitch there, and the bytes of its rows.
         """
         core, out, dtype = self.core, self.buffers.out, self.mapping.shape.out_dtype
         tile, pitch, left = place
-        (bank,) = (bank for bank, other, first, _ in self._banks() if (other, first) == (block, start))
+        bank, block, start, width = accumulator
         out_pitch = self.mapping.stored_outputs * dtype.bytes
         core.emit(
             "acc_drain", out=out, out_pitch=out_pitch, bank=bank, out_dtype=dtype.name, **self._extent(block, width)

@@ -36,7 +36,7 @@ class ComputedLoader(Loader):
         """Rows of the tile's [N, K], or bytes of its rows of [K, N], that are there."""
         self.left = core.register()
         """Bytes of K, or rows of K, that are still to be loaded for the tile."""
-        if self._is_turned:
+        if self._turns_factor:
             self.loaded, self.unturned = core.register(), core.register()
             """Chunks that may be turned; rows of K that are still to be turned for the tile."""
 
@@ -47,7 +47,7 @@ class ComputedLoader(Loader):
             self._begin_turning(-self._chunks_ahead)
         for _ in self.tiles():
             self._load_tile()
-        if self._is_turned:
+        if self._turns_factor:
             core.increase(self.loaded, self._chunks_ahead)
             with core.loop(self.loaded):
                 self._turn()
@@ -58,7 +58,8 @@ class ComputedLoader(Loader):
         return min(MOST_CHUNKS_AHEAD, self.mapping.weight_slots - 1)
 
     @property
-    def _is_turned(self) -> bool:
+    def _turns_factor(self) -> bool:
+        """Tell whether the second operand is [K, N], which the layout unit turns."""
         return self.mapping.shape.factor == "columns"
 
     def _own_inputs(self, into: Register) -> Register:
@@ -82,16 +83,16 @@ class ComputedLoader(Loader):
         """Point at the first chunk of a tile; `present` is how much of it is there."""
         core, mapping, address = self.core, self.mapping, self.weight
         offset = address
-        if self._is_turned and not mapping.is_ragged:
+        if self._turns_factor and not mapping.is_ragged:
             core.copy(self.tile_bytes, self.present)
             offset = self.out_offset
-        elif self._is_turned:
+        elif self._turns_factor:
             self._find_columns()
         else:
             self._find_outputs()
         with core.scratch() as base:
             core.add(offset, core.load_argument("weight", base), address)
-            if self.k_part is not None and not self._is_turned:
+            if self.k_part is not None and not self._turns_factor:
                 core.increase(address, core.multiply(self.k_part, mapping.k_part_bytes, base))
             elif self.k_part is not None:
                 core.multiply(core.load_argument("weight_pitch", base), self._part_inputs, base)
@@ -124,7 +125,7 @@ class ComputedLoader(Loader):
 
     def _find_inputs(self) -> None:
         """Set `left` to all of K that this PE has."""
-        if self._is_turned:
+        if self._turns_factor:
             self._own_inputs(self.left)
         else:
             self.own_k("k_bytes", self.mapping.k_part_bytes, self.left)
@@ -155,7 +156,7 @@ class ComputedLoader(Loader):
             if number:
                 self._load_first_of_weight(size)
             self.load_first_of_x(self.x, size)
-        if self._is_turned:
+        if self._turns_factor:
             with self.core.scratch() as count:
                 self._turn_chunk(self.core.copy(self._first_inputs, count))
 
@@ -173,26 +174,26 @@ class ComputedLoader(Loader):
         """Count what is loaded and turned off what is left for the loop."""
         core, mapping, loaded = self.core, self.mapping, sum(self._first_chunks)
         core.increase(left, -loaded)
-        core.increase(self.left, -loaded // mapping.shape.dtype.bytes if self._is_turned else -loaded)
+        core.increase(self.left, -loaded // mapping.shape.dtype.bytes if self._turns_factor else -loaded)
         core.increase(chunks, -len(self._first_chunks))
         self._begin_turning(0)
-        if self._is_turned:
+        if self._turns_factor:
             core.increase(self.unturned, -self._first_inputs)
 
     def _load_first_of_weight(self, size: int) -> None:
         """Load so many K bytes of the second operand; the address moves on."""
         core, inputs = self.core, size // self.mapping.shape.dtype.bytes
         with core.scratch() as count, core.scratch() as pitch:
-            self._load_some_of_weight(core.copy(inputs if self._is_turned else size, count), pitch)
-            core.increase(self.weight, core.multiply(pitch, inputs, pitch) if self._is_turned else size)
+            self._load_some_of_weight(core.copy(inputs if self._turns_factor else size, count), pitch)
+            core.increase(self.weight, core.multiply(pitch, inputs, pitch) if self._turns_factor else size)
 
     def _load_chunk_of_weight(self) -> None:
         """Load a chunk of the second operand; the address moves to the next."""
         core, mapping = self.core, self.mapping
-        most = mapping.chunk_inputs if self._is_turned else mapping.chunk_bytes
+        most = mapping.chunk_inputs if self._turns_factor else mapping.chunk_bytes
         with core.scratch() as count, core.scratch() as pitch:
             self._load_some_of_weight(core.minimum(self.left, most, count), pitch)
-            core.increase(self.weight, core.multiply(pitch, most, pitch) if self._is_turned else most)
+            core.increase(self.weight, core.multiply(pitch, most, pitch) if self._turns_factor else most)
         core.increase(self.left, -most)
 
     def _load_some_of_weight(self, size: Register, pitch: Register) -> None:
@@ -200,7 +201,7 @@ class ComputedLoader(Loader):
         core, mapping, buffer = self.core, self.mapping, self.buffers.weight
         core.load_argument("weight_pitch", pitch)
         rows, row_bytes, out_pitch = self.present, size, mapping.chunk_bytes
-        if self._is_turned:
+        if self._turns_factor:
             rows, row_bytes, out_pitch = size, self.present, self.tile_bytes
         core.emit(
             "dma_in", out=buffer, out_pitch=out_pitch, address=self.weight, address_pitch=pitch, rows=rows,
@@ -210,7 +211,7 @@ class ComputedLoader(Loader):
 
     def _end_chunk(self) -> None:
         core = self.core
-        if self._is_turned:
+        if self._turns_factor:
             core.increase(self.loaded, 1)
             with core.when_less(ZERO, self.loaded):
                 core.increase(self.loaded, -1)
@@ -218,7 +219,7 @@ class ComputedLoader(Loader):
 
     def _begin_turning(self, loaded: int) -> None:
         """Note that nothing is turned yet, and how many chunks may be."""
-        if self._is_turned:
+        if self._turns_factor:
             self.core.copy(loaded, self.loaded)
             self._own_inputs(self.unturned)
 
