@@ -83,7 +83,7 @@ class LinearMapping:
     k_part_bytes: int = 0
     """K bytes per row that a PE multiplies, if neighbours split K: a multiple of a block, fewer in the last part."""
     early_chunks: int = 0
-    """Chunks of the weight that core A loads before it hears that x is on its way; 0 if it need not wait for that."""
+    """Chunks of the weight that core A loads before the first chunk of x is there; 0 if it need not wait for that."""
     core_b_loads_x: bool = False
     """Core B is to load chunks of x, if it has registers for that (`streams_constants`)."""
     first_chunk_bytes: int = 0

@@ -12,8 +12,9 @@ class XStream:
     """Where the next chunk of x is, and how many are left, in registers of core B; for a single tile of rows.
 
     Transfers of a core complete in order. So x does not come behind weights, which core A loads, and these are on their
-    way as long as they have slots, whatever becomes of x. But the port of a PE serves in turn who asks: where little
-    time is before x, core A asks for a few chunks of the weight until it hears that x is on its way.
+    way as long as they have slots, whatever becomes of x. But the port of a PE serves core A first if both ask: where
+    little time is before x, core A asks for a few chunks of the weight until it gets a word that comes behind the first
+    chunk of x, and ahead of that the second one passes, which would wait for all slots of the weight otherwise.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -34,13 +35,18 @@ class XStream:
 
     def load_first(self) -> None:
         """Load the chunks that come before the first products; nothing in later tiles."""
-        core, begun = self.core, self.walk.buffers.begun
+        core, begun, ahead = self.core, self.walk.buffers.begun, self.walk.mapping.x_slots - 1
         with self.walk.in_first_tile():
-            with core.scratch() as ahead, core.loop(core.copy(self.walk.mapping.x_slots - 1, ahead)):
-                self.load_next()
             if begun is not None:
-                core.emit("fill", out=begun, rows=1, columns=1, out_dtype="fp32", value=0.0)
+                ahead, word_bytes = ahead - 1, max(WORD_BYTES, self.walk.machine.dma.alignment_bytes)
+                with core.scratch() as word:
+                    core.copy(self.address, word)
+                    self.load_next()
+                    core.emit("dma_in", out=begun, address=word, rows=1, row_bytes=word_bytes)
                 core.push(begun)
+            if ahead:
+                with core.scratch() as left, core.loop(core.copy(ahead, left)):
+                    self.load_next()
 
     def load_next(self) -> None:
         """Load a chunk, if there is one left; behind the last of a tile comes the first of the next."""

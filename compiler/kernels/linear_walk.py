@@ -50,7 +50,7 @@ class Buffers:
     turned_result: BufferHandle | None = None
     """Results with a row per output, before they are turned."""
     begun: BufferHandle | None = None
-    """A word for core A: core B has begun to load x."""
+    """A word for core A: the first chunk of x is there."""
     zeros: BufferHandle | None = None
     """A row of zeros, where accumulators start from bias or residual at one of several neighbours."""
     turned_residual: BufferHandle | None = None
