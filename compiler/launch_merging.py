@@ -9,7 +9,7 @@ each. A launch has a layer of a model, so that layers share kernels, or several 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -95,7 +95,7 @@ class _Merger:
             group = _Group((), ())
             for end in range(begin, len(launches)):
                 collected = sum(seconds[begin:end])
-                if end in repeats and self._has_layers(end - begin, repeats[end], collected):
+                if end in repeats and self._has_layers(begin, end, repeats, collected):
                     break
                 if end > begin and self._starts_anew(collected, seconds[end]):
                     break
@@ -181,10 +181,16 @@ class _Merger:
         half = self.machine.pe_count * self.machine.pe.local_memory_bytes / 2
         return half / self.machine.dram_deliverable_bytes_per_second
 
-    def _has_layers(self, launches: int, layer: int, collected_seconds: float) -> bool:
-        """Tell whether so many launches are as many layers, of `layer` launches each, as one launch should have."""
-        is_long = collected_seconds > LAYERS_LONG * self._start_seconds
-        return launches >= layer * (1 if is_long else MOST_LAYERS)
+    def _has_layers(self, begin: int, end: int, repeats: Mapping[int, int], collected_seconds: float) -> bool:
+        """Tell whether the launches up to `end` are as many layers as one launch should have.
+
+        What comes before the first layer, once, does not count beside several short ones.
+        """
+        layer = repeats[end]
+        if collected_seconds > LAYERS_LONG * self._start_seconds:
+            return end - begin >= layer
+        first = min(place - span for place, span in repeats.items())
+        return end - max(begin, first) >= layer * MOST_LAYERS
 
     def _starts_anew(self, collected_seconds: float, seconds: float) -> bool:
         """Tell whether neither what is collected nor the launch is so short that the start between them shows."""
