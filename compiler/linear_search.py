@@ -36,6 +36,9 @@ SMALLEST_COMPUTED_CHUNK_BYTES, MAXIMUM_PART_CHUNK_BYTES = 64, 512
 where neighbours split K."""
 ESTIMATE_ERROR = 1 / 512
 """Estimates that differ by less say nothing."""
+ROOM_ERROR, LARGEST_SHARE = 1 / 256, 2 / 3
+"""The same for shorter chunks of the same tiles, if those take more of a local memory than this share: other operations
+of the launch are to fit beside them, and what is urgent waits for a chunk that is on its way."""
 EXPANDED_ERROR = 1 / 100
 """The same for weights that are expanded for few rows; local memory that is left to other operations counts more."""
 RESIDENT_ERROR = 1 / 100
@@ -90,7 +93,7 @@ def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
     heapify(queue)
     bounds: dict[int, LeastCycles] = {}
     estimates: dict[tuple[int, int], list[tuple[float, LinearMapping]]] = {}
-    least, error = math.inf, 1 + (EXPANDED_ERROR if shape.packed else ESTIMATE_ERROR) + ROUNDING
+    least, error = math.inf, 1 + (EXPANDED_ERROR if shape.packed else ROOM_ERROR) + ROUNDING
     error *= 1 + (RESIDENT_ERROR if may_be_resident(shape, machine) else 0)
     while queue and queue[0][0] <= least * error:
         _, place, order, chunked = heappop(queue)
@@ -110,7 +113,7 @@ def _least_costly(shape: LinearShape, machine: Machine) -> LinearMapping:
             found = [(cycles(mapping, machine), mapping) for mapping in _with_slots(chunked, machine)]
             estimates[place, order] = found
             least = min([least, *(estimate for estimate, _ in found)])
-    return _ranked(shape, [item for key in sorted(estimates) for item in estimates[key]])[0]
+    return _ranked(shape, [item for key in sorted(estimates) for item in estimates[key]], machine)[0]
 
 
 def _least_products(choice: LinearMapping, machine: Machine) -> float:
@@ -125,12 +128,12 @@ def ranked_mappings(shape: LinearShape, machine: Machine) -> list[LinearMapping]
     more slots waits less for what the estimate leaves out, as does one of computed operands whose last chunk is whole;
     of a packed weight, whose buffers are large, and a resident x the one that expands least on a PE catches up soonest
     with what was loaded ahead, and the one that takes the least local memory leaves it to other operations of the
-    launch.
+    launch. For the sake of these chunks are shorter, too, where they take much of it.
     """
-    return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)])
+    return _ranked(shape, [(cycles(mapping, machine), mapping) for mapping in candidates(shape, machine)], machine)
 
 
-def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) -> list[LinearMapping]:
+def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]], machine: Machine) -> list[LinearMapping]:
     if not estimates:
         what = f"no tiling of a {shape.rows} x {shape.inputs} by {shape.inputs} x {shape.outputs} product fits"
         raise UnsupportedError(what, where="mapping", help="pe.local_memory_bytes is too small for one tile")
@@ -155,7 +158,31 @@ def _ranked(shape: LinearShape, estimates: list[tuple[float, LinearMapping]]) ->
             slots = mapping.weight_slots
         return (0.0, -slots, round(estimate, 3), mapping.local_bytes, mapping.chunks)
 
-    return [mapping for _, mapping in sorted(estimates, key=rank)]
+    ranked = sorted(estimates, key=rank)
+    shorter = _in_shorter_chunks(ranked, machine)
+    return [mapping for _, mapping in sorted(ranked, key=lambda item: item != shorter)]
+
+
+def _in_shorter_chunks(
+    ranked: list[tuple[float, LinearMapping]], machine: Machine
+) -> tuple[float, LinearMapping] | None:
+    """Return what had better come first if that takes too much local memory: the same tiles in shorter whole chunks."""
+    most_bytes = LARGEST_SHARE * machine.pe.local_memory_bytes
+    least, first = min(estimate for estimate, _ in ranked), ranked[0][1]
+    if not first.streams_constants or first.local_bytes <= most_bytes:
+        return None
+    for estimate, mapping in ranked:
+        is_whole = mapping.pe_k_bytes % mapping.chunk_bytes == 0
+        has_slots = mapping.streams_constants and mapping.weight_slots >= first.weight_slots
+        is_small = mapping.local_bytes <= most_bytes and estimate <= least * (1 + ROOM_ERROR)
+        if _tiles(mapping) == _tiles(first) and is_whole and has_slots and is_small:
+            return estimate, mapping
+    return None
+
+
+def _tiles(mapping: LinearMapping) -> tuple[int, ...]:
+    """Return what mappings have in common that differ in chunks only."""
+    return mapping.tile_rows, mapping.tile_outputs, mapping.bands, mapping.k_parts, mapping.row_shares
 
 
 def candidates(shape: LinearShape, machine: Machine) -> Iterator[LinearMapping]:

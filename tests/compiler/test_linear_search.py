@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.linear_cost import cycles, least_cycles_by_chunks, matrix_cycles, share_of_conflicts
-from compiler.linear_search import ROUNDING, candidates, choose_linear, ranked_mappings
+from compiler.linear_mapping import LinearMapping
+from compiler.linear_search import (
+    LARGEST_SHARE,
+    ROOM_ERROR,
+    ROUNDING,
+    candidates,
+    choose_linear,
+    ranked_mappings,
+)
 from compiler.linear_shape import LinearShape, PackedWeight
 from isa.dtypes import FP16, INT4, INT8
 from isa.errors import UnsupportedError
@@ -77,6 +85,24 @@ def test_so_it_is_for_other_sizes_and_machines(
             share = share_of_conflicts(mapping, machine)
             length = np.array(mapping.chunk_bytes)
             assert least(length, 1.0) <= least(length, share) <= cycles(mapping, machine) * (1 + ROUNDING), mapping
+
+
+@pytest.mark.parametrize(("machine", "size"), [("mtia-300", (128, 2048, 128256)), ("hbm-concept", (512, 4096, 4096))])
+def test_large_tiles_come_in_shorter_chunks(machine: str, size: tuple[int, int, int]) -> None:
+    """One of the cheapest estimates, but with room beside it, though the very cheapest takes nearly all."""
+    shape, most = LinearShape(*size, FP16, FP16, False, False), LARGEST_SHARE * preset(machine).pe.local_memory_bytes
+    chosen, cheapest = choose_linear(shape, preset(machine)), _cheapest(shape, preset(machine))
+    assert chosen.local_bytes <= most < cheapest.local_bytes
+    assert chosen.chunks > cheapest.chunks and chosen.weight_slots >= cheapest.weight_slots
+    estimates = [cycles(mapping, preset(machine)) for mapping in (chosen, cheapest)]
+    assert estimates[1] < estimates[0] <= estimates[1] * (1 + ROOM_ERROR)
+
+
+def _cheapest(shape: LinearShape, machine: Machine) -> LinearMapping:
+    """Return the mapping with the lowest estimate, of those with the most slots."""
+    found = list(candidates(shape, machine))
+    slots = max(mapping.weight_slots for mapping in found)
+    return min((item for item in found if item.weight_slots == slots), key=lambda item: cycles(item, machine))
 
 
 def _check(shape: LinearShape, machine: Machine) -> None:
