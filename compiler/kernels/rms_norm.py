@@ -95,7 +95,7 @@ class _Layout:
         partial = {"partial": (count * FP32.bytes, 1)} if count > 1 else {}
         return {
             "x": (rows * row * size, self.x_slots), "weight": (row * FP32.bytes, 1),
-            "wide": (rows * columns * FP32.bytes, 1), **partial, "statistic": (rows * FP32.bytes, 2),
+            "wide": (rows * columns * FP32.bytes, 2 if count == 1 else 1), **partial, "statistic": (rows * FP32.bytes, 2),
             "out": (rows * columns * size, 2 if self.shape.rows == "many" else min(2, count)),
         }  # fmt: skip
 
@@ -125,7 +125,7 @@ def _build(layout: _Layout, machine: Machine) -> Kernel:
     buffers = _Buffers(**handles)
     _load_weight(builder.core_a, buffers, shape, machine)
     builder.core_a.await_inputs()
-    _Normalizer(layout, builder.core_b, buffers).emit()
+    _Normalizer(layout, machine, builder.core_b, buffers).emit()
     return builder.build()
 
 
@@ -148,8 +148,9 @@ def _load_weight(core: CoreBuilder, buffers: _Buffers, shape: RmsNormShape, mach
 class _Normalizer:
     """Core B."""
 
-    def __init__(self, layout: _Layout, core: CoreBuilder, buffers: _Buffers) -> None:
+    def __init__(self, layout: _Layout, machine: Machine, core: CoreBuilder, buffers: _Buffers) -> None:
         self.layout, self.shape, self.core, self.buffers = layout, layout.shape, core, buffers
+        self.lanes = machine.simd.elements_per_cycle
         self.rows: Scalar = 1
         """Rows of the block."""
 
@@ -238,41 +239,112 @@ class _Normalizer:
 
     def _normalize(self, address: Register, step: Scalar) -> None:
         """Normalize the block and store it."""
-        self._find_statistic()
-        self._scale(address, step)
+        if len(self.layout.chunks) == 1:
+            self._weigh_beside_statistic()
+            self._scale_weighed(address, step)
+        else:
+            self._find_statistic()
+            self._scale(address, step)
+
+    def _weigh_beside_statistic(self) -> None:
+        """Leave whole rows times the weight in the read slot of `wide`, and their statistics in that of `statistic`.
+
+        A half of the columns is multiplied wherever the engine would wait for a result.
+        """
+        core, buffers, columns = self.core, self.buffers, self.layout.chunk_columns
+        half = min(columns, round_up(columns // 2, self.lanes))
+        self._square(0, columns)
+        self._weigh(0, half)
+        self._sum(buffers.statistic, 0, columns)
+        core.push(buffers.statistic)
+        self._weigh(half, columns - half)
+        core.push(buffers.wide)
+        core.pop(buffers.x)
+        self._finish_statistic()
+
+    def _weigh(self, start: int, width: int) -> None:
+        """Multiply some columns of x by the weight, into the next slot of `wide`."""
+        if not width:
+            return
+        core, buffers, size = self.core, self.buffers, self.shape.dtype.bytes
+        with core.scratch() as offset, core.scratch() as wide_offset:
+            core.copy(start * size, offset)
+            core.copy(start * FP32.bytes, wide_offset)
+            core.emit(
+                "vmul", out=buffers.wide, out_offset=wide_offset, out_pitch=self._wide_pitch, a=buffers.x,
+                a_offset=offset, a_pitch=self._x_pitch, b=buffers.weight, b_offset=wide_offset, rows=self.rows,
+                columns=width, out_dtype="fp32", a_dtype=self.shape.dtype.name, b_dtype="fp32", spread="row",
+            )  # fmt: skip
+
+    def _scale_weighed(self, address: Register, step: Scalar) -> None:
+        """Multiply weighed rows by their statistics, and store them at an address, `step` apart."""
+        core, buffers, name = self.core, self.buffers, self.shape.dtype.name
+        columns, row_bytes = self.layout.chunk_columns, self.layout.chunk_columns * self.shape.dtype.bytes
+        core.emit(
+            "vmul", out=buffers.out, out_pitch=self._pitch(row_bytes), a=buffers.wide, a_pitch=self._wide_pitch,
+            b=buffers.statistic, b_pitch=self._pitch(FP32.bytes), rows=self.rows, columns=columns, out_dtype=name,
+            a_dtype="fp32", b_dtype="fp32", spread="column",
+        )  # fmt: skip
+        core.push(buffers.out)
+        core.pop(buffers.wide)
+        core.emit(
+            "dma_out", address=address, address_pitch=step, a=buffers.out, a_pitch=self._pitch(row_bytes),
+            rows=self.rows, row_bytes=row_bytes,
+        )  # fmt: skip
+        core.pop(buffers.out)
+        core.pop(buffers.statistic)
+
+    @property
+    def _x_pitch(self) -> int:
+        return self._pitch(self.shape.padded_columns * self.shape.dtype.bytes)
+
+    @property
+    def _wide_pitch(self) -> int:
+        return self._pitch(self.layout.chunk_columns * FP32.bytes)
 
     def _find_statistic(self) -> None:
         """Leave `1 / sqrt(mean(x^2) + epsilon)` of each row in the read slot of `statistic`."""
-        core, shape, buffers, chunks = self.core, self.shape, self.buffers, self.layout.chunks
-        name, wide, sums = shape.dtype.name, buffers.wide, buffers.partial or buffers.statistic
-        x_pitch, wide_pitch = (
-            self._pitch(shape.padded_columns * shape.dtype.bytes), self._pitch(self.layout.chunk_columns * FP32.bytes)
-        )  # fmt: skip
+        core, buffers, chunks = self.core, self.buffers, self.layout.chunks
+        assert buffers.partial is not None
         for index, (start, width) in enumerate(chunks):
-            with core.scratch() as offset:
-                core.copy(start * shape.dtype.bytes, offset)
-                core.emit(
-                    "vmul", out=wide, out_pitch=wide_pitch, a=buffers.x, a_offset=offset, a_pitch=x_pitch, b=buffers.x,
-                    b_offset=offset, b_pitch=x_pitch, rows=self.rows, columns=width, out_dtype="fp32", a_dtype=name,
-                    b_dtype=name,
-                )  # fmt: skip
-                core.push(wide)
-                core.copy(index * FP32.bytes, offset)
-                core.emit(
-                    "rowsum", out=sums, out_offset=offset, out_pitch=self._pitch(FP32.bytes), a=wide,
-                    a_pitch=wide_pitch, rows=self.rows, columns=width, out_dtype="fp32", a_dtype="fp32",
-                )  # fmt: skip
-            core.pop(wide)
-        core.push(sums)
-        if buffers.partial is not None:
+            self._square(start, width)
+            self._sum(buffers.partial, index, width)
+        core.push(buffers.partial)
+        core.emit(
+            "rowsum", out=buffers.statistic, a=buffers.partial, rows=1, columns=len(chunks), out_dtype="fp32",
+            a_dtype="fp32",
+        )  # fmt: skip
+        core.push(buffers.statistic)
+        core.pop(buffers.partial)
+        self._finish_statistic()
+
+    def _square(self, start: int, width: int) -> None:
+        """Leave the squares of some columns in a slot of `wide`."""
+        core, x, name = self.core, self.buffers.x, self.shape.dtype.name
+        with core.scratch() as offset:
+            core.copy(start * self.shape.dtype.bytes, offset)
             core.emit(
-                "rowsum", out=buffers.statistic, a=buffers.partial, rows=1, columns=len(chunks), out_dtype="fp32",
-                a_dtype="fp32",
+                "vmul", out=self.buffers.wide, out_pitch=self._wide_pitch, a=x, a_offset=offset, a_pitch=self._x_pitch,
+                b=x, b_offset=offset, b_pitch=self._x_pitch, rows=self.rows, columns=width, out_dtype="fp32",
+                a_dtype=name, b_dtype=name,
             )  # fmt: skip
-            core.push(buffers.statistic)
-            core.pop(buffers.partial)
-        self._replace("vmuls", value=1.0 / shape.columns)
-        self._replace("vadds", value=shape.epsilon)
+        core.push(self.buffers.wide)
+
+    def _sum(self, into: BufferHandle, index: int, width: int) -> None:
+        """Add up each row of a slot of `wide`, to the number of this index in a buffer."""
+        core, wide = self.core, self.buffers.wide
+        with core.scratch() as offset:
+            core.copy(index * FP32.bytes, offset)
+            core.emit(
+                "rowsum", out=into, out_offset=offset, out_pitch=self._pitch(FP32.bytes), a=wide,
+                a_pitch=self._wide_pitch, rows=self.rows, columns=width, out_dtype="fp32", a_dtype="fp32",
+            )  # fmt: skip
+        core.pop(wide)
+
+    def _finish_statistic(self) -> None:
+        """Make statistics of the sums of squares."""
+        self._replace("vmuls", value=1.0 / self.shape.columns)
+        self._replace("vadds", value=self.shape.epsilon)
         self._replace("vrsqrt")
 
     def _replace(self, name: str, **operands: float) -> None:
@@ -286,7 +358,7 @@ class _Normalizer:
         self.core.pop(buffer)
 
     def _scale(self, address: Register, step: Scalar) -> None:
-        """Multiply by statistic and weight, and store the rows at an address, `step` apart."""
+        """Multiply chunks by statistic and weight, and store the rows at an address, `step` apart."""
         core, shape, buffers = self.core, self.shape, self.buffers
         name, wide, out, size, columns = (
             shape.dtype.name, buffers.wide, buffers.out, shape.dtype.bytes, self.layout.chunk_columns
@@ -298,8 +370,7 @@ class _Normalizer:
                 with core.scratch() as offset:
                     core.copy(start * size, offset)
                     core.emit(
-                        "vmul", out=wide, out_pitch=wide_pitch, a=buffers.x, a_offset=offset,
-                        a_pitch=self._pitch(shape.padded_columns * size), b=buffers.statistic,
+                        "vmul", out=wide, out_pitch=wide_pitch, a=buffers.x, a_offset=offset, a_pitch=self._x_pitch, b=buffers.statistic,
                         b_pitch=self._pitch(FP32.bytes), rows=self.rows, columns=width, out_dtype="fp32", a_dtype=name,
                         b_dtype="fp32", spread="column",
                     )  # fmt: skip

@@ -147,6 +147,36 @@ def load_item(
     core.push(x)
 
 
+def load_heads(core: CoreBuilder, plan: TokenBlocks, x: BufferHandle, item: Item, head_bytes: int) -> None:
+    """Load the heads of the item one by one, the tokens of each one behind the other."""
+    with core.scratch() as address, core.scratch() as pitch, core.scratch() as heads:
+        find_x(core, item, head_bytes, address)
+        with core.loop(core.copy(plan.heads, heads)):
+            core.emit(
+                "dma_in", out=x, out_pitch=head_bytes, address=address,
+                address_pitch=core.load_argument("x_pitch", pitch), rows=item.tokens, row_bytes=head_bytes,
+            )  # fmt: skip
+            core.push(x)
+            core.increase(address, head_bytes)
+
+
+def store_head(
+    core: CoreBuilder, out: BufferHandle, item: Item, address: Register, head_bytes: int, store: Store
+) -> None:
+    """Store a head, whose tokens lie one behind the other, at an address, which moves to the next head; give it back."""
+    with core.scratch() as number:
+        if store == "pieces":
+            core.multiply(item.tokens, head_bytes, number)
+            core.emit("dma_out", address=address, a=out, rows=1, row_bytes=number)
+        else:
+            core.emit(
+                "dma_out", address=address, address_pitch=core.load_argument("out_token_pitch", number), a=out,
+                a_pitch=head_bytes, rows=item.tokens, row_bytes=head_bytes,
+            )  # fmt: skip
+        core.pop(out)
+        core.increase(address, core.load_argument("out_head_pitch", number))
+
+
 def find_x(core: CoreBuilder, item: Item, head_bytes: int, into: Register, source: str = "x") -> Register:
     """Set `into` to the address of the item in x."""
     with core.scratch() as other:
