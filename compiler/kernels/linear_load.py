@@ -8,6 +8,9 @@ from compiler.kernel_builder import EARLY, ZERO, BufferHandle, Register
 from compiler.kernels.linear_walk import Walk
 from compiler.linear_cost import loading_cycles, matrix_cycles, waits_for_weights
 
+EARLY_PAUSE = 2
+"""Pause behind an early chunk, in what it takes at the port: half of that is left to what makes and stores x."""
+
 
 class Loader(Walk):
     """Core A: everything that comes in but what core B loads with a resident x."""
@@ -62,6 +65,8 @@ class Loader(Walk):
             self._find_first_tile(weight)
             with core.loop(self.early):
                 self._load_weight(weight)
+                if mapping.early_chunks:
+                    self._let_others_pass(EARLY_PAUSE)
 
     def _may_come_ahead(self) -> bool:
         """Tell whether the first chunks may come before what other operations load.
@@ -139,11 +144,14 @@ class Loader(Walk):
         if mapping.shares_slots:
             self._let_others_pass()
 
-    def _let_others_pass(self) -> None:
-        """Ask for no more than passes the port: commands of core B would wait behind all that core A has asked for."""
+    def _let_others_pass(self, chunks: int = 1) -> None:
+        """Ask for no more than passes the port: commands of core B would wait behind all that core A has asked for.
+
+        The pause is as long as it takes so many chunks.
+        """
         mapping = self.mapping
         chunk_bytes = mapping.weight_chunk_bytes + mapping.scale_chunk_bytes + mapping.zero_point_chunk_bytes
-        self.core.pause(int(chunk_bytes / self.machine.dma.bytes_per_cycle))
+        self.core.pause(int(chunks * chunk_bytes / self.machine.dma.bytes_per_cycle))
 
     def _load_auxiliary(self, weight: Register, name: str, buffer: BufferHandle | None, size: int) -> None:
         """Load the scales or zero points of the chunk at the address `weight`, if it is packed."""
