@@ -25,7 +25,7 @@ from isa.dtypes import FP32, Dtype
 from isa.kernel import Kernel
 from isa.machine import Machine
 
-TABLE_SLOTS, PRODUCT_SLOTS, HEAD_SLOTS = 2, 3, 4
+TABLE_SLOTS, PRODUCT_SLOTS, HEAD_SLOTS = 2, 3, 6
 """Slots of tables; of products, one of which is still being added up while the next but one is made; and of heads: as
 many as are on their way while one is rotated."""
 

@@ -163,7 +163,7 @@ def load_heads(core: CoreBuilder, plan: TokenBlocks, x: BufferHandle, item: Item
 def store_head(
     core: CoreBuilder, out: BufferHandle, item: Item, address: Register, head_bytes: int, store: Store
 ) -> None:
-    """Store a head, whose tokens lie one behind the other, at an address, which moves to the next head; give it back."""
+    """Store a head, whose tokens lie one behind the other, at an address, which moves to the next head, and pop it."""
     with core.scratch() as number:
         if store == "pieces":
             core.multiply(item.tokens, head_bytes, number)
