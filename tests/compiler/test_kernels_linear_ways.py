@@ -43,14 +43,20 @@ def _graph(
     return quantize_weights(writer.graph("y"), quantization(scheme)), given
 
 
-def _choose(monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: int = 3) -> list[LinearMapping]:
-    """Let the cheapest mapping of a way be chosen that makes that many trips in its loops; return those chosen."""
+def _choose(
+    monkeypatch: pytest.MonkeyPatch, way: str, is_swapped: bool, trips: int = 3, width: int | None = None
+) -> list[LinearMapping]:
+    """Let the cheapest mapping of a way be chosen that makes that many trips in its loops; return those chosen.
+
+    Only tiles of a `width` are, if it is given.
+    """
     chosen: list[LinearMapping] = []
 
     def fits(mapping: LinearMapping) -> bool:
         has_rounds = mapping.way not in ("resident", "banded")
         loops = [mapping.chunks, mapping.output_rounds, *([mapping.row_rounds] if has_rounds else [])]
-        return (mapping.way, mapping.is_swapped) == (way, is_swapped) and min(loops) >= trips
+        is_wanted = (mapping.way, mapping.is_swapped) == (way, is_swapped) and width in (None, mapping.tile_outputs)
+        return is_wanted and min(loops) >= trips
 
     def choose(shape: LinearShape, machine: Machine) -> LinearMapping:
         found: Iterator[LinearMapping] = (mapping for mapping in candidates(shape, machine) if fits(mapping))
@@ -102,6 +108,23 @@ def test_every_way(
     graph, given = _graph(_rows(way), 500, 700, start, activation, None)
     chosen = _choose(monkeypatch, way, is_swapped)
     _check(graph, given, small_machine(**CHANGES))
+    assert chosen
+
+
+@pytest.mark.parametrize(
+    ("scheme", "start", "activation"),
+    [(None, "residual", None), (None, "bias", "sigmoid"), ("int8", None, None), ("int4", "residual", None)],
+)
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", ["streamed", "turned"])
+def test_rounds_share_outputs_evenly(
+    way: str, is_swapped: bool, start: str | None, scheme: str | None, activation: Activation | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Tiles of odd widths, which leave no PE without work in the last of several rounds."""
+    graph, given = _graph(301, 512, 700, start, activation, scheme)
+    chosen = _choose(monkeypatch, way, is_swapped, trips=2, width=59)
+    _check(graph, given, small_machine(**CHANGES), 2e-2 if scheme else 4e-3)
     assert chosen
 
 
@@ -161,18 +184,32 @@ def test_macs_are_those_of_the_commands(way: str, rows: int, monkeypatch: pytest
 @pytest.mark.parametrize("way", WAYS)
 def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and factor lie beside each other in the accumulators, whichever operand is held."""
-    rng, writer, rows = np.random.default_rng(4), GraphWriter(), _rows(way)
     chip = small_machine(**CHANGES | ({"pe.local_memory_bytes": 196608} if way == "banded" else {}))
-    given: dict[str, Array] = {"x": rng.standard_normal((1, rows, 512)).astype(np.float16)}
-    writer.input("x", given["x"].shape)
-    for name in ("gate", "up"):
-        writer.constant(f"w_{name}", (rng.standard_normal((500, 512)) / np.sqrt(512)).astype(np.float16))
-        writer.add("linear", ("x", f"w_{name}", None, None), name, (1, rows, 500), LinearAttributes(True))
-    writer.add("swiglu", ("gate", "up"), "y", (1, rows, 500))
-    graph = fuse_gates(quantize_weights(writer.graph("y"), quantization(scheme)), chip, "fp16", only_faster=False)
+    graph, given = _gated(_rows(way), 500, scheme, chip)
     chosen = _choose(monkeypatch, way, is_swapped, trips=2)
     _check(graph, given, chip, 2e-2 if scheme else 4e-3)
     assert chosen and all(mapping.shape.gate for mapping in chosen)
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("way", ["streamed", "turned"])
+def test_gates_in_tiles_of_odd_widths(way: str, is_swapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor begins at a column that is no whole block."""
+    graph, given = _gated(301, 700, None, small_machine(**CHANGES))
+    chosen = _choose(monkeypatch, way, is_swapped, trips=2, width=59)
+    _check(graph, given, small_machine(**CHANGES))
+    assert chosen and all(mapping.shape.gate for mapping in chosen)
+
+
+def _gated(rows: int, outputs: int, scheme: str | None, chip: Machine) -> tuple[Graph, dict[str, Array]]:
+    rng, writer = np.random.default_rng(4), GraphWriter()
+    given: dict[str, Array] = {"x": rng.standard_normal((1, rows, 512)).astype(np.float16)}
+    writer.input("x", given["x"].shape)
+    for name in ("gate", "up"):
+        writer.constant(f"w_{name}", (rng.standard_normal((outputs, 512)) / np.sqrt(512)).astype(np.float16))
+        writer.add("linear", ("x", f"w_{name}", None, None), name, (1, rows, outputs), LinearAttributes(True))
+    writer.add("swiglu", ("gate", "up"), "y", (1, rows, outputs))
+    return fuse_gates(quantize_weights(writer.graph("y"), quantization(scheme)), chip, "fp16", only_faster=False), given
 
 
 @pytest.mark.parametrize("inputs", [1000])
