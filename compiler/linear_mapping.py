@@ -23,7 +23,6 @@ a whole block of held rows, but only that of the streamed ones that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -298,20 +297,6 @@ class LinearMapping:
         return self.column_blocks[0][1] * self.chunk_bytes if self.turned_chunk_bytes else 0
 
     @property
-    def multiplied_outputs(self) -> int:
-        """Outputs that are multiplied: whole tiles, but of a computed operand only what is there.
-
-        There a tile of padding multiplies a single one.
-        """
-        return sum(self._multiplied_widths())
-
-    def _multiplied_widths(self) -> Iterator[int]:
-        """Yield how many outputs of each tile are multiplied."""
-        for tile in range(self.output_tiles):
-            first = self.first_output(tile)
-            yield max(1, min(self.needed_outputs, self.first_output(tile + 1)) - first)
-
-    @property
     def needed_outputs(self) -> int:
         """Outputs that the second operand has: whole tiles, its rows, or its columns with their padding."""
         if self.shape.factor == "tiles":
@@ -460,33 +445,6 @@ class LinearMapping:
     def activation_slots(self) -> int:
         """Slots of these: two where one is filled while the other is read."""
         return 2 if self.shape.gate and not self.shape.is_scaled and self.tile_rows > self.block_rows else 1
-
-    @cached_property
-    def issued_macs(self) -> int:
-        """Multiply-accumulates that the matrix commands issue, padding included."""
-        tiles = 1 if self.resident else self.row_parts * self.row_rounds
-        if self.instruction == "mml" and not self.is_swapped:
-            rows = tiles * round_up(self.tile_rows, self.block_rows)
-        else:
-            rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
-        columns = (self._held_outputs() if self.is_swapped else self.multiplied_outputs) * self.shape.parts
-        return rows * columns * (self.k_bytes // self.shape.dtype.bytes)
-
-    def _held_outputs(self) -> int:
-        """Return the outputs that are multiplied, each block of them as a whole one."""
-        return sum(round_up(width, self.block_rows) for width in self._multiplied_widths())
-
-    def _valid_rows(self, tile: int) -> Iterator[int]:
-        """Yield the rows of each block of a tile of rows; a block of padding has one."""
-        first = min(tile * self.tile_rows, self.shape.rows - 1)
-        rows = min(self.shape.rows - first, self.tile_rows)
-        for start in range(0, self.tile_rows, self.block_rows):
-            yield max(1, min(rows - start, self.block_rows))
-
-    @property
-    def useful_macs(self) -> int:
-        """Multiply-accumulates that the operation needs."""
-        return self.shape.rows * self.shape.inputs * self.shape.outputs * self.shape.parts
 
 
 def _turned_pitch_bytes(rows: int, dtype: Dtype) -> int:

@@ -27,6 +27,7 @@ from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
 from compiler.kernels.linear_stream import WORD_BYTES
 from compiler.kernels.linear_walk import Buffers, arguments_of
+from compiler.linear_macs import issued_macs, useful_macs
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
@@ -167,4 +168,4 @@ def lower(context: Lowering, op: Operation) -> None:
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
     kernel = context.kernel(build, mapping)
     grid = (mapping.grid_rows, mapping.grid_columns)
-    context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)
+    context.launch(op, kernel, grid, arguments, useful_macs(mapping.shape), issued_macs(mapping))
