@@ -1,6 +1,7 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
-* A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two),
+  unless there is a multiplier between the two.
 * A product with a transposed second operand takes it as it lies, if it is spread like a linear.
 * A slice becomes a move, sums and gates become recipes: those have views and kernels for any place, rank and machine.
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
@@ -31,8 +32,10 @@ from compiler.graph import (
     Value,
 )  # fmt: skip
 from compiler.kinds import INDEX_INPUTS
+from compiler.mapped import BIAS
 from compiler.products import is_spread
 from compiler.shape_inference import int_shape
+from compiler.shaping import MULTIPLIER, RESIDUAL, input_at
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 
@@ -160,7 +163,8 @@ def _joined(group: list[Operation]) -> Operation:
 def _split_double_epilogues(graph: Graph) -> Graph:
     values, operations = dict(graph.values), []
     for op in graph.operations:
-        if op.kind != "linear" or op.inputs[2] is None or op.inputs[3] is None:
+        has_both = op.kind == "linear" and None not in (op.inputs[BIAS], op.inputs[RESIDUAL])
+        if not has_both or input_at(op, MULTIPLIER) is not None:
             operations.append(op)
             continue
         (output,) = op.outputs

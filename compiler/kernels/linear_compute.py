@@ -43,14 +43,14 @@ class Multiplier(Expander, Finisher, ResidentLoader):
             self.load_resident_x()
         self._prepare()
         for _ in self.tiles():
-            if self.loads_initial_late and self._has_initial:
-                self._load_first_initial()
+            if self._loads_ends:
+                self._load_ends_of_first()
             if self.stream is not None:
                 self.stream.load_first()
             if self._starts_loaded:
                 self._start_accumulators()
-            if self.loads_initial_late and self._has_initial:
-                self._load_next_initial()
+            if self._loads_ends:
+                self._load_ends_of_next()
             self._multiply_chunks()
             self._finish()
         if self.mapping.resident:
@@ -58,20 +58,27 @@ class Multiplier(Expander, Finisher, ResidentLoader):
         if self.buffers.zeros is not None:
             self._give_zeros_back(self.buffers.zeros)
 
-    def _load_first_initial(self) -> None:
-        """Load what the first tile starts from."""
-        with self.in_first_tile():
-            self._load_initial()
+    @property
+    def _loads_ends(self) -> bool:
+        """Tell whether this core loads what tiles start from and what results meet."""
+        return self.loads_initial_late and (self._has_initial or bool(self.buffers.results_like))
 
-    def _load_next_initial(self) -> None:
-        """Load what the next tile starts from, if there is one."""
+    def _load_ends_of_first(self) -> None:
+        """Load what the first tile starts from, and what its results meet."""
+        with self.in_first_tile():
+            self._load_start()
+            self._load_finish()
+
+    def _load_ends_of_next(self) -> None:
+        """Load the same of the next tile, if there is one."""
         core = self.core
         with core.scratch() as step, core.scratch() as end:
             core.multiply(self.stride, self.tile_bytes, step)
             core.increase(self.out_offset, step)
             core.multiply(core.load_argument("output_tiles", end), self.tile_bytes, end)
             with core.when_less(self.out_offset, end):
-                self._load_initial()
+                self._load_start()
+                self._load_finish()
             core.multiply(self.stride, self.tile_bytes, step)
             core.subtract(self.out_offset, step, self.out_offset)
 
@@ -84,7 +91,7 @@ class Multiplier(Expander, Finisher, ResidentLoader):
 
     @property
     def _has_initial(self) -> bool:
-        return self.mapping.shape.has_bias or self.mapping.shape.has_residual
+        return self.mapping.shape.start is not None
 
     @property
     def _starts_loaded(self) -> bool:
@@ -148,7 +155,7 @@ class Multiplier(Expander, Finisher, ResidentLoader):
     def _start_accumulator(self, bank: int, block: int, start: int, width: int, initial: BufferHandle) -> None:
         """Load an accumulator with its part of bias or residual."""
         shape, extent = self.mapping.shape, self._extent(block, width)
-        if not shape.has_residual:
+        if shape.start == "bias":
             self._load_accumulator(bank, initial, start * FP32.bytes, extent)
             return
         residual_pitch = self.mapping.turned_residual_pitch_bytes
@@ -304,6 +311,8 @@ class Multiplier(Expander, Finisher, ResidentLoader):
                 if block not in exchanged:
                     with self._has_rows(block), self._summed(block):
                         self._store_block(block)
+            for buffer in self.buffers.results_like.values():
+                self.core.pop(buffer)
 
     def _exchange_and_store(self, pair: tuple[int, int]) -> None:
         """Let two parts of K send each other the sums of a block of rows at the same time, and store a block each."""
@@ -319,6 +328,8 @@ class Multiplier(Expander, Finisher, ResidentLoader):
         """Round and store a block of rows."""
         if self.mapping.shape.gate:
             self._drain_through_gate(block)
+        elif self.mapping.shape.finish:
+            self._drain_through_steps(block)
         else:
             self._drain(*self._target(), block)
         self._send(block)
@@ -358,20 +369,21 @@ class Multiplier(Expander, Finisher, ResidentLoader):
         self._pass_gate(block)
         self.core.pop(both)
 
+    def _drain_through_steps(self, block: int) -> None:
+        """Make a block of `out`, step by step in fp32: what comes first is under way while the next is drained."""
+        sources = self.buffers.activation
+        self._drain(sources[0], FP32, block)
+        for step, source, target in zip(
+            self.mapping.shape.finish, sources, (*sources[1:], self.buffers.out), strict=True
+        ):
+            self.core.push(source)
+            self._take_step(step, source, target, block)
+            self.core.pop(source)
+
     def _target(self) -> tuple[BufferHandle, Dtype]:
         """Return where results go: to the activation, or straight to the way out."""
         activation = self.buffers.activation
         return (activation[0], FP32) if activation else (self.buffers.out, self.mapping.shape.out_dtype)
-
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        """Run the block for tiles that are not beyond the last row or column."""
-        core = self.core
-        with ExitStack() as inside:
-            for place, name in ((self.row_start, "rows"), (self.out_offset, "out_bytes")):
-                with core.scratch() as limit:
-                    inside.enter_context(core.when_less(place, core.load_argument(name, limit)))
-            yield
 
     def _drain(self, out: BufferHandle, dtype: Dtype, only: int | None = None) -> None:
         """Write the accumulators of a tile, or of one of its blocks of rows, to one slot of a buffer with its rows."""

@@ -1,12 +1,18 @@
-"""Core B's share of a linear in fp32 between accumulators and the way out: activations and gates."""
+"""Core B's share of a linear in fp32 between accumulators and the way out: activations, gates, multipliers."""
 
 from __future__ import annotations
 
-from compiler.kernel_builder import BufferHandle, Register
+from contextlib import ExitStack
+from functools import cache
+
+from compiler.kernel_builder import ZERO, BufferHandle, OperandValue, Register
 from compiler.kernels.linear_walk import Walk
+from compiler.linear_shape import FinishStep
 from isa.dtypes import FP32
 
 ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
+LIMITS = {"relu": {"value": 0.0}}
+"""Immediates of these instructions."""
 
 
 class Finisher(Walk):
@@ -15,13 +21,37 @@ class Finisher(Walk):
     block_rows: list[Register]
     """Valid rows of each block of rows of the tile."""
 
+    def _take_step(self, step: FinishStep, source: BufferHandle, target: BufferHandle, block: int) -> None:
+        """Emit a step on a block of rows of fp32; the last one rounds."""
+        core, mapping = self.core, self.mapping
+        dtype = mapping.shape.out_dtype if target is self.buffers.out else FP32
+        with ExitStack() as lent:
+
+            @cache
+            def lend(number: int) -> Register:
+                return core.copy(number, lent.enter_context(core.scratch())) if number else ZERO
+
+            operands: dict[str, OperandValue] = {
+                "out": target, "out_pitch": lend(mapping.tile_outputs * dtype.bytes), "out_dtype": dtype.name,
+                "a": source, "a_pitch": lend(mapping.tile_outputs * FP32.bytes), "a_dtype": FP32.name,
+                "rows": self.block_rows[block], "columns": lend(mapping.tile_outputs),
+            }  # fmt: skip
+            if step == "multiplier" or step == "residual":
+                offset = lend(block * mapping.block_rows * self.tile_bytes)
+                core.emit(
+                    "vmul" if step == "multiplier" else "vadd", b=self.buffers.results_like[step], b_offset=offset,
+                    b_pitch=lend(self.tile_bytes), b_dtype=mapping.shape.out_dtype.name, **operands,
+                )  # fmt: skip
+            else:
+                core.emit(ACTIVATIONS[step], **operands, **LIMITS.get(step, {}))
+
     def _activate(self) -> None:
         """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""
         core, shape, out = self.core, self.mapping.shape, self.buffers.out
         assert shape.activation is not None
         raw, *later = self.buffers.activation
         columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
-        limit = {"value": 0.0} if shape.activation == "relu" else {}
+        limit = LIMITS.get(shape.activation, {})
         with core.scratch() as width, core.scratch() as raw_pitch:
             core.copy(columns, width)
             core.copy(columns * FP32.bytes, raw_pitch)
@@ -42,7 +72,7 @@ class Finisher(Walk):
         both, gate = self.buffers.activation
         function, rows = mapping.shape.gate, self.block_rows[block]
         assert function is not None
-        limit = {"value": 0.0} if function == "relu" else {}
+        limit = LIMITS.get(function, {})
         with (
             core.scratch() as width, core.scratch() as both_pitch, core.scratch() as gate_pitch,
             core.scratch() as offset,
