@@ -51,18 +51,19 @@ class LinearShape:
 
     @property
     def start(self) -> Start | None:
-        """What products are added to: a bias, or else a residual that no multiplier comes before."""
+        """What products are added to: a bias, or else a residual, if nothing comes before that."""
         if self.has_bias:
             return "bias"
-        return "residual" if self.has_residual and not self.has_multiplier else None
+        return "residual" if self.has_residual and not self.finish else None
 
     @property
     def finish(self) -> tuple[FinishStep, ...]:
-        """What becomes of sums that are multiplied, one step after the other, in fp32."""
-        if not self.has_multiplier:
-            return ()
+        """What becomes of sums one step after the other, in fp32, if they are multiplied or began with a bias."""
         before: tuple[FinishStep, ...] = (self.activation,) if self.activation else ()
-        return (*before, "multiplier", "residual") if self.has_residual else (*before, "multiplier")
+        behind: tuple[FinishStep, ...] = ("residual",) if self.has_residual else ()
+        if self.has_multiplier:
+            return (*before, "multiplier", *behind)
+        return behind if self.has_bias else ()
 
     @property
     def results_like(self) -> tuple[FinishStep, ...]:

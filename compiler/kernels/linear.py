@@ -13,7 +13,7 @@ With a gate it is `gate(x @ W.T) * (x @ U.T)`. A block of the weight has the row
 them, and a tile has accumulators for both. They meet in fp32; only their product is rounded.
 
 With a multiplier it is `activation(x @ W.T + bias) * multiplier + residual`: sums of a block of rows pass one step
-after the other in fp32, and are rounded in the last one.
+after the other in fp32, and are rounded in the last one. So they do where there is a residual beside a bias.
 """
 
 from __future__ import annotations

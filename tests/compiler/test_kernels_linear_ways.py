@@ -50,11 +50,10 @@ def _graph(
     for name in finish:
         given[name] = rng.standard_normal((1, rows, outputs)).astype(np.float16)
         writer.input(name, given[name].shape)
-    if finish:
-        residual = "residual" if "residual" in finish else None
+    residual = "residual" if "residual" in finish else residual
     attributes = LinearAttributes(True, activation)
     beside = (None,) * (MULTIPLIER - RESIDUAL - 1)
-    inputs_of = ("x", "w", bias, residual, *((*beside, "multiplier") if finish else ()))
+    inputs_of = ("x", "w", bias, residual, *((*beside, "multiplier") if "multiplier" in finish else ()))
     writer.add("linear", inputs_of, "y", (1, rows, outputs), attributes)
     return quantize_weights(writer.graph("y"), quantization(scheme)), given
 
@@ -123,6 +122,7 @@ def test_every_way(
 
 FINISHES: dict[str, tuple[str | None, Activation | None, tuple[str, ...]]] = {
     "multiplied": (None, None, ("multiplier",)),
+    "added": ("bias", None, ("residual",)),
     "all": ("bias", "sigmoid", ("multiplier", "residual")),
 }
 """What accumulators start from, the activation, and what results meet."""
@@ -131,7 +131,7 @@ FINISHES: dict[str, tuple[str | None, Activation | None, tuple[str, ...]]] = {
 @pytest.mark.parametrize("finish", FINISHES)
 @pytest.mark.parametrize("is_swapped", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_multiplies(way: str, is_swapped: bool, finish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_out(way: str, is_swapped: bool, finish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are turned before they meet a multiplier and a residual, which are loaded for each tile."""
     start, activation, operands = FINISHES[finish]
     graph, given = _graph(_rows(way), 500, 700, start, activation, None, operands)
@@ -253,7 +253,7 @@ def test_gates(way: str, is_swapped: bool, scheme: str | None, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("inputs", [1000])
-@pytest.mark.parametrize("start", [None, "bias", "residual", "multiplied", "all"])
+@pytest.mark.parametrize("start", [None, "bias", "residual", "multiplied", "added", "all"])
 @pytest.mark.parametrize("is_swapped", [False, True])
 @pytest.mark.parametrize("rows", [47, 64, 101])
 @pytest.mark.parametrize("k_parts", [2, 3, 4])
