@@ -22,12 +22,16 @@ from compiler.graph import (
     ShapeAttributes,
     Value,
 )
+from compiler.kernel_builder import round_up
+from compiler.linear_cost import cycles
+from compiler.linear_search import choose_linear
 from compiler.mapping import QUANTIZED
 from compiler.packing import padded_row_bytes
 from compiler.placement import addressed_bytes
-from compiler.shaping import RESIDUAL, input_at
+from compiler.shaping import RESIDUAL, input_at, linear_shape
 from isa.affine import Affine
 from isa.dtypes import BY_NAME, Dtype
+from isa.errors import UnsupportedError
 from isa.machine import Machine
 
 ROW_KINDS = ("rms_norm", "linear", "quantize", "requantize", "pointwise")
@@ -146,8 +150,24 @@ class _Chunker:
             most = budget // 2 // row_bytes // step * step
         if most < step or most >= rows:
             return None
-        chunks = -(-rows // most)
-        return -(-rows // chunks // step) * step
+        units = [unit for unit in (step, 2 * step) if unit <= most]
+        sizes = [round_up(-(-rows // -(-rows // (most // unit * unit))), unit) for unit in units]
+        return min(sizes, key=lambda size: self._linear_cycles(group, rows, size))
+
+    def _linear_cycles(self, group: _Group, rows: int, size: int) -> float:
+        """Return an estimate of what the linears take with chunks of so many rows: odd ones waste some of each PE."""
+        counts = [(size, rows // size), *([(rows % size, 1)] if rows % size else [])]
+        shapes = [
+            linear_shape(self.graph, op, self.dtype)
+            for op in self.graph.operations[group.first : group.end] if op.kind == "linear"
+        ]  # fmt: skip
+        try:
+            return sum(
+                chunks * cycles(choose_linear(replace(shape, rows=count), self.machine), self.machine)
+                for shape in shapes if self.machine.peak_macs_per_cycle(shape.dtype.name) for count, chunks in counts
+            )  # fmt: skip
+        except UnsupportedError:  # mapping says so, too, and where
+            return math.inf
 
     def _alive_inside(self, group: _Group, index: int) -> int:
         """Return the bytes per row of what the group hands on and holds while an operation runs."""

@@ -190,7 +190,8 @@ def finish(
     """
     row, units = state.stream[stream], state.pe[pe]
     begin = max(start, units[unit])
-    local = max(units[st.LOCAL], begin) + record[st.R_LOCAL_TICKS]
+    # Asked at `start`: booked from `begin` on, it would stand idle until then and hold up commands that begin before.
+    local = max(units[st.LOCAL], start) + record[st.R_LOCAL_TICKS]
     occupancy = max(record[st.R_OCCUPANCY], local - begin)
     end = max(begin + occupancy + record[st.R_LATENCY], done) + jitter(hardware, state)
     end = max(end, row[st.FINISH])

@@ -90,6 +90,24 @@ def test_reads_in_flight_overlap() -> None:
     assert timed.cycles() == first + (count - 1) * port + max(port, way)
 
 
+def test_a_transfer_that_waits_for_the_port_holds_up_no_other_unit() -> None:
+    """A broadcast starts with the last PE that comes; at another the other core may have filled the port by then.
+
+    Local memory is free until that is done.
+    """
+    long, short = 131072, 64
+    idle = "loop r4, {end}\nadd r5, r5, r5\n{end}:\n"
+    load = "arg r1, 0\nli r2, 1\nli r3, {size}\ndma_in {buffer}, r0, r0, r1, r0, r2, r3, {mode}\n"
+    core_a = "coord r4, column\nmuli r4, r4, 300\naddi r4, r4, 50\n" + idle.format(end="a")
+    core_a += load.format(size=long, buffer="first", mode="none")
+    core_a += "li r4, 200\n" + idle.format(end="b") + "fill made, r0, r0, r2, r2, int8, 0.0\nhalt"
+    core_b = "coord r4, column\nmuli r4, r4, 100\n" + idle.format(end="a")
+    core_b += load.format(size=short, buffer="second", mode="row") + "halt"
+    buffers = f".buffer first {long} 1\n.buffer second {short} 1\n.buffer made 32 1"
+    timed = job(core_a, core_b, buffers, (SRAM_BASE,), columns=2)
+    assert timed.profile().busy_cycles["mlu"] == pytest.approx(2 / 64, abs=1e-3)
+
+
 def test_outstanding_transfers_are_limited() -> None:
     """With one transfer in flight every read pays the whole way."""
     count, size = 6, 64
