@@ -28,7 +28,7 @@ ROW_SCALE_ARGUMENTS = ("row_scales", "row_scales_pitch")
 """Addresses of the fp32 scales of operands of a byte: one row of whole tiles for the columns, and those of the rows of
 x unless the kernel makes them."""
 RESULT_ARGUMENTS = {step: (step, f"{step}_pitch") for step in ("multiplier", "residual")}
-"""Addresses and pitches of what results are multiplied by, and of what is added to that."""
+"""Addresses and pitches of what results are multiplied by, and of what is added to them on the way out."""
 COMPUTED_ARGUMENTS = ("weight_pitch", "inputs", "outputs")
 """With a computed second operand: the pitch of its rows, its rows and columns that hold data or are needed as zeros."""
 
@@ -58,7 +58,7 @@ class Buffers:
     turned_residual: BufferHandle | None = None
     """The residual with a row per output."""
     results_like: Mapping[str, BufferHandle] = field(default_factory=dict)
-    """The tile's part of a multiplier, and of a residual that is added behind it."""
+    """The tile's part of a multiplier, and of a residual that is added on the way out."""
 
 
 def arguments_of(shape: LinearShape) -> tuple[str, ...]:
