@@ -166,7 +166,8 @@ class LinearAttributes:
     `x_rounding` x is what `quantize` to that type reads, and the linear does it.
 
     With a `gate` there is a second weight U like W, and the result is `gate(x @ W + bias) * (x @ U + bias of U)`:
-    inputs 7 to 10 are U, its bias, scales and zero points.
+    inputs 7 to 10 are U, its bias, scales and zero points. With a multiplier, input 11, which has the shape of the
+    result, that is `activation(x @ W + bias) * multiplier + residual`.
     """
 
     weight_rows_are_outputs: bool

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from compiler.graph import Operation
 from compiler.mapped import MappedGraph, MappedStorage, Region
-from compiler.shaping import RESIDUAL
+from compiler.shaping import MULTIPLIER, RESIDUAL
 
-_IN_PLACE_INPUTS: dict[str, Sequence[int]] = {"linear": (RESIDUAL,), "rope": (0,), "rms_norm": (0,)}
+_IN_PLACE_INPUTS: dict[str, Sequence[int]] = {"linear": (RESIDUAL, MULTIPLIER), "rope": (0,), "rms_norm": (0,)}
 """Inputs that each PE reads, row by row or tile by tile, before it writes the same elements of the result."""
 
 

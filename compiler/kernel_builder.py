@@ -232,14 +232,16 @@ class CoreBuilder:
     def emit(self, name: str, **operands: OperandValue) -> None:
         """Emit an instruction with the operands of its row in `isa.table`; registers and choices left out are 0."""
         values: list[Value] = []
+        lent: list[Register] = []
         for operand, is_read, default in _DEFAULTS[instruction_named(name).name]:
             value = operands.pop(operand, default)
             if value is None:
                 raise ValueError(f"{name} needs the operand '{operand}'")
-            values.append(self._read(value) if is_read else _plain(value))
+            values.append(self._read(value, lent) if is_read else _plain(value))
         if operands:
             raise ValueError(f"{name} has no operand {', '.join(sorted(operands))}")
         self._lines.append(encode_values(name, tuple(values)))
+        self._returned += lent
 
     def push(self, buffer: BufferHandle, slots: int = 1) -> None:
         """Emit `push`: make written slots visible."""
@@ -249,10 +251,15 @@ class CoreBuilder:
         """Emit `pop`: give read slots back."""
         self.emit("pop", buffer=buffer, value=slots)
 
-    def _read(self, value: OperandValue) -> int:
+    def _read(self, value: OperandValue, lent: list[Register] | None = None) -> int:
+        """Return the number of the register to read; one that was lent before for a constant that can have no other."""
         if isinstance(value, Register):
             return value.number
         if isinstance(value, int):
+            has_one = value == 0 or ("li", value) in self._cached or bool(self._fresh)
+            if lent is not None and not has_one and self._returned:
+                lent.append(self._returned.pop())
+                return self.copy(value, lent[-1]).number
             return self.constant(value).number
         raise TypeError(f"{value!r} is no register and no integer")
 

@@ -1,6 +1,6 @@
 """Rewrites of the fused graph that give every operation a kernel: graph -> graph.
 
-* A linear with bias and residual becomes a linear with bias, then an addition (accumulators start from one of the two).
+* A linear of bytes with bias and residual becomes a linear with bias, then an addition: one is added to scaled sums.
 * A product with a transposed second operand takes it as it lies, if it is spread like a linear.
 * A slice becomes a move, sums and gates become recipes: those have views and kernels for any place, rank and machine.
 * Ids and positions that something else makes or reads too become one row, as embedding and rope read them.
@@ -21,6 +21,7 @@ from compiler.graph import (
     AttentionAttributes,
     EmbeddingBagAttributes,
     Graph,
+    LinearAttributes,
     MoveAttributes,
     Operation,
     PointwiseAttributes,
@@ -31,8 +32,10 @@ from compiler.graph import (
     Value,
 )  # fmt: skip
 from compiler.kinds import INDEX_INPUTS
+from compiler.mapped import BIAS, ROW_SCALES
 from compiler.products import is_spread
 from compiler.shape_inference import int_shape
+from compiler.shaping import RESIDUAL, input_at
 from isa.affine import Affine
 from isa.errors import UnsupportedError
 
@@ -160,7 +163,8 @@ def _joined(group: list[Operation]) -> Operation:
 def _split_double_epilogues(graph: Graph) -> Graph:
     values, operations = dict(graph.values), []
     for op in graph.operations:
-        if op.kind != "linear" or op.inputs[2] is None or op.inputs[3] is None:
+        has_both = op.kind == "linear" and None not in (op.inputs[BIAS], op.inputs[RESIDUAL])
+        if not has_both or not _gets_scales(op):
             operations.append(op)
             continue
         (output,) = op.outputs
@@ -170,6 +174,12 @@ def _split_double_epilogues(graph: Graph) -> Graph:
         operations.append(replace(op, inputs=(*op.inputs[:3], None, *op.inputs[4:]), outputs=(partial,)))
         operations.append(Operation("add", f"{op.name}.residual", (partial, op.inputs[3]), (output,)))
     return replace(graph, values=values, operations=tuple(operations))
+
+
+def _gets_scales(linear: Operation) -> bool:
+    """Tell whether the sums of a linear get scales on their way out, as x has operands of a byte."""
+    assert isinstance(linear.attributes, LinearAttributes)
+    return linear.attributes.x_rounding is not None or input_at(linear, ROW_SCALES) is not None
 
 
 def _write_soon(operations: list[Operation], cached: str | None) -> None:

@@ -49,6 +49,7 @@ def cycles(mapping: LinearMapping, machine: Machine) -> float:
     part_trips = chunk_trips * mapping.expansions
     issue = part_trips * _commands_per_part(mapping, machine) * (machine.issue_cycles(mapping.instruction) + 3)
     memory, inside = _transfer_cycles(mapping, machine)
+    inside += _finish_cycles(mapping, machine)
     transfer = max(memory * share_of_conflicts(mapping, machine), inside)
     latency = chunk_trips * _latency_cycles(machine, mapping.shape.is_computed)
     loading = transfer + latency + chunk_trips * _refresh_cycles(mapping, machine)
@@ -140,6 +141,13 @@ def _transfer_cycles(mapping: LinearMapping, machine: Machine) -> tuple[float, f
     sram = sram_bytes / machine.sram.bytes_per_cycle
     memory = 0.0 if shape.is_computed else weight_bytes / machine.dram_bytes_per_cycle
     return memory, max(port, link, sram)
+
+
+def _finish_cycles(mapping: LinearMapping, machine: Machine) -> float:
+    """Return how long what results meet takes from SRAM into PEs, each of which reads it for its tiles alone."""
+    tile_bytes = mapping.tile_rows * mapping.tile_outputs * mapping.shape.out_dtype.bytes
+    loaded_bytes = len(mapping.shape.results_like) * mapping.row_rounds * mapping.output_rounds * tile_bytes
+    return loaded_bytes * max(1 / machine.dma.bytes_per_cycle, mapping.pe_count / machine.sram.bytes_per_cycle)
 
 
 def _reduction_cycles(mapping: LinearMapping, machine: Machine) -> float:
@@ -312,7 +320,7 @@ def _late_expansion_cycles(mapping: LinearMapping, machine: Machine, tile_matrix
         return _expansion_cycles(mapping, machine) + _gate_cycles(mapping, machine) / row_blocks
     last_chunk_bytes = mapping.k_bytes - (mapping.chunks - 1) * mapping.chunk_bytes
     banks = _banks(mapping, machine)
-    commands = 2 * banks + 1 + (mapping.shape.has_bias or mapping.shape.has_residual)
+    commands = 2 * banks + 1 + (mapping.shape.start is not None)
     drained = min(max(commands - machine.pe.command_queue_depth, 0), banks)
     hidden = tile_matrix_cycles * last_chunk_bytes / mapping.k_bytes * (banks - drained) / banks
     return max(0.0, _expansion_cycles(mapping, machine) - hidden)

@@ -23,7 +23,6 @@ a whole block of held rows, but only that of the streamed ones that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -197,7 +196,7 @@ class LinearMapping:
     @property
     def starts_apart(self) -> bool:
         """True if accumulators start from bias or residual at the owner of their sums, and from zeros elsewhere."""
-        return self.k_parts > 1 and (self.shape.has_bias or self.shape.has_residual)
+        return self.k_parts > 1 and self.shape.start is not None
 
     @property
     def is_uneven(self) -> bool:
@@ -298,20 +297,6 @@ class LinearMapping:
         return self.column_blocks[0][1] * self.chunk_bytes if self.turned_chunk_bytes else 0
 
     @property
-    def multiplied_outputs(self) -> int:
-        """Outputs that are multiplied: whole tiles, but of a computed operand only what is there.
-
-        There a tile of padding multiplies a single one.
-        """
-        return sum(self._multiplied_widths())
-
-    def _multiplied_widths(self) -> Iterator[int]:
-        """Yield how many outputs of each tile are multiplied."""
-        for tile in range(self.output_tiles):
-            first = self.first_output(tile)
-            yield max(1, min(self.needed_outputs, self.first_output(tile + 1)) - first)
-
-    @property
     def needed_outputs(self) -> int:
         """Outputs that the second operand has: whole tiles, its rows, or its columns with their padding."""
         if self.shape.factor == "tiles":
@@ -350,9 +335,9 @@ class LinearMapping:
     def stores_blocks(self) -> bool:
         """True if results are stored by blocks of rows, the first ones while products of the last ones are made.
 
-        Scales and activations take a whole tile at a time.
+        Scales, and activations that nothing is multiplied with, take a whole tile at a time.
         """
-        return not (self.shape.is_scaled or self.shape.activation)
+        return bool(self.shape.finish) or not (self.shape.is_scaled or self.shape.activation)
 
     @property
     def stored_rows(self) -> int:
@@ -377,7 +362,7 @@ class LinearMapping:
     @property
     def turned_result_pitch_bytes(self) -> int:
         """Bytes from output to output of results that are to be turned."""
-        has_sums = self.shape.is_scaled or self.shape.activation or self.shape.gate
+        has_sums = self.shape.is_scaled or self.activation_bytes
         return _turned_pitch_bytes(self.stored_rows, FP32 if has_sums else self.shape.out_dtype)
 
     @property
@@ -398,7 +383,7 @@ class LinearMapping:
     @property
     def turned_residual_bytes(self) -> int:
         """Bytes of a tile of the residual as accumulators start from it; integers are scaled before it is added."""
-        is_turned = self.turns_results and self.shape.has_residual and not self.shape.is_scaled
+        is_turned = self.turns_results and self.shape.start == "residual" and not self.shape.is_scaled
         return self.tile_outputs * self.turned_residual_pitch_bytes if is_turned else 0
 
     @property
@@ -422,9 +407,9 @@ class LinearMapping:
         """Local memory of the buffers."""
         tile = self.tile_rows * self.tile_outputs
         start = self.initial_row_bytes
-        if self.shape.has_bias:
+        if self.shape.start == "bias":
             start = 2 * self.tile_columns * 4
-        if self.shape.has_residual:
+        if self.shape.start == "residual":
             start = 2 * tile * self.shape.out_dtype.bytes
         if self.starts_apart:
             start += round_up(self.initial_row_bytes, 64)
@@ -440,53 +425,43 @@ class LinearMapping:
             scaled if self.shape.is_scaled else 0, turned_slots * round_up(self.turned_slot_bytes, 32),
             self.turned_result_slots * self.turned_result_bytes, 2 * self.turned_residual_bytes,
             self.tile_rows * (self.raw_row_bytes + 2 * FP32.bytes),
+            len(self.shape.results_like) * self.finish_slots * tile * self.shape.out_dtype.bytes,
         )  # fmt: skip
-        activation = [self.activation_slots * round_up(size, 64) for size in self.activation_bytes]
-        return sum(round_up(size, 64) for size in buffers) + sum(activation)
+        activation = zip(self.activation_slots, self.activation_bytes, strict=True)
+        return sum(round_up(size, 64) for size in buffers) + sum(
+            slots * round_up(size, 64) for slots, size in activation
+        )
 
     @property
     def activation_bytes(self) -> tuple[int, ...]:
         """Bytes of what lies in fp32 between accumulators and result: tiles, one more where zeros do not stay zeros.
 
-        Gate and factor of a tile that is not scaled, and always the gate's function, take a block of rows at a time.
+        Gate and factor of a tile that is not scaled, and always the gate's function, take a block of rows at a time, as
+        does what each step of `finish` begins with.
         """
         tile = self.tile_rows * self.tile_outputs * 4
+        block = min(self.block_rows, self.tile_rows) * self.tile_outputs * 4
+        if self.shape.finish:
+            return (block,) * len(self.shape.finish)
         if self.shape.gate:
-            block = min(self.block_rows, self.tile_rows) * self.tile_outputs * 4
             return (self.shape.parts * (tile if self.shape.is_scaled else block), block)
         return {None: (), "sigmoid": (tile, tile)}.get(self.shape.activation, (tile,))
 
     @property
-    def activation_slots(self) -> int:
-        """Slots of these: two where one is filled while the other is read."""
-        return 2 if self.shape.gate and not self.shape.is_scaled and self.tile_rows > self.block_rows else 1
+    def activation_slots(self) -> tuple[int, ...]:
+        """Slots of these: two where one is filled while the other is read; `finish` begins with all of a tile at most.
 
-    @cached_property
-    def issued_macs(self) -> int:
-        """Multiply-accumulates that the matrix commands issue, padding included."""
-        tiles = 1 if self.resident else self.row_parts * self.row_rounds
-        if self.instruction == "mml" and not self.is_swapped:
-            rows = tiles * round_up(self.tile_rows, self.block_rows)
-        else:
-            rows = sum(sum(self._valid_rows(tile)) for tile in range(tiles))
-        columns = (self._held_outputs() if self.is_swapped else self.multiplied_outputs) * self.shape.parts
-        return rows * columns * (self.k_bytes // self.shape.dtype.bytes)
-
-    def _held_outputs(self) -> int:
-        """Return the outputs that are multiplied, each block of them as a whole one."""
-        return sum(round_up(width, self.block_rows) for width in self._multiplied_widths())
-
-    def _valid_rows(self, tile: int) -> Iterator[int]:
-        """Yield the rows of each block of a tile of rows; a block of padding has one."""
-        first = min(tile * self.tile_rows, self.shape.rows - 1)
-        rows = min(self.shape.rows - first, self.tile_rows)
-        for start in range(0, self.tile_rows, self.block_rows):
-            yield max(1, min(rows - start, self.block_rows))
+        Then accumulators need not wait for its steps before they are drained.
+        """
+        if self.shape.finish:
+            return (-(-self.tile_rows // self.block_rows), *(1,) * (len(self.shape.finish) - 1))
+        is_by_blocks = self.shape.gate and not self.shape.is_scaled and self.tile_rows > self.block_rows
+        return (2 if is_by_blocks else 1,) * len(self.activation_bytes)
 
     @property
-    def useful_macs(self) -> int:
-        """Multiply-accumulates that the operation needs."""
-        return self.shape.rows * self.shape.inputs * self.shape.outputs * self.shape.parts
+    def finish_slots(self) -> int:
+        """Slots for a tile of what results meet: one where it is loaded behind the chunks of its tile."""
+        return 2 if self.resident or self.streams_constants else 1
 
 
 def _turned_pitch_bytes(rows: int, dtype: Dtype) -> int:

@@ -8,6 +8,8 @@ from typing import Literal
 from compiler.graph import Activation
 from isa.dtypes import FP8E4M3, INT8, Dtype
 
+Start = Literal["bias", "residual"]
+FinishStep = Activation | Literal["multiplier", "residual"]
 Factor = Literal["tiles", "rows", "columns"]
 """How the second operand lies in memory: a constant packed in tiles, or a computed [N, K] or [K, N] in SRAM."""
 
@@ -30,7 +32,7 @@ class LinearShape:
 
     With `packed`, the weight becomes `dtype` in local memory only. With int8 or e4m3 operands, results are scaled by
     row and column on the way out; with `rounded_from`, x lies in memory in that type and every PE rounds it for itself.
-    With a `gate` there are two weights of this size, see `LinearAttributes`.
+    With a `gate` there are two weights of this size, with a multiplier all of `finish` is done: see `LinearAttributes`.
     """
 
     rows: int
@@ -45,6 +47,28 @@ class LinearShape:
     factor: Factor = "tiles"
     rounded_from: Dtype | None = None
     gate: Activation | None = None
+    has_multiplier: bool = False
+
+    @property
+    def start(self) -> Start | None:
+        """What products are added to: a bias, or else a residual, if nothing comes before that."""
+        if self.has_bias:
+            return "bias"
+        return "residual" if self.has_residual and not self.finish else None
+
+    @property
+    def finish(self) -> tuple[FinishStep, ...]:
+        """What becomes of sums one step after the other, in fp32, if they are multiplied or began with a bias."""
+        before: tuple[FinishStep, ...] = (self.activation,) if self.activation else ()
+        behind: tuple[FinishStep, ...] = ("residual",) if self.has_residual else ()
+        if self.has_multiplier:
+            return (*before, "multiplier", *behind)
+        return behind if self.has_bias else ()
+
+    @property
+    def results_like(self) -> tuple[FinishStep, ...]:
+        """The steps of `finish` that read a tensor with the shape of the result."""
+        return tuple(step for step in self.finish if step in ("multiplier", "residual"))
 
     @property
     def is_computed(self) -> bool:

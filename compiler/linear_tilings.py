@@ -100,14 +100,16 @@ def _over(
 
 
 def _tiles(shape: LinearShape, machine: Machine, parts: int, most_blocks: int) -> Iterator[int]:
-    """Yield outputs of a tile: whole blocks, and of a computed operand what gives so many parts of the grid the same.
+    """Yield outputs of a tile: whole blocks, and what gives so many parts of the grid the same in every round.
 
-    With several rounds that gains little: then tiles of the last round may be smaller.
+    Of a computed operand only in a single one: with several that gains little, and tiles of the last may be smaller.
     """
-    held, step = machine.matrix.block_rows, max(1, machine.dma.alignment_bytes // shape.dtype.bytes)
-    even = round_up(-(-padded_outputs(shape) // parts), step)
+    held, outputs = machine.matrix.block_rows, padded_outputs(shape)
+    step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
     for blocks in range(1, most_blocks + 1):
-        if shape.is_computed and (blocks - 1) * held < even < blocks * held:
+        rounds = 1 if shape.is_computed else -(-outputs // (parts * blocks * held))
+        even = round_up(-(-outputs // (parts * rounds)), step)
+        if (blocks - 1) * held < even < blocks * held:
             yield even
         if blocks * held % COLUMN_STEP == 0:
             yield blocks * held

@@ -20,6 +20,7 @@ from compiler.launch_merging import merge_launches
 from compiler.legalize import legalize
 from compiler.mapped import MappedGraph
 from compiler.mapping import Choose, by_estimate, map_graph
+from compiler.multipliers import fuse_multipliers
 from compiler.placement import place
 from compiler.quantize import Quantization, quantize_weights
 from compiler.round_in_linears import round_in_linears
@@ -96,6 +97,9 @@ BACK = (
          ensures=("fused",)),
     Pass("fuse_gates", "Make linears that meet in a gate one with both weights.",
          lambda level, options: fuse_gates(_graph(level), options.machine, options.dtype), requires=("fused",),
+         ensures=("fused",)),
+    Pass("fuse_multipliers", "Let linears multiply their results by a tensor, and add another, where that is faster.",
+         lambda level, options: fuse_multipliers(_graph(level), options.machine, options.dtype), requires=("fused",),
          ensures=("fused",)),
     Pass("widen_linears", "Make linears of one x one with the outputs of all, where that is faster.",
          lambda level, options: widen_linears(_graph(level), options.machine, options.dtype), requires=("fused",),

@@ -148,20 +148,23 @@ def _rms_norm(arguments: Arguments) -> list[np.ndarray]:
 def _linear(arguments: Arguments) -> list[np.ndarray]:
     attributes = arguments.operation.attributes
     assert isinstance(attributes, LinearAttributes)
-    x, weight, bias, residual, scales, zero_points, row_scales, up, up_bias, up_scales, up_zero_points = (
-        *arguments.arrays, *(None,) * 7,
-    )[:11]  # fmt: skip
+    x, weight, bias, residual, scales, zero_points, row_scales, up, up_bias, up_scales, up_zero_points, multiplier = (
+        *arguments.arrays, *(None,) * 8,
+    )[:12]  # fmt: skip
     assert x is not None
     if attributes.x_rounding:
         x, row_scales = quantized_rows(x, attributes.x_rounding)
     x = x if row_scales is None else x.astype(np.float32) * row_scales
     result = _product(x, attributes, weight, scales, zero_points)
-    for extra in (bias, residual):
+    for extra in (bias, residual if multiplier is None else None):
         result = result if extra is None else result + extra
     if attributes.gate is not None:
         factor = _product(x, attributes, up, up_scales, up_zero_points)
         return [_ACTIVATIONS[attributes.gate](result) * (factor if up_bias is None else factor + up_bias)]
-    return [result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)]
+    result = result if attributes.activation is None else _ACTIVATIONS[attributes.activation](result)
+    if multiplier is not None:
+        result = result * multiplier if residual is None else result * multiplier + residual
+    return [result]
 
 
 def _product(x: np.ndarray, attributes: LinearAttributes, *given: np.ndarray | None) -> np.ndarray:

@@ -12,7 +12,8 @@ from compiler.quantized_packing import stored_dtype
 from compiler.shape_inference import int_shape
 from isa.dtypes import Dtype, of_host
 
-RESIDUAL = 3
+RESIDUAL, MULTIPLIER = 3, 11
+"""Indices among the inputs of a linear: of tensors with the shape of its result."""
 
 
 def linear_shape(graph: Graph, op: Operation, dtype: Dtype) -> LinearShape:
@@ -26,6 +27,7 @@ def linear_shape(graph: Graph, op: Operation, dtype: Dtype) -> LinearShape:
         math.prod(outer), inputs, outputs, rounded or dtype, dtype,
         input_at(op, BIAS) is not None, input_at(op, RESIDUAL) is not None, op.attributes.activation,
         _packed_weight(op), rounded_from=dtype if op.attributes.x_rounding else None, gate=op.attributes.gate,
+        has_multiplier=input_at(op, MULTIPLIER) is not None,
     )  # fmt: skip
 
 

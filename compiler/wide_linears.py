@@ -2,8 +2,8 @@
 
 A product with few outputs leaves PEs idle, or gives them tiles so small that x takes longer to come in than to be
 multiplied; and each linear has a first and a last chunk that nothing overlaps. Of a Llama, q, k and v become one. Left
-apart are linears that differ in format, activation or the kind of constants they have, with a residual or a gate; what
-is a result of the graph or has outputs that fill no aligned row; and those that are not estimated to be slower.
+apart are linears that differ in format, activation or the kind of constants they have, with a residual, a multiplier or
+a gate; what is a result of the graph or has outputs that fill no aligned row; and those not estimated to be slower.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from compiler.linear_search import choose_linear
 from compiler.mapped import BIAS, ROW_SCALES, SCALES, WEIGHT, ZERO_POINTS
 from compiler.packing import ROW_ALIGNMENT_BYTES
 from compiler.shape_inference import int_shape
-from compiler.shaping import RESIDUAL, input_at, linear_shape
+from compiler.shaping import MULTIPLIER, RESIDUAL, input_at, linear_shape
 from isa.affine import Affine
 from isa.dtypes import BY_NAME, Dtype
 from isa.errors import UnsupportedError
@@ -70,7 +70,7 @@ class _Widener:
     def _can_be_a_part(self, op: Operation) -> bool:
         assert isinstance(op.attributes, LinearAttributes)
         graph, output = self.graph, op.outputs[0] or ""
-        if input_at(op, RESIDUAL) or op.attributes.gate or output in graph.outputs:
+        if input_at(op, RESIDUAL) or input_at(op, MULTIPLIER) or op.attributes.gate or output in graph.outputs:
             return False
         if any(isinstance(dim, Affine) for name in (op.inputs[0], output) for dim in graph.value(name or "").shape):
             return False

@@ -11,6 +11,9 @@ resident x may be rounded to that type by the kernel itself.
 
 With a gate it is `gate(x @ W.T) * (x @ U.T)`. A block of the weight has the rows of both, so that one transfer brings
 them, and a tile has accumulators for both. They meet in fp32; only their product is rounded.
+
+With a multiplier it is `activation(x @ W.T + bias) * multiplier + residual`: sums of a block of rows pass one step
+after the other in fp32, and are rounded in the last one. So they do where there is a residual beside a bias.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
 from compiler.kernels.linear_stream import WORD_BYTES
-from compiler.kernels.linear_walk import Buffers, arguments_of
+from compiler.kernels.linear_walk import RESULT_ARGUMENTS, Buffers, arguments_of
+from compiler.linear_macs import issued_macs, useful_macs
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
 from compiler.lowering import ArgumentValue, Lowering
-from compiler.mapped import ROW_SCALES, SCALES, ZERO_POINTS
+from compiler.mapped import BIAS, ROW_SCALES, SCALES, ZERO_POINTS
+from compiler.shaping import MULTIPLIER, RESIDUAL
 from isa.kernel import Kernel
 from isa.machine import Machine
 from isa.machine_sections import dtype_family
@@ -41,9 +46,9 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     builder = KernelBuilder(_name(mapping), machine, arguments_of(shape))
     tile = mapping.tile_rows * mapping.tile_outputs
     initial_bytes, initial_slots = mapping.initial_row_bytes, 1
-    if shape.has_bias:
+    if shape.start == "bias":
         initial_bytes, initial_slots = mapping.tile_columns * 4, 2
-    if shape.has_residual:
+    if shape.start == "residual":
         initial_bytes, initial_slots = tile * shape.out_dtype.bytes, 2
     weight = builder.buffer(
         "weight", mapping.weight_chunk_bytes, mapping.weight_slots, shared=True, streamed=mapping.shares_slots
@@ -51,15 +56,19 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
     buffers = Buffers(
         builder.buffer("x", mapping.x_slot_bytes, mapping.x_slots, shared=True),
         weight,
-        builder.buffer("initial", initial_bytes, initial_slots, shared=shape.has_bias or shape.has_residual),
+        builder.buffer("initial", initial_bytes, initial_slots, shared=shape.start is not None),
         builder.buffer(
             "out", mapping.stored_rows * mapping.stored_outputs * shape.out_dtype.bytes, mapping.out_slots, shared=True
         ),
         weight,
         tuple(
-            builder.buffer(f"activation{step}", size, mapping.activation_slots, shared=True)
-            for step, size in enumerate(mapping.activation_bytes)
+            builder.buffer(f"activation{step}", size, slots, shared=True)
+            for step, (size, slots) in enumerate(zip(mapping.activation_bytes, mapping.activation_slots, strict=True))
         ),
+        results_like={
+            step: builder.buffer(step, tile * shape.out_dtype.bytes, mapping.finish_slots, shared=True)
+            for step in shape.results_like
+        },
     )
     if shape.packed:
         buffers = _with_expansion(builder, mapping, buffers)
@@ -109,8 +118,8 @@ def _with_expansion(builder: KernelBuilder, mapping: LinearMapping, buffers: Buf
 
 def _name(mapping: LinearMapping) -> str:
     shape = mapping.shape
-    start = "_bias" if shape.has_bias else "_residual" if shape.has_residual else ""
-    start += f"_{shape.activation}" if shape.activation else ""
+    start = f"_{shape.start}" if shape.start else ""
+    start += "".join(f"_{step}" for step in shape.finish or (shape.activation,) if step)
     start += f"_gated_{shape.gate}" if shape.gate else ""
     kind = f"{mapping.way}_kept" if mapping.keeps_weight else mapping.way
     rounded = "_rounded" if shape.rounded_from else ""
@@ -143,10 +152,10 @@ def lower(context: Lowering, op: Operation) -> None:
     x, out = context.region(op.inputs[0]), context.region(op.outputs[0])
     initial: ArgumentValue = 0
     initial_pitch = 0
-    if mapping.shape.has_bias:
-        initial = context.packed(op, 2)
-    if mapping.shape.has_residual:
-        residual = context.region(op.inputs[3])
+    if mapping.shape.start == "bias":
+        initial = context.packed(op, BIAS)
+    if mapping.shape.start == "residual":
+        residual = context.region(op.inputs[RESIDUAL])
         initial, initial_pitch = context.address(residual), residual.pitch_bytes
     arguments: dict[str, ArgumentValue] = {
         "x": context.address(x), "x_pitch": x.pitch_bytes, "weight": context.packed(op, 1),
@@ -156,7 +165,11 @@ def lower(context: Lowering, op: Operation) -> None:
     }  # fmt: skip
     if mapping.loads_early:
         arguments[EARLY] = mapping.weight_slots - 1
-    if mapping.shape.activation == "sigmoid":
+    for step in mapping.shape.results_like:
+        like_result = context.region(op.inputs[RESIDUAL if step == "residual" else MULTIPLIER])
+        values = (context.address(like_result), like_result.pitch_bytes)
+        arguments |= dict(zip(RESULT_ARGUMENTS[step], values, strict=True))
+    if "outputs" in arguments_of(mapping.shape):
         arguments["outputs"] = mapping.shape.outputs
     for index, name in ((SCALES, "scales"), (ZERO_POINTS, "zero_points")):
         if name in arguments_of(mapping.shape):
@@ -167,4 +180,4 @@ def lower(context: Lowering, op: Operation) -> None:
         arguments |= {"row_scales": context.address(row_scales), "row_scales_pitch": row_scales.pitch_bytes}
     kernel = context.kernel(build, mapping)
     grid = (mapping.grid_rows, mapping.grid_columns)
-    context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)
+    context.launch(op, kernel, grid, arguments, useful_macs(mapping.shape), issued_macs(mapping))

@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.kernel_builder import ZERO, BufferHandle, CoreBuilder, Register
 from compiler.kernels.linear_expand import Expander
+from compiler.kernels.linear_finish import Finisher
 from compiler.kernels.linear_parts import add_parts, exchange_parts, exchanged_blocks
 from compiler.kernels.linear_resident import ResidentLoader
 from compiler.kernels.linear_stream import XStream
@@ -20,10 +21,9 @@ Operand = tuple[BufferHandle, Register, Register]
 """Buffer, offset and pitch."""
 Columns = Sequence[tuple[int, int]]
 """Blocks of columns of a tile: the first column, and how many."""
-ACTIVATIONS = {"relu": "vmaxs", "sigmoid": "vsigmoid", "tanh": "vtanh", "silu": "vsilu"}
 
 
-class Multiplier(Expander, ResidentLoader):
+class Multiplier(Expander, Finisher, ResidentLoader):
     """Core B: matrix products, accumulators, and the way out.
 
     A packed weight is expanded one part of a chunk ahead of the products, beyond the ends of tiles: products that wait
@@ -43,14 +43,14 @@ class Multiplier(Expander, ResidentLoader):
             self.load_resident_x()
         self._prepare()
         for _ in self.tiles():
-            if self.loads_initial_late and self._has_initial:
-                self._load_first_initial()
+            if self._loads_ends:
+                self._load_ends_of_first()
             if self.stream is not None:
                 self.stream.load_first()
             if self._starts_loaded:
                 self._start_accumulators()
-            if self.loads_initial_late and self._has_initial:
-                self._load_next_initial()
+            if self._loads_ends:
+                self._load_ends_of_next()
             self._multiply_chunks()
             self._finish()
         if self.mapping.resident:
@@ -58,20 +58,27 @@ class Multiplier(Expander, ResidentLoader):
         if self.buffers.zeros is not None:
             self._give_zeros_back(self.buffers.zeros)
 
-    def _load_first_initial(self) -> None:
-        """Load what the first tile starts from."""
-        with self.in_first_tile():
-            self._load_initial()
+    @property
+    def _loads_ends(self) -> bool:
+        """Tell whether this core loads what tiles start from and what results meet."""
+        return self.loads_initial_late and (self._has_initial or bool(self.buffers.results_like))
 
-    def _load_next_initial(self) -> None:
-        """Load what the next tile starts from, if there is one."""
+    def _load_ends_of_first(self) -> None:
+        """Load what the first tile starts from, and what its results meet."""
+        with self.in_first_tile():
+            self._load_start()
+            self._load_finish()
+
+    def _load_ends_of_next(self) -> None:
+        """Load the same of the next tile, if there is one."""
         core = self.core
         with core.scratch() as step, core.scratch() as end:
             core.multiply(self.stride, self.tile_bytes, step)
             core.increase(self.out_offset, step)
             core.multiply(core.load_argument("output_tiles", end), self.tile_bytes, end)
             with core.when_less(self.out_offset, end):
-                self._load_initial()
+                self._load_start()
+                self._load_finish()
             core.multiply(self.stride, self.tile_bytes, step)
             core.subtract(self.out_offset, step, self.out_offset)
 
@@ -84,7 +91,7 @@ class Multiplier(Expander, ResidentLoader):
 
     @property
     def _has_initial(self) -> bool:
-        return self.mapping.shape.has_bias or self.mapping.shape.has_residual
+        return self.mapping.shape.start is not None
 
     @property
     def _starts_loaded(self) -> bool:
@@ -148,7 +155,7 @@ class Multiplier(Expander, ResidentLoader):
     def _start_accumulator(self, bank: int, block: int, start: int, width: int, initial: BufferHandle) -> None:
         """Load an accumulator with its part of bias or residual."""
         shape, extent = self.mapping.shape, self._extent(block, width)
-        if not shape.has_residual:
+        if shape.start == "bias":
             self._load_accumulator(bank, initial, start * FP32.bytes, extent)
             return
         residual_pitch = self.mapping.turned_residual_pitch_bytes
@@ -304,6 +311,8 @@ class Multiplier(Expander, ResidentLoader):
                 if block not in exchanged:
                     with self._has_rows(block), self._summed(block):
                         self._store_block(block)
+            for buffer in self.buffers.results_like.values():
+                self.core.pop(buffer)
 
     def _exchange_and_store(self, pair: tuple[int, int]) -> None:
         """Let two parts of K send each other the sums of a block of rows at the same time, and store a block each."""
@@ -319,6 +328,8 @@ class Multiplier(Expander, ResidentLoader):
         """Round and store a block of rows."""
         if self.mapping.shape.gate:
             self._drain_through_gate(block)
+        elif self.mapping.shape.finish:
+            self._drain_through_steps(block)
         else:
             self._drain(*self._target(), block)
         self._send(block)
@@ -358,20 +369,21 @@ class Multiplier(Expander, ResidentLoader):
         self._pass_gate(block)
         self.core.pop(both)
 
+    def _drain_through_steps(self, block: int) -> None:
+        """Make a block of `out`, step by step in fp32: what comes first is under way while the next is drained."""
+        sources = self.buffers.activation
+        self._drain(sources[0], FP32, block)
+        for step, source, target in zip(
+            self.mapping.shape.finish, sources, (*sources[1:], self.buffers.out), strict=True
+        ):
+            self.core.push(source)
+            self._take_step(step, source, target, block)
+            self.core.pop(source)
+
     def _target(self) -> tuple[BufferHandle, Dtype]:
         """Return where results go: to the activation, or straight to the way out."""
         activation = self.buffers.activation
         return (activation[0], FP32) if activation else (self.buffers.out, self.mapping.shape.out_dtype)
-
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        """Run the block for tiles that are not beyond the last row or column."""
-        core = self.core
-        with ExitStack() as inside:
-            for place, name in ((self.row_start, "rows"), (self.out_offset, "out_bytes")):
-                with core.scratch() as limit:
-                    inside.enter_context(core.when_less(place, core.load_argument(name, limit)))
-            yield
 
     def _drain(self, out: BufferHandle, dtype: Dtype, only: int | None = None) -> None:
         """Write the accumulators of a tile, or of one of its blocks of rows, to one slot of a buffer with its rows."""
@@ -424,73 +436,3 @@ class Multiplier(Expander, ResidentLoader):
         core.increase(address, self.out_offset)
         core.increase(address, core.load_argument("out", size))
         core.subtract(core.load_argument("out_bytes", size), self.out_offset, size)
-
-    def _activate(self) -> None:
-        """Make a tile of `out` from what is pushed for it, in fp32; beyond the last output it is zero again."""
-        core, shape, out = self.core, self.mapping.shape, self.buffers.out
-        assert shape.activation is not None
-        raw, *later = self.buffers.activation
-        columns, target, dtype = self.mapping.tile_outputs, *((later[0], FP32) if later else (out, shape.out_dtype))
-        limit = {"value": 0.0} if shape.activation == "relu" else {}
-        with core.scratch() as width, core.scratch() as raw_pitch:
-            core.copy(columns, width)
-            core.copy(columns * FP32.bytes, raw_pitch)
-            core.emit(
-                ACTIVATIONS[shape.activation], out=target, out_pitch=raw_pitch if dtype is FP32 else self.tile_bytes,
-                a=raw, a_pitch=raw_pitch, rows=self.tile_rows, columns=width, out_dtype=dtype.name, a_dtype=FP32.name,
-                **limit,
-            )  # fmt: skip
-        core.pop(raw)
-        if later:
-            core.push(target)
-            self._clear_padding(target)
-            core.pop(target)
-
-    def _pass_gate(self, block: int, both_offset: int = 0, first_row: int = 0) -> None:
-        """Make a block of rows of `out` from gate and factor: the gate's function in fp32, then their product."""
-        core, mapping = self.core, self.mapping
-        both, gate = self.buffers.activation
-        function, rows = mapping.shape.gate, self.block_rows[block]
-        assert function is not None
-        limit = {"value": 0.0} if function == "relu" else {}
-        with (
-            core.scratch() as width, core.scratch() as both_pitch, core.scratch() as gate_pitch,
-            core.scratch() as offset,
-        ):  # fmt: skip
-            core.copy(mapping.tile_outputs, width)
-            core.copy(mapping.tile_columns * FP32.bytes, both_pitch)
-            core.copy(mapping.tile_outputs * FP32.bytes, gate_pitch)
-            core.emit(
-                ACTIVATIONS[function], out=gate, out_pitch=gate_pitch, a=both, a_offset=core.copy(both_offset, offset),
-                a_pitch=both_pitch, rows=rows, columns=width, out_dtype=FP32.name, a_dtype=FP32.name, **limit,
-            )  # fmt: skip
-            core.push(gate)
-            self._multiply_gate(rows, first_row, both_offset, (width, both_pitch, gate_pitch, offset))
-        core.pop(gate)
-
-    def _multiply_gate(self, rows: Register, first_row: int, both_offset: int, lent: tuple[Register, ...]) -> None:
-        """Emit the product of what passed the gate's function and the factor, which lies beside the gate."""
-        core, mapping = self.core, self.mapping
-        both, gate = self.buffers.activation
-        width, both_pitch, gate_pitch, offset = lent
-        core.copy(both_offset + mapping.tile_outputs * FP32.bytes, offset)
-        with core.scratch() as out_offset:
-            core.emit(
-                "vmul", out=self.buffers.out, out_offset=core.copy(first_row * self.tile_bytes, out_offset),
-                out_pitch=self.tile_bytes, a=gate, a_pitch=gate_pitch, b=both, b_offset=offset, b_pitch=both_pitch,
-                rows=rows, columns=width, out_dtype=mapping.shape.out_dtype.name, a_dtype=FP32.name,
-                b_dtype=FP32.name,
-            )  # fmt: skip
-
-    def _clear_padding(self, activated: BufferHandle) -> None:
-        core, columns, out_dtype = self.core, self.mapping.tile_outputs, self.mapping.shape.out_dtype
-        with core.scratch() as valid, core.scratch() as width:
-            core.compute("div", self.out_offset, out_dtype.bytes, width)
-            core.subtract(core.load_argument("outputs", valid), width, valid)
-            core.copy(columns, width)
-            with core.scratch() as pitch:
-                core.copy(columns * FP32.bytes, pitch)
-                core.emit(
-                    "vlimit", out=self.buffers.out, out_pitch=self.tile_bytes, a=activated, a_pitch=pitch, first=valid,
-                    rows=self.tile_rows, columns=width, out_dtype=out_dtype.name, a_dtype=FP32.name, value=0.0,
-                )  # fmt: skip

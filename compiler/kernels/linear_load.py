@@ -29,13 +29,15 @@ class Loader(Walk):
         for _ in self.tiles():
             self._load_beside_chunks()
             self._load_chunks(self.weight_tile, self.x_row)
+            if not self.loads_initial_late:
+                self._load_finish()
         if mapping.loads_constants:
             core.await_inputs()
 
     def _load_beside_chunks(self) -> None:
         """Load what a tile needs besides chunks."""
         if not self.loads_initial_late:
-            self._load_initial()
+            self._load_start()
 
     def _begin_rows(self) -> None:
         if not self.mapping.streams_constants:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compiler.kernel_builder import EARLY, ZERO, BufferHandle, Coordinate, CoreBuilder, Register
 from compiler.linear_mapping import LinearMapping
@@ -27,6 +27,8 @@ SCALED_ARGUMENTS = ("scales",)
 ROW_SCALE_ARGUMENTS = ("row_scales", "row_scales_pitch")
 """Addresses of the fp32 scales of operands of a byte: one row of whole tiles for the columns, and those of the rows of
 x unless the kernel makes them."""
+RESULT_ARGUMENTS = {step: (step, f"{step}_pitch") for step in ("multiplier", "residual")}
+"""Addresses and pitches of what results are multiplied by, and of what is added to them on the way out."""
 COMPUTED_ARGUMENTS = ("weight_pitch", "inputs", "outputs")
 """With a computed second operand: the pitch of its rows, its rows and columns that hold data or are needed as zeros."""
 
@@ -55,16 +57,19 @@ class Buffers:
     """A row of zeros, where accumulators start from bias or residual at one of several neighbours."""
     turned_residual: BufferHandle | None = None
     """The residual with a row per output."""
+    results_like: Mapping[str, BufferHandle] = field(default_factory=dict)
+    """The tile's part of a multiplier, and of a residual that is added on the way out."""
 
 
 def arguments_of(shape: LinearShape) -> tuple[str, ...]:
     """Return the names of the kernel's arguments."""
-    activated = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" else ()
+    activated = ACTIVATED_ARGUMENTS if shape.activation == "sigmoid" and not shape.finish else ()
     packed = PACKED_ARGUMENTS if shape.packed else COMPUTED_ARGUMENTS if shape.is_computed else ()
     scaled = SCALED_ARGUMENTS if shape.is_scaled else ()
     row_scales = ROW_SCALE_ARGUMENTS if shape.is_scaled and not shape.rounded_from else ()
     early = () if shape.is_computed else (EARLY,)
-    return (*ARGUMENTS, *early, *activated, *packed, *scaled, *row_scales)
+    results_like = (name for step in shape.results_like for name in RESULT_ARGUMENTS[step])
+    return (*ARGUMENTS, *early, *activated, *packed, *scaled, *row_scales, *results_like)
 
 
 class Walk:
@@ -346,11 +351,29 @@ class Walk:
         core.increase(count, -1)
         return core.compute("div", count, self.stride, count)
 
-    def _load_initial(self) -> None:
-        if self.mapping.shape.has_bias:
+    def _load_start(self) -> None:
+        """Load what a tile starts from."""
+        if self.mapping.shape.start == "bias":
             self._load_columns(self.buffers.initial, "initial")
-        elif self.mapping.shape.has_residual:
+        elif self.mapping.shape.start == "residual":
             self._load_residual()
+
+    def _load_finish(self) -> None:
+        """Load what a tile's results meet, if it is no padding."""
+        if self.buffers.results_like:
+            with self._inside():
+                for step, buffer in self.buffers.results_like.items():
+                    self._load_like_result(buffer, *RESULT_ARGUMENTS[step])
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Run the block for tiles that are not beyond the last row or column."""
+        core = self.core
+        with ExitStack() as inside:
+            for place, name in ((self.row_start, "rows"), (self.out_offset, "out_bytes")):
+                with core.scratch() as limit:
+                    inside.enter_context(core.when_less(place, core.load_argument(name, limit)))
+            yield
 
     def _load_columns(self, buffer: BufferHandle, name: str) -> None:
         """Load the tile's part of a row of one fp32 number per column, whose address is an argument."""
@@ -364,9 +387,16 @@ class Walk:
         core.push(buffer)
 
     def _load_residual(self) -> None:
-        """Read the tile's part of the residual; a tile of padding reads some other part, which is not stored.
+        """Load the tile's part of the residual that accumulators start from."""
+        self._load_like_result(self.buffers.initial, "initial", "initial_pitch")
+        if self.buffers.turned_residual is not None:
+            self._turn_residual(self.buffers.turned_residual)
 
-        A row of the result is aligned, so that its last tile has at least what divides alignment and tile.
+    def _load_like_result(self, buffer: BufferHandle, name: str, pitch_name: str) -> None:
+        """Read the tile's part of a tensor like the result, whose address and pitch are arguments.
+
+        A tile of padding reads some other part, which is not stored. A row of the result is aligned, so that its last
+        tile has at least what divides alignment and tile.
         """
         core = self.core
         with core.scratch() as offset, core.scratch() as size, core.scratch() as address, core.scratch() as pitch:
@@ -374,16 +404,14 @@ class Walk:
             least = math.gcd(self.tile_bytes, ROW_ALIGNMENT_BYTES)
             core.minimum(self.out_offset, core.subtract(size, least, offset), offset)
             core.minimum(core.subtract(size, offset, size), self.tile_bytes, size)
-            core.multiply(self.first_row, core.load_argument("initial_pitch", pitch), address)
+            core.multiply(self.first_row, core.load_argument(pitch_name, pitch), address)
             core.increase(address, offset)
-            core.increase(address, core.load_argument("initial", offset))
+            core.increase(address, core.load_argument(name, offset))
             core.emit(
-                "dma_in", out=self.buffers.initial, out_pitch=self.tile_bytes, address=address, address_pitch=pitch,
+                "dma_in", out=buffer, out_pitch=self.tile_bytes, address=address, address_pitch=pitch,
                 rows=self.tile_rows, row_bytes=size,
             )  # fmt: skip
-        core.push(self.buffers.initial)
-        if self.buffers.turned_residual is not None:
-            self._turn_residual(self.buffers.turned_residual)
+        core.push(buffer)
 
     def _turn_residual(self, turned: BufferHandle) -> None:
         """Make a row per output of the tile's part of the residual."""

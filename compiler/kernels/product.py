@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from compiler.graph import Operation
 from compiler.kernels.linear import build
 from compiler.kernels.tiling import row_strides
+from compiler.linear_macs import issued_macs, useful_macs
 from compiler.linear_mapping import padded_outputs
 from compiler.lowering import ArgumentValue, Lowering
 from compiler.products import places
@@ -20,7 +21,7 @@ def launch_spread(context: Lowering, op: Operation) -> None:
     a, b, out = (context.region(name) for name in names)
     mapping, count = context.mapped.linears[op.name], places(graph, op)
     shape = mapping.shape
-    kernel = context.kernel(build, mapping)
+    kernel, macs = context.kernel(build, mapping), (useful_macs(shape), issued_macs(mapping))
     for a_offset, b_offset, out_offset in _offsets(context, op) if count > 1 else [(0, 0, 0)]:
         arguments: dict[str, ArgumentValue] = {
             "x": context.address(a, a_offset), "x_pitch": a.pitch_bytes, "weight": context.address(b, b_offset),
@@ -31,7 +32,7 @@ def launch_spread(context: Lowering, op: Operation) -> None:
             "outputs": padded_outputs(shape) if shape.factor == "columns" else shape.outputs,
         }  # fmt: skip
         grid = (mapping.grid_rows, mapping.grid_columns)
-        context.launch(op, kernel, grid, arguments, mapping.useful_macs, mapping.issued_macs)
+        context.launch(op, kernel, grid, arguments, *macs)
 
 
 def _offsets(context: Lowering, op: Operation) -> Iterator[tuple[int, ...]]:

@@ -39,6 +39,19 @@ def test_scratch_is_never_what_a_constant_holds() -> None:
         assert again == lent
 
 
+def test_constants_take_turns_with_a_lent_register() -> None:
+    """Where none is left for good, a constant is loaded anew before each command that reads it, and nothing else is."""
+    builder = _builder(**{"pe.registers": 16})
+    core = builder.core_a
+    with core.scratch():
+        kept = [core.register() for _ in range(14)]
+    for value in (5, 6, 5):
+        core.increase(kept[0], 0)
+        core.emit("add", destination=kept[0], left=value, right=kept[1])
+    lines = [line.split() for line in print_kernel(builder.build()).splitlines() if " r1, 5" in line or "li" in line]
+    assert [line[-1] for line in lines] == ["5", "6", "5"] and len({line[1] for line in lines}) == 1
+
+
 def test_registers_run_out() -> None:
     """More values than registers is an error, not a wrong kernel."""
     core = _builder(**{"pe.registers": 16}).core_a

@@ -145,7 +145,7 @@ def test_resident_loops(machine: str, dtype: str, residual: bool) -> None:
 @pytest.mark.parametrize("residual", [False, True])
 def test_streamed_loops(machine: str, dtype: str, residual: bool) -> None:
     """A streamed product makes at least three trips over chunks, output tiles and row tiles, with ragged last tiles."""
-    case = Case(1101, 500, 1000, residual=residual, dtype=dtype)
+    case = Case(1101, 500, 900, residual=residual, dtype=dtype)
     changes = {"pe.local_memory_bytes": 98304, "accumulator.banks": 4, "simd.multiply_adds_per_cycle": 16}
     chip = small_machine(machine, **changes)
     mapping = mapping_of(case, chip)

@@ -40,7 +40,7 @@ VARIATIONS: list[dict[str, object]] = [
 
 
 def _shapes(rows: int, inputs: int, outputs: int) -> list[LinearShape]:
-    """Return linears of a size: plain, with a gate, with expanded weights, scaled, and with a computed operand."""
+    """Return linears of a size: plain, gated, multiplied, with expanded weights, scaled, with a computed operand."""
     plain = (rows, inputs, outputs, FP16, FP16)
     return [
         LinearShape(*plain, has_bias=True, has_residual=False),
@@ -50,6 +50,7 @@ def _shapes(rows: int, inputs: int, outputs: int) -> list[LinearShape]:
         LinearShape(rows, inputs, outputs, INT8, FP16, has_bias=False, has_residual=False, rounded_from=FP16),
         LinearShape(*plain, has_bias=False, has_residual=False, factor="rows"),
         LinearShape(*plain, has_bias=False, has_residual=False, factor="columns"),
+        LinearShape(*plain, has_bias=True, has_residual=True, has_multiplier=True),
     ]
 
 
@@ -62,7 +63,7 @@ def test_the_best_mapping_is_the_first_of_all(name: str, changes: dict[str, obje
 
 
 @given(
-    st.sampled_from(range(7)),
+    st.sampled_from(range(8)),
     st.integers(1, 700),
     st.integers(1, 64),
     st.integers(1, 1500),

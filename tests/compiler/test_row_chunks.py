@@ -17,6 +17,7 @@ from compiler.placement import addressed_bytes, place
 from compiler.quantize import Quantization, quantize_weights
 from compiler.reference import run_reference
 from compiler.row_chunks import chunk_rows
+from compiler.shaping import MULTIPLIER, RESIDUAL
 from compiler.verify import verify
 from isa.machine import Machine
 from isa.program_checks import verify_program
@@ -131,6 +132,28 @@ def test_chunks_give_the_same_bits(case: Case) -> None:
         assert error.mean() < 0.02 * np.abs(expected[name]).std()
         assert case.scheme == Quantization("int8") or error.max() < 0.02
         np.testing.assert_allclose(run_reference(chunked, inputs)[name], expected[name], rtol=0.02, atol=0.02)
+
+
+def test_chunks_of_multiplied_rows() -> None:
+    """What results meet is read in the same rows: layers of x0 * (x U V) + x."""
+    machine = small_machine(**{"sram.bytes": 1 << 19, "sram.cache_step_bytes": 1 << 16})
+    rng, writer, shape = np.random.default_rng(6), GraphWriter(), (1000, HIDDEN)
+    inputs: dict[str, Array] = {name: rng.standard_normal(shape).astype(np.float16) for name in ("x0", "s0")}
+    for name in inputs:
+        writer.input(name, shape)
+    for layer in range(2):
+        for name, sizes in ((f"v{layer}", (HIDDEN, FEED_FORWARD)), (f"u{layer}", (FEED_FORWARD, HIDDEN))):
+            writer.constant(f"{name}.w", (rng.standard_normal(sizes) / np.sqrt(sizes[0])).astype(np.float16))
+        down = (f"s{layer}", f"v{layer}.w", None, None)
+        writer.add("linear", down, f"v{layer}", (1000, FEED_FORWARD), LinearAttributes(False))
+        up = (f"v{layer}", f"u{layer}.w", None, f"s{layer}", *(None,) * (MULTIPLIER - RESIDUAL - 1), "x0")
+        writer.add("linear", up, f"s{layer + 1}", shape, LinearAttributes(False))
+    whole = legalize(writer.graph("s2"))
+    chunked = chunk_rows(whole, machine, "fp16")
+    assert chunks_of(whole) == 1 and chunks_of(chunked) >= 2
+    results = outputs_of(mapped_of(chunked, machine), inputs)["s2"]
+    np.testing.assert_array_equal(results, outputs_of(mapped_of(whole, machine), inputs)["s2"])
+    np.testing.assert_allclose(results, run_reference(whole, inputs)["s2"], rtol=0.02, atol=0.02)
 
 
 def test_what_is_handed_on_stays_in_sram() -> None:

@@ -14,6 +14,7 @@ from compiler.mapping import map_graph
 from compiler.pipeline import BACK, Options, run_passes
 from compiler.quantize import Quantization, quantization, quantize_weights
 from compiler.reference import run_reference
+from compiler.shaping import MULTIPLIER
 from compiler.wide_linears import widen_linears
 from isa.machine import preset
 from isa.program import Absent, Joined, Program
@@ -105,7 +106,7 @@ def test_weights_in_files(tmp_path: Path) -> None:
     assert all(isinstance(constant.source, Joined) for constant in mapped.constants)
 
 
-@pytest.mark.parametrize("change", ["residual", "format", "result", "columns", "activation"])
+@pytest.mark.parametrize("change", ["residual", "multiplier", "format", "result", "columns", "activation"])
 def test_left_apart(change: str) -> None:
     """Products that differ, whose result is one of the graph, or that fill no aligned row stay what they are."""
     graph, _ = problem(Case(weights=quantization("int8") if change == "format" else None))
@@ -115,6 +116,8 @@ def test_left_apart(change: str) -> None:
     assert isinstance(attributes, LinearAttributes)
     if change == "residual":
         odd = replace(odd, inputs=(*odd.inputs[:3], "p0", *odd.inputs[4:]))
+    if change == "multiplier":
+        odd = replace(odd, inputs=(*odd.inputs, *(None,) * (MULTIPLIER - len(odd.inputs)), "p0"))
     if change == "format":
         assert attributes.weight_format is not None
         odd = replace(odd, attributes=replace(attributes, weight_format=replace(attributes.weight_format, block=96)))
