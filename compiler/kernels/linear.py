@@ -28,7 +28,7 @@ from compiler.kernels.linear_computed_load import ComputedLoader
 from compiler.kernels.linear_load import Loader
 from compiler.kernels.linear_rounded import emit_rounded
 from compiler.kernels.linear_scaled import ScaledLoader, ScaledMultiplier, scaling_buffers
-from compiler.kernels.linear_stream import WORD_BYTES
+from compiler.kernels.linear_stream import word_bytes
 from compiler.kernels.linear_walk import RESULT_ARGUMENTS, Buffers, arguments_of
 from compiler.linear_macs import issued_macs, useful_macs
 from compiler.linear_mapping import EXPANDED_SLOTS, TURNED_SLOTS, LinearMapping
@@ -79,7 +79,7 @@ def build(machine: Machine, mapping: LinearMapping) -> Kernel:
         size, slots = mapping.turned_result_bytes, mapping.turned_result_slots
         buffers = replace(buffers, turned_result=builder.buffer("turned_result", size, slots, shared=True))
     if mapping.early_chunks:
-        buffers = replace(buffers, begun=builder.buffer("begun", WORD_BYTES, 1, shared=True))
+        buffers = replace(buffers, begun=builder.buffer("begun", word_bytes(machine), 1, shared=True))
     if mapping.starts_apart:
         buffers = replace(buffers, zeros=builder.buffer("zeros", mapping.initial_row_bytes, 1, shared=True))
     if mapping.turned_residual_bytes:

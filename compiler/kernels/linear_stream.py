@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from compiler.kernels.linear_walk import Walk
+from isa.machine import Machine
 
-WORD_BYTES = 4
-"""Bytes of what core B sends core A."""
+_WORD_BYTES = 4
+
+
+def word_bytes(machine: Machine) -> int:
+    """Return the bytes of x that core B sends core A as a sign: a word, or as much as a transfer must bring."""
+    return max(_WORD_BYTES, machine.dma.alignment_bytes)
 
 
 class XStream:
@@ -38,11 +43,11 @@ class XStream:
         core, begun, ahead = self.core, self.walk.buffers.begun, self.walk.mapping.x_slots - 1
         with self.walk.in_first_tile():
             if begun is not None:
-                ahead, word_bytes = ahead - 1, max(WORD_BYTES, self.walk.machine.dma.alignment_bytes)
-                with core.scratch() as word:
-                    core.copy(self.address, word)
+                ahead -= 1
+                with core.scratch() as first:
+                    core.copy(self.address, first)
                     self.load_next()
-                    core.emit("dma_in", out=begun, address=word, rows=1, row_bytes=word_bytes)
+                    core.emit("dma_in", out=begun, address=first, rows=1, row_bytes=word_bytes(self.walk.machine))
                 core.push(begun)
             if ahead:
                 with core.scratch() as left, core.loop(core.copy(ahead, left)):
