@@ -1,8 +1,8 @@
 """Sums of table rows that int32 indices choose, one row per bag, for any number of tables in one launch.
 
 Bags are dealt over the PEs in groups. Core B loads the indices of a group, some tables ahead, so that nobody waits for
-them; core A fetches the rows they choose, core B adds them up and stores. Machines without indexed transfers read each
-index into a register of core A.
+them; core A fetches the rows they choose, core B adds them up and stores, or stores them as they are where no bag has
+more than one. Machines without indexed transfers read each index into a register of core A.
 
 One command fetches the rows of several small bags, or a part of a bag that is too large to be added up at once: many
 rows are on their way at any time, whatever the sizes of the bags.
@@ -60,6 +60,8 @@ class Plan:
     chunks: int
     slots: int
     ahead: int
+    has_sums: bool
+    """A table has bags of several rows; whoever adds is the only one to read them."""
 
     @property
     def columns(self) -> int:
@@ -71,7 +73,7 @@ class Plan:
 class _Buffers:
     indices: BufferHandle
     rows: BufferHandle
-    sums: BufferHandle
+    sums: BufferHandle | None
     parts: BufferHandle | None
     totals: BufferHandle | None
 
@@ -84,7 +86,7 @@ def build(machine: Machine, plan: Plan) -> Kernel:
     buffers = _Buffers(
         builder.buffer("indices", plan.index_bytes, plan.ahead + 1),
         builder.buffer("rows", plan.chunk * plan.row_bytes, plan.slots),
-        builder.buffer("sums", plan.group * plan.row_bytes, 2),
+        builder.buffer("sums", plan.group * plan.row_bytes, 2) if plan.has_sums else None,
         builder.buffer("parts", plan.chunks * wide, 2) if plan.chunks > 1 else None,
         builder.buffer("totals", wide, 2) if any(table.scale for table in plan.tables) else None,
     )
@@ -257,7 +259,10 @@ class _Adder(_Walk):
                         core.add(self.bag, self.stride, following)
                         with core.when_less(following, core.argument("bags")):
                             self._load_indices(table + ahead - count, following)
-                self._add_group(table)
+                if self.plan.has_sums:
+                    self._add_group(table)
+                else:
+                    self._store_rows(table)
 
     def _load_indices(self, table: int, first: Register) -> None:
         core, alignment = self.core, self.machine.dma.alignment_bytes
@@ -283,7 +288,7 @@ class _Adder(_Walk):
         core.push(self.buffers.indices)
 
     def _add_group(self, table: int) -> None:
-        core, row_bytes = self.core, self.plan.row_bytes
+        core, sums = self.core, self._sums
         with core.scratch() as offset:
             core.copy(0, offset)
             with self.pieces(table) as bags:
@@ -291,25 +296,48 @@ class _Adder(_Walk):
                     self._add_bags(table, offset, bags)
                 else:
                     self._add_large_bag(table, offset)
-                    core.increase(offset, row_bytes)
-        core.push(self.buffers.sums)
-        with core.scratch() as bags, core.scratch() as address, core.scratch() as pitch:
-            self.bags_of_group(self.bag, bags)
+                    core.increase(offset, self.plan.row_bytes)
+        core.push(sums)
+        with core.scratch() as bags, self._place(table) as (address, pitch):
+            self._store(sums, self.bags_of_group(self.bag, bags), address, pitch)
+
+    def _store_rows(self, table: int) -> None:
+        """Store the rows of bags that have no more than one."""
+        core = self.core
+        with self._place(table) as (address, pitch), self.pieces(table) as bags:
+            self._store(self.buffers.rows, bags, address, pitch)
+            with core.scratch() as step:
+                core.increase(address, core.multiply(bags, pitch, step))
+
+    @contextmanager
+    def _place(self, table: int) -> Iterator[tuple[Register, Register]]:
+        """Yield the address of the result of the group's first bag, and the distance to the next one's."""
+        core = self.core
+        with core.scratch() as address, core.scratch() as pitch:
             core.multiply(self.bag, self.given("out_pitch", table, pitch), address)
             with core.scratch() as base:
                 core.increase(address, self.given("out", table, base))
-            core.emit(
-                "dma_out", address=address, address_pitch=pitch, a=self.buffers.sums, a_pitch=row_bytes, rows=bags,
-                row_bytes=row_bytes,
-            )  # fmt: skip
-        core.pop(self.buffers.sums)
+            yield address, pitch
+
+    def _store(self, source: BufferHandle, bags: Register, address: Register, pitch: Register) -> None:
+        """Store the results of so many bags and give their slot back."""
+        row_bytes = self.plan.row_bytes
+        self.core.emit(
+            "dma_out", address=address, address_pitch=pitch, a=source, a_pitch=row_bytes, rows=bags, row_bytes=row_bytes
+        )
+        self.core.pop(source)
+
+    @property
+    def _sums(self) -> BufferHandle:
+        assert self.buffers.sums is not None
+        return self.buffers.sums
 
     def _target(self, table: int, offset: Register) -> tuple[BufferHandle, Register, Dtype]:
         """Return where the sum of a bag goes: to the result, or to be divided first."""
         totals = self.buffers.totals
         if self.plan.tables[table].scale is not None and totals is not None:
             return totals, ZERO, FP32
-        return self.buffers.sums, offset, self.plan.dtype
+        return self._sums, offset, self.plan.dtype
 
     def _add_bags(self, table: int, offset: Register, bags: Register) -> None:
         """Add the rows of each of the bags that were fetched together, and go on in the result."""
@@ -350,7 +378,7 @@ class _Adder(_Walk):
         if scale is not None and totals is not None:
             core.push(totals)
             core.emit(
-                "vmuls", out=buffers.sums, out_offset=offset, a=totals, rows=1, columns=plan.columns,
+                "vmuls", out=self._sums, out_offset=offset, a=totals, rows=1, columns=plan.columns,
                 out_dtype=plan.dtype.name, a_dtype=FP32.name, value=scale,
             )  # fmt: skip
             core.pop(totals)
@@ -374,7 +402,11 @@ def _index_bytes(place: Bags, alignment_bytes: int) -> int:
 def plan_of(attributes: EmbeddingBagAttributes, row_bytes: int, dtype: Dtype, machine: Machine, where: str) -> Plan:
     """Choose the sizes; raises UnsupportedError if a bag or a row does not fit in local memory."""
     alignment = machine.dma.alignment_bytes
-    forms = tuple(TableForm(place.row_step == 0, 1 / place.hot if place.mean else None) for place in attributes.tables)
+    most_rows = max(place.hot for place in attributes.tables)
+    forms = tuple(
+        TableForm(place.row_step == 0, 1 / place.hot if place.mean and most_rows > 1 else None)
+        for place in attributes.tables
+    )
     widest = max(
         place.column_step * INDEX_BYTES if form.contiguous else _index_bytes(place, alignment)
         for place, form in zip(attributes.tables, forms, strict=True)
@@ -383,7 +415,6 @@ def plan_of(attributes: EmbeddingBagAttributes, row_bytes: int, dtype: Dtype, ma
     group = _group(
         attributes.count, machine.pe_count, min(LARGEST_INDEX_BYTES // widest, LARGEST_SUM_BYTES // row_bytes)
     )
-    most_rows = max(place.hot for place in attributes.tables)
     chunk = max(1, min(most_rows, machine.simd.max_accumulate_rows, LARGEST_CHUNK_BYTES // row_bytes))
     chunks = -(-most_rows // chunk)
     if chunks == 1:
@@ -393,7 +424,7 @@ def plan_of(attributes: EmbeddingBagAttributes, row_bytes: int, dtype: Dtype, ma
     ahead = min(MOST_TABLES_AHEAD, machine.pe.local_memory_bytes // LARGEST_INDEX_PART // index_bytes - 1, len(forms))
     plan = Plan(
         forms, dtype, row_bytes, group, index_bytes, chunk, chunks, max(2, min(slots, MOST_CHUNKS_IN_FLIGHT)),
-        max(1, ahead),
+        max(1, ahead), most_rows > 1,
     )  # fmt: skip
     wide = plan.columns * FP32.bytes
     needed = (plan.ahead + 1) * index_bytes + 2 * (group * row_bytes + (chunks + 1) * wide)

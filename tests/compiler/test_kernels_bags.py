@@ -20,6 +20,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, int, tuple[tuple[int, ...], ...]]] 
     "large bags": ((7, 300), 7, 40, ((500, 0, 1, 0, 0, 300, 1), (40, 0, 1, 3, 0, 77, 0))),
     "several bags per command": ((200, 5), 200, 40, ((50, 0, 1, 0, 0, 5, 0), (60, 0, 1, 2, 0, 1, 1))),
     "bags in a row": ((1, 640), 160, 40, ((70, 0, 0, 0, 4, 4, 1),)),
+    "rows as they are, in groups": ((3, 700), 700, 40, ((70, 0, 0, 0, 1, 1, 1), (9, 1, 0, 0, 1, 1, 0))),
     "many tables and groups": (
         (370, 100), 370, 12,
         tuple((40 + hot, 0, 1, hot % 7, 0, hot, hot % 2) for hot in (1, 93, 3, 7, 12, 2, 1, 5)),
