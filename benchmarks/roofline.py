@@ -205,6 +205,27 @@ kernel.
 |---|---|---|---|---|---|---|---|"""
 
 
+_LATENCIES = """
+Latencies bound small products. A GEMM of a single block takes a PE *one block* cycles, from the first command to the
+last stored byte; one of 512^3 that had nothing else before and behind its products, which all PEs shared evenly at
+their peak, would reach *at most*:
+
+| machine | one block | 512^3 at peak | at most |
+|---|---|---|---|"""
+
+
+def latencies_in_markdown(machines: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of the table of latencies."""
+    for machine in map(preset, machines):
+        rows, inputs = machine.matrix.block_rows, machine.matrix.block_k_bytes // 2
+        report = Simulator(compile_model(product(rows, rows, inputs, weights=False), machine)).profile()
+        block = operation_seconds(report, machine, "") * machine.cycles_per_second
+        peak = machine.peak_macs_per_cycle("fp16")
+        products = 512**3 / peak / machine.pe_count
+        most = products / (products + block - rows * rows * inputs / peak)
+        yield f"| {machine.name} | {block:,.0f} cycles | {products:,.0f} cycles | {most:.1%} |"
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="How close compiled programs come to the roofline.")
@@ -223,7 +244,9 @@ def main(arguments: Sequence[str]) -> None:
     for item in rows(options.machine or MACHINES, options.workload):
         show = in_markdown if options.markdown else shown
         print(item if isinstance(item, str) else show(*item), flush=True)
-    if not options.markdown:
+    if options.markdown:
+        print(_LATENCIES, *latencies_in_markdown(options.machine or MACHINES), sep="\n")
+    else:
         print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
