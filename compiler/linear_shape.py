@@ -10,6 +10,8 @@ from isa.dtypes import FP8E4M3, INT8, Dtype
 
 Start = Literal["bias", "residual"]
 FinishStep = Activation | Literal["multiplier", "residual"]
+KEEPING_ZEROS: tuple[Activation, ...] = ("relu", "tanh", "silu")
+"""Activations of zero that are zero."""
 Factor = Literal["tiles", "rows", "columns"]
 """How the second operand lies in memory: a constant packed in tiles, or a computed [N, K] or [K, N] in SRAM."""
 
@@ -58,11 +60,16 @@ class LinearShape:
 
     @property
     def finish(self) -> tuple[FinishStep, ...]:
-        """What becomes of sums one step after the other, in fp32, if they are multiplied or began with a bias."""
+        """What becomes of sums of a block of rows one step after the other, in fp32.
+
+        An activation is such a step if it leaves zeros beyond the last output; a residual if sums began with a bias.
+        """
         before: tuple[FinishStep, ...] = (self.activation,) if self.activation else ()
         behind: tuple[FinishStep, ...] = ("residual",) if self.has_residual else ()
         if self.has_multiplier:
             return (*before, "multiplier", *behind)
+        if self.activation in KEEPING_ZEROS and not (self.has_residual or self.is_scaled):
+            return before
         return behind if self.has_bias else ()
 
     @property

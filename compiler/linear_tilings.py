@@ -102,14 +102,16 @@ def _over(
 def _tiles(shape: LinearShape, machine: Machine, parts: int, most_blocks: int) -> Iterator[int]:
     """Yield outputs of a tile: whole blocks, and what gives so many parts of the grid the same in every round.
 
-    Of a computed operand only in a single one: with several that gains little, and tiles of the last may be smaller.
+    Of a computed operand only in a single one: with several that gains little, and tiles of the last may be smaller. Of
+    a constant not for few rows: those stay in local memory, where PEs need not wait for each other.
     """
     held, outputs = machine.matrix.block_rows, padded_outputs(shape)
     step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
+    may_be_even = shape.is_computed or not may_be_resident(shape, machine)
     for blocks in range(1, most_blocks + 1):
         rounds = 1 if shape.is_computed else -(-outputs // (parts * blocks * held))
         even = round_up(-(-outputs // (parts * rounds)), step)
-        if (blocks - 1) * held < even < blocks * held:
+        if may_be_even and (blocks - 1) * held < even < blocks * held:
             yield even
         if blocks * held % COLUMN_STEP == 0:
             yield blocks * held
