@@ -335,7 +335,7 @@ class LinearMapping:
     def stores_blocks(self) -> bool:
         """True if results are stored by blocks of rows, the first ones while products of the last ones are made.
 
-        Scales, and activations that nothing is multiplied with, take a whole tile at a time.
+        Scales, and activations that make something of zeros, take a whole tile at a time.
         """
         return bool(self.shape.finish) or not (self.shape.is_scaled or self.shape.activation)
 
