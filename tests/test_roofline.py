@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import cost_model, roofline
+from benchmarks import cost_model, quantized_weights, roofline
 from isa.machine import preset
 
 
@@ -57,3 +57,16 @@ def test_rank_correlation() -> None:
     assert cost_model.rank_correlation(values, -values) == pytest.approx(-1)
     # By hand: ranks 1.5 1.5 3 4 and 1 2 3 4.
     assert cost_model.rank_correlation(np.array([5.0, 5.0, 6.0, 7.0]), values) == pytest.approx(0.9486833)
+
+
+def test_the_tables_of_quantized_weights_have_what_a_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer bits, less to read; a machine without int8 has fp8."""
+    for name, value in (("MODEL", "llama-tiny"), ("PAST", 20), ("PREFILL", 8)):
+        monkeypatch.setattr(quantized_weights, name, value)
+    for machine, byte in (("mtia-2i", "int8"), ("mtia-300", "fp8")):
+        chip = preset(machine)
+        forms = dict(quantized_weights.forms(chip))
+        assert list(forms)[:2] == ["fp16", byte]
+        read = [quantized_weights.timed(chip, options, 1, 2).dram_read_bytes for options in forms.values()]
+        assert read[0] > read[1] > read[2]
+        assert all(line.count("|") == 6 for line in quantized_weights.table(chip))
