@@ -68,7 +68,7 @@ def _load_weight(core: CoreBuilder, buffers: Buffers, shape: RmsNormShape, machi
             broadcast="all" if machine.dma.broadcast_reads and shape.rows != "one" else "none",
         )  # fmt: skip
         core.push(buffers.weight)
-    if shape.places is None:
+    if shape.rows != "one":
         core.pause(ASKING_CYCLES)
 
 
