@@ -25,7 +25,8 @@ def test_the_page_says_the_same_every_time(capsys: pytest.CaptureFixture[str]) -
         roofline.main(["--machine", "mtia-2i", "--workload", "fc", "--markdown"])
         pages.append(capsys.readouterr().out)
     assert pages[0] == pages[1]
-    assert pages[0].splitlines()[-1].startswith("| fc 512 x 26592 x 2048 | mtia-2i |")
+    rows = [line for line in pages[0].splitlines() if line.startswith("| fc 512 x 26592 x 2048 | mtia-2i |")]
+    assert len(rows) == 1 and pages[0].splitlines()[-1].startswith("| mtia-2i | ")
 
 
 @pytest.mark.parametrize("workload", roofline.WORKLOADS[:6], ids=lambda workload: workload.name)
