@@ -106,7 +106,7 @@ def _tiles(shape: LinearShape, machine: Machine, parts: int, most_blocks: int) -
     a constant not for few rows: those stay in local memory, where PEs need not wait for each other.
     """
     held, outputs = machine.matrix.block_rows, padded_outputs(shape)
-    step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
+    step = max(1, machine.dma.alignment_bytes // min(shape.dtype.bytes, shape.out_dtype.bytes))
     may_be_even = shape.is_computed or not may_be_resident(shape, machine)
     for blocks in range(1, most_blocks + 1):
         rounds = 1 if shape.is_computed else -(-outputs // (parts * blocks * held))
