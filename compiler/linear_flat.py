@@ -71,14 +71,25 @@ def _band_counts(shape: LinearShape, machine: Machine) -> Iterator[int]:
 def _tiles(shape: LinearShape, machine: Machine, bands: int, largest: int) -> Iterator[int]:
     """Yield the outputs of a tile: whole blocks, and of a constant what gives all PEs of a band the same."""
     parts, held = machine.pe_count // bands, machine.matrix.block_rows
-    step = max(1, machine.dma.alignment_bytes // shape.out_dtype.bytes)
-    outputs = padded_outputs(shape)
-    rounds = -(-outputs // (parts * largest))
-    even = round_up(-(-outputs // (parts * rounds)), step)
+    even = even_tile(shape, machine, parts, rounds=-(-padded_outputs(shape) // (parts * largest)))
     if largest - held < even < largest and not shape.is_computed:
         yield even
-    if largest % step == 0:
+    if largest % _tile_step(shape, machine) == 0:
         yield largest
+
+
+def even_tile(shape: LinearShape, machine: Machine, parts: int, rounds: int) -> int:
+    """Return the outputs of a tile with which so many parts of the grid have the same in so many rounds."""
+    return round_up(-(-padded_outputs(shape) // (parts * rounds)), _tile_step(shape, machine))
+
+
+def _tile_step(shape: LinearShape, machine: Machine) -> int:
+    """Return what outputs of a tile are a multiple of, so that the machine reaches it in the result.
+
+    Of a computed operand in rows of K, too.
+    """
+    element_bytes = min(shape.dtype.bytes, shape.out_dtype.bytes) if shape.is_computed else shape.out_dtype.bytes
+    return max(1, machine.dma.alignment_bytes // element_bytes)
 
 
 def _choice(

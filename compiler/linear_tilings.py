@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from compiler.kernel_builder import round_up
 from compiler.linear_cost import least_matrix_cycles
-from compiler.linear_flat import flat_choices, split_choices
+from compiler.linear_flat import even_tile, flat_choices, split_choices
 from compiler.linear_mapping import LinearMapping, padded_outputs
 from compiler.linear_shape import LinearShape
 from isa.machine import Machine
@@ -106,11 +106,10 @@ def _tiles(shape: LinearShape, machine: Machine, parts: int, most_blocks: int) -
     a constant not for few rows: those stay in local memory, where PEs need not wait for each other.
     """
     held, outputs = machine.matrix.block_rows, padded_outputs(shape)
-    step = max(1, machine.dma.alignment_bytes // min(shape.dtype.bytes, shape.out_dtype.bytes))
     may_be_even = shape.is_computed or not may_be_resident(shape, machine)
     for blocks in range(1, most_blocks + 1):
         rounds = 1 if shape.is_computed else -(-outputs // (parts * blocks * held))
-        even = round_up(-(-outputs // (parts * rounds)), step)
+        even = even_tile(shape, machine, parts, rounds)
         if may_be_even and (blocks - 1) * held < even < blocks * held:
             yield even
         if blocks * held % COLUMN_STEP == 0:
