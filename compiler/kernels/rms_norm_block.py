@@ -238,7 +238,7 @@ class BlockNormalizer:
         name, wide, out, size, columns = (
             shape.dtype.name, buffers.wide, buffers.out, shape.dtype.bytes, self.layout.chunk_columns
         )  # fmt: skip
-        wide_pitch, out_pitch = self._pitch(columns * FP32.bytes), self._pitch(columns * size)
+        wide_pitch, out_pitch = self._wide_pitch, self._pitch(columns * size)
         with core.scratch() as target:
             core.copy(address, target)
             for start, width in self.layout.chunks:
