@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
+from benchmarks.roofline import byte_dtype
 from compiler import compile_model
 from isa.machine import Machine, preset
 from simulator import Report, Simulator
@@ -24,7 +25,7 @@ GROUPS = (32, 128)
 def forms(machine: Machine) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the words for each form of the weights that a machine takes, and the options of the compiler."""
     yield "fp16", {}
-    byte = "int8" if machine.matrix.rate_by_dtype.int8 else "fp8"
+    byte = byte_dtype(machine)
     yield byte, {"quantize": byte}
     for group in GROUPS:
         yield f"int4, groups of {group}", {"quantize": "int4", "group_size": group}

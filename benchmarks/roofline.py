@@ -113,11 +113,14 @@ WORKLOADS = (
 )  # fmt: skip
 
 
+def byte_dtype(machine: Machine) -> str:
+    """Return the eight-bit type that a machine multiplies: int8, or fp8 where it has none."""
+    return "int8" if machine.matrix.rate_by_dtype.int8 else "fp8"
+
+
 def quantization(workload: Workload, machine: Machine) -> str | None:
-    """Return the eight-bit type that the machine multiplies where int8 is asked."""
-    if workload.quantize == "int8" and not machine.matrix.rate_by_dtype.int8:
-        return "fp8"
-    return workload.quantize
+    """Return the type of the weights, of eight bits that which the machine multiplies."""
+    return byte_dtype(machine) if workload.quantize == "int8" else workload.quantize
 
 
 def measure(workload: Workload, machine: Machine) -> Row:
@@ -206,9 +209,9 @@ kernel.
 
 
 _LATENCIES = """
-Latencies bound small products. A GEMM of a single block takes a PE *one block* cycles, from the first command to the
-last stored byte; one of 512^3 that had nothing else before and behind its products, which all PEs shared evenly at
-their peak, would reach *at most*:
+Latencies bound small products. A GEMM of a single block, as compiled, takes a PE *one block* cycles from the first
+command to the last stored byte; one of 512^3 that had nothing else before and behind its products, which all PEs
+shared evenly at their peak, would reach *at most*:
 
 | machine | one block | 512^3 at peak | at most |
 |---|---|---|---|"""
